@@ -1,0 +1,70 @@
+//! Defaults: what a server fills in before it validates and stores an object.
+//!
+//! Owns, per kind, the values of fields that the writer left out. Promises to be idempotent and to leave
+//! alone what is set. Does not assign identity (uid, timestamps, resource version) and draws on no other
+//! object.
+
+mod pod;
+mod small;
+
+use serde_json::{Map, Value};
+
+use crate::kinds::Kind;
+
+/// Fills in the defaults of the kind. Run it on objects that [`crate::decode::normalize`] accepted.
+pub fn apply(kind: &Kind, object: &mut Value) {
+    match (kind.group, kind.kind) {
+        ("", "Pod") => pod::apply(object),
+        ("", "Node") => small::node(object),
+        ("", "Namespace") => small::namespace(object),
+        ("", "Event") => small::event(object),
+        ("", "Secret") => small::secret(object),
+        _ => {}
+    }
+}
+
+/// Sets a member that is missing or null.
+fn set(parent: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
+    if parent.get(key).is_none_or(Value::is_null) {
+        parent.insert(key.to_owned(), value.into());
+    }
+}
+
+/// The objects in the list `key`.
+fn items<'a>(
+    parent: &'a mut Map<String, Value>,
+    key: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> {
+    parent.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+/// The member `key` when it is an object.
+fn child<'a>(parent: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
+    parent.get_mut(key)?.as_object_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::kinds;
+    use serde_json::json;
+
+    #[test]
+    fn defaults_are_idempotent_and_stand_odd_shapes() {
+        for kind in kinds() {
+            for object in [
+                json!({"metadata": {"name": "x"}}),
+                json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+            ] {
+                let mut once = object.clone();
+                apply(kind, &mut once);
+                let mut twice = once.clone();
+                apply(kind, &mut twice);
+                assert_eq!(once, twice, "{}", kind.kind);
+            }
+            for mut odd in [json!(null), json!([]), json!({"spec": 1, "status": [], "metadata": "x"})] {
+                apply(kind, &mut odd);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A client of the Kubernetes API that says exactly what happened.
+//!
+//! One connection, opened on first use and again after a failure. It never sends a request twice: whether a
+//! request that failed took effect is for the workload to think about.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// No request may take longer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+struct Kubeconfig {
+    clusters: Vec<NamedCluster>,
+    users: Vec<NamedUser>,
+}
+
+#[derive(Deserialize)]
+struct NamedCluster {
+    cluster: ClusterEntry,
+}
+
+#[derive(Deserialize)]
+struct ClusterEntry {
+    server: String,
+    #[serde(rename = "certificate-authority-data")]
+    ca: String,
+}
+
+#[derive(Deserialize)]
+struct NamedUser {
+    user: UserEntry,
+}
+
+#[derive(Deserialize)]
+struct UserEntry {
+    #[serde(rename = "client-certificate-data")]
+    certificate: String,
+    #[serde(rename = "client-key-data")]
+    key: String,
+}
+
+/// See the module.
+pub struct Client {
+    server: SocketAddr,
+    tls: Arc<ClientConfig>,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// A client for the cluster of a kubeconfig with embedded certificates.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub fn from_kubeconfig(path: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file: Kubeconfig = serde_saphyr::from_str(&text)?;
+        let cluster = &file.clusters.first().context("the kubeconfig names no cluster")?.cluster;
+        let user = &file.users.first().context("the kubeconfig names no user")?.user;
+        let server = cluster.server.strip_prefix("https://").context("the server is not https")?.parse()?;
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&STANDARD.decode(&cluster.ca)?)?)?;
+        let certificate = CertificateDer::from_pem_slice(&STANDARD.decode(&user.certificate)?)?;
+        let key = PrivateKeyDer::from_pem_slice(&STANDARD.decode(&user.key)?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate], key)?;
+        Ok(Self { server, tls: Arc::new(tls), connection: None })
+    }
+
+    /// Another client with the same credentials.
+    pub fn another(&self) -> Self {
+        Self { server: self.server, tls: Arc::clone(&self.tls), connection: None }
+    }
+
+    /// Sends one request and returns the answer, whatever its status.
+    ///
+    /// # Errors
+    /// When there was no answer: the request may or may not have been carried out.
+    pub async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(method, path, body)).await;
+        let answer = answer.map_err(anyhow::Error::from).and_then(|answer| answer);
+        if answer.is_err() {
+            self.connection = None;
+        }
+        answer
+    }
+
+    /// GET, expecting success.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is not a success.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Value> {
+        let (status, value) = self.request(Method::GET, path, None).await?;
+        if !status.is_success() {
+            bail!("GET {path}: {status}: {}", value["message"].as_str().unwrap_or_default());
+        }
+        Ok(value)
+    }
+
+    async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
+            self.connection = Some(self.connect().await?);
+        }
+        let connection = self.connection.as_mut().context("just connected")?;
+        connection.ready().await?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "barque")
+            .header(http::header::ACCEPT, "application/json");
+        if body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let response = connection.send_request(request.body(Full::new(Bytes::from(bytes)))?).await?;
+        let status = response.status();
+        let content = response.into_body().collect().await?.to_bytes();
+        Ok((status, serde_json::from_slice(&content).unwrap_or(Value::Null)))
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(self.server).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::from(self.server.ip());
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            // Its end shows in the sender.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+}

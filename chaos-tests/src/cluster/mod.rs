@@ -1,0 +1,234 @@
+//! A cluster made by `barque up`, with handles to its processes.
+//!
+//! Promises that dropping a [`Cluster`] runs `barque down`, whatever happened to it before.
+
+pub mod disk;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+
+/// How often conditions are looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How to make a cluster.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The `barque` binary.
+    pub binary: PathBuf,
+    /// The cluster's name; unique on the machine.
+    pub name: String,
+    /// Where its files lie.
+    pub data_dir: PathBuf,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// How many masters.
+    pub masters: u8,
+    /// How many nodes.
+    pub nodes: u8,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    options: Options,
+}
+
+#[derive(Deserialize)]
+struct PidFile {
+    pid: i32,
+}
+
+impl Cluster {
+    /// Makes a cluster and waits until it is Ready.
+    ///
+    /// # Errors
+    /// With what `barque up` said.
+    pub fn up(options: Options) -> anyhow::Result<Self> {
+        let cluster = Self { options };
+        cluster.complete()?;
+        Ok(cluster)
+    }
+
+    /// Runs `up` again, which starts the processes that are not running, and waits until all is Ready.
+    ///
+    /// # Errors
+    /// With what `barque up` said.
+    pub fn complete(&self) -> anyhow::Result<()> {
+        let Options { masters, nodes, port, .. } = &self.options;
+        let output = self.barque(&[
+            "up",
+            "--masters",
+            &masters.to_string(),
+            "--nodes",
+            &nodes.to_string(),
+            "--port",
+            &port.to_string(),
+        ])?;
+        if !output.status.success() {
+            bail!("barque up: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Runs a subcommand on this cluster.
+    ///
+    /// # Errors
+    /// When the binary cannot be run.
+    pub fn barque(&self, args: &[&str]) -> anyhow::Result<Output> {
+        let Options { binary, name, data_dir, .. } = &self.options;
+        Command::new(binary)
+            .args(args)
+            .args(["--name", name])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {}", binary.display()))
+    }
+
+    /// Where this cluster keeps everything.
+    pub fn directory(&self) -> PathBuf {
+        self.options.data_dir.join("clusters").join(&self.options.name)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory().join("kubeconfig")
+    }
+
+    /// The pid of `master-1`, `node-2`, `endpoint`, …
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn pid(&self, process: &str) -> anyhow::Result<i32> {
+        let path = self.directory().join("pids").join(format!("{process}.json"));
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(serde_json::from_slice::<PidFile>(&text)?.pid)
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn kill(&self, process: &str) -> anyhow::Result<()> {
+        let pid = self.pid(process)?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot kill {process} ({pid})"))
+    }
+
+    /// What `barque status -v` prints.
+    ///
+    /// # Errors
+    /// When the status cannot be had.
+    pub fn status(&self) -> anyhow::Result<String> {
+        let output = self.barque(&["status", "-v"])?;
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The leading master's name, once all that answer agree on it.
+    ///
+    /// # Errors
+    /// When none leads within `patience`.
+    pub fn leader(&self, patience: Duration) -> anyhow::Result<String> {
+        let mut last = String::new();
+        let found = until(patience, || {
+            last = self.status().unwrap_or_default();
+            let line = last.lines().next().unwrap_or_default().to_owned();
+            let name = line.split("leader ").nth(1)?.split([',', ' ']).next()?.to_owned();
+            name.starts_with("master-").then_some(name)
+        });
+        found.with_context(|| format!("no leader within {patience:?}; status: {last}"))
+    }
+
+    /// The masters' names.
+    pub fn masters(&self) -> Vec<String> {
+        (1..=self.options.masters).map(|n| format!("master-{n}")).collect()
+    }
+
+    /// The log of a process, for reports.
+    pub fn log(&self, process: &str) -> String {
+        fs::read_to_string(self.directory().join("logs").join(format!("{process}.log"))).unwrap_or_default()
+    }
+
+    /// Takes the cluster down and returns what `barque down` said.
+    ///
+    /// # Errors
+    /// When `down` fails.
+    pub fn down(self) -> anyhow::Result<String> {
+        let output = self.barque(&["down"])?;
+        if !output.status.success() {
+            bail!("barque down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // After `down` this says that there is nothing; there is nobody to tell of a failure.
+        let _ = self.barque(&["down"]);
+    }
+}
+
+/// Waits until `look` finds something, but not longer than `patience`.
+pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// What is left on this machine that bears the cluster's name: processes by their command line, mounts,
+/// network namespaces, cgroups, files.
+///
+/// # Errors
+/// When /proc or /sys cannot be read.
+pub fn leftovers(options: &Options) -> anyhow::Result<Vec<String>> {
+    let data_dir = options.data_dir.display().to_string();
+    let mut left = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Ok(command) = fs::read(entry.path().join("cmdline")) else { continue };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let is_number = entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && command.contains("barque") && command.contains(&data_dir) {
+            left.push(format!("process {}: {command}", entry.file_name().to_string_lossy()));
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mine =
+        |line: &&str| line.contains(&format!("{data_dir}/clusters")) || line.contains(&run_dir(options));
+    left.extend(mounts.lines().filter(mine).map(|line| format!("mount {line}")));
+    for name in runtime::net::netns::list()? {
+        if name.contains(&options.name) {
+            left.push(format!("network namespace {name}"));
+        }
+    }
+    for controller in fs::read_dir("/sys/fs/cgroup")?.flatten() {
+        let directory = controller.path().join("barque").join(&options.name);
+        if directory.exists() {
+            left.push(format!("cgroup {}", directory.display()));
+        }
+    }
+    for path in [options.data_dir.join("clusters").join(&options.name), run_dir(options).into()] {
+        if Path::new(&path).exists() {
+            left.push(format!("files {}", path.display()));
+        }
+    }
+    Ok(left)
+}
+
+fn run_dir(options: &Options) -> String {
+    format!("/run/barque/clusters/{}", options.name)
+}

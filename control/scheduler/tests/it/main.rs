@@ -1,0 +1,5 @@
+//! The scheduler as its shell uses it: scripts in `testdata`, and properties over random clusters.
+
+mod build;
+mod properties;
+mod scripts;

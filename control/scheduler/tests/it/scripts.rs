@@ -1,0 +1,128 @@
+//! Runs every script of `testdata` (its README.txt says how to read them).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use scheduler::{Outcome, Scheduler, SchedulerConfig};
+
+use crate::build;
+
+struct Script {
+    scheduler: Scheduler,
+    now: Duration,
+    /// What the last `schedule` gave and no line has expected yet.
+    got: Vec<String>,
+    /// Pods decided on by the last `schedule`; their bindings are stored by the time of the next.
+    binding: Vec<String>,
+}
+
+impl Script {
+    fn new() -> Self {
+        let scheduler = Scheduler::new(SchedulerConfig::default());
+        Self { scheduler, now: Duration::ZERO, got: Vec::new(), binding: Vec::new() }
+    }
+
+    fn run(&mut self, words: &[&str]) -> Result<(), String> {
+        if words[0] != "=>" && !self.got.is_empty() {
+            return Err(format!("not expected: {:?}", self.got));
+        }
+        match words {
+            ["node", name, rest @ ..] => self
+                .scheduler
+                .node_changed(&build::node(name, rest), self.now)
+                .map_err(|error| error.to_string())?,
+            ["drop-node", name] => self.scheduler.node_removed(name),
+            ["pod", name, rest @ ..] => self
+                .scheduler
+                .pod_changed(&build::pod(name, rest), self.now)
+                .map_err(|error| error.to_string())?,
+            ["delete-pod", name] => self.scheduler.pod_removed(name, self.now),
+            ["fail-bind", name] => {
+                self.binding.retain(|uid| uid != name);
+                self.scheduler.bind_failed(name, self.now);
+            }
+            ["wait", seconds] => {
+                self.now += Duration::from_secs(seconds.parse().map_err(|_| "seconds")?);
+            }
+            ["schedule"] => self.schedule(),
+            ["count", wanted, nodes @ ..] => self.count(wanted, nodes)?,
+            ["=>", expected @ ..] => self.expect(expected)?,
+            _ => return Err("unknown statement".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self) {
+        for uid in self.binding.drain(..) {
+            self.scheduler.bound(&uid);
+        }
+        while let Some(outcome) = self.scheduler.schedule_next(self.now) {
+            self.got.push(match outcome {
+                Outcome::Bind { pod, node } => {
+                    self.binding.push(pod.uid.to_string());
+                    format!("{} {node}", pod.name)
+                }
+                Outcome::Unschedulable { pod, error } => format!("{} ! {error}", pod.name),
+            });
+            // Back-offs order by time: no two attempts happen at the same instant.
+            self.now += Duration::from_micros(1);
+        }
+        if self.got.is_empty() {
+            self.got.push("nothing".to_owned());
+        }
+    }
+
+    fn count(&self, wanted: &str, nodes: &[&str]) -> Result<(), String> {
+        for name in nodes {
+            let node = self.scheduler.cache().node(name).ok_or("no such node")?;
+            if node.pods().count().to_string() != wanted {
+                return Err(format!("node {name} has {} pods", node.pods().count()));
+            }
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self, expected: &[&str]) -> Result<(), String> {
+        if self.got.is_empty() {
+            return Err("nothing more came".to_owned());
+        }
+        let got = self.got.remove(0);
+        let matches = match expected {
+            [_, "!", ..] | ["nothing"] => got == expected.join(" "),
+            [pod, nodes] => nodes.split('|').any(|node| got == format!("{pod} {node}")),
+            _ => false,
+        };
+        if matches { Ok(()) } else { Err(format!("got {got}")) }
+    }
+}
+
+fn run(path: &Path) {
+    let text = std::fs::read_to_string(path).expect("readable script");
+    let mut script = Script::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split_once('#').map_or(line, |(before, _)| before);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words.is_empty() {
+            continue;
+        }
+        if let Err(why) = script.run(&words) {
+            panic!("{}:{}: {line}\n  {why}", path.display(), number + 1);
+        }
+    }
+    assert!(script.got.is_empty(), "{}: not expected at the end: {:?}", path.display(), script.got);
+}
+
+#[test]
+fn every_script() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let mut scripts: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("testdata")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.file_stem().is_some_and(|stem| stem != "README"))
+        .collect();
+    scripts.sort();
+    assert!(scripts.len() >= 7, "scripts are missing");
+    for path in scripts {
+        run(&path);
+    }
+}

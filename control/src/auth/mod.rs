@@ -1,0 +1,72 @@
+//! Who asks, and whether they may.
+//!
+//! Owns [`Identity`] (taken from the verified client certificate: CN is the user, O are the groups) and the
+//! seam where a request is allowed or refused ([`Authorizer`]). Promises that a request without credentials
+//! is anonymous, never somebody. Does not verify certificates: TLS has done that before.
+
+mod authorize;
+
+pub use self::authorize::{Attributes, Authorizer, GroupRules, refusal};
+use crate::pki;
+
+/// The group whose members may do everything.
+pub use crate::pki::GROUP_MASTERS as SYSTEM_MASTERS;
+/// The group of control-plane members; their user is `barque:member:<name>`.
+pub use crate::pki::GROUP_MEMBERS as BARQUE_MEMBERS;
+/// The group of node agents; their user is `system:node:<name>`.
+pub use crate::pki::GROUP_NODES as SYSTEM_NODES;
+/// What a node agent's user name begins with.
+pub use crate::pki::USER_NODE_PREFIX as NODE_USER_PREFIX;
+
+/// The user of a request that brought no credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
+/// The group of every request that brought valid credentials.
+pub const SYSTEM_AUTHENTICATED: &str = "system:authenticated";
+/// The group of every request that brought none.
+pub const SYSTEM_UNAUTHENTICATED: &str = "system:unauthenticated";
+
+/// Who makes a request. Put into a request's extensions by the server, for REST and gRPC alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user name (a certificate's CN).
+    pub user: String,
+    /// The groups (a certificate's O entries, and `system:authenticated`).
+    pub groups: Vec<String>,
+}
+
+impl Identity {
+    /// A request without credentials.
+    pub fn anonymous() -> Self {
+        Self { user: ANONYMOUS.to_owned(), groups: vec![SYSTEM_UNAUTHENTICATED.to_owned()] }
+    }
+
+    /// Whom a verified client certificate names.
+    pub fn from_certificate(certificate: pki::Identity) -> Self {
+        let mut groups = certificate.groups;
+        groups.push(SYSTEM_AUTHENTICATED.to_owned());
+        Self { user: certificate.user, groups }
+    }
+
+    /// Barque's own parts acting inside a replica, for example a controller.
+    pub fn internal(component: &str) -> Self {
+        Self { user: format!("system:barque:{component}"), groups: vec![SYSTEM_MASTERS.to_owned()] }
+    }
+
+    /// Whether the request brought no credentials.
+    pub fn is_anonymous(&self) -> bool {
+        self.user == ANONYMOUS
+    }
+
+    /// Whether the identity belongs to the group.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
+    }
+
+    /// The node's name, if this is a node agent.
+    pub fn node_name(&self) -> Option<&str> {
+        if !self.in_group(SYSTEM_NODES) {
+            return None;
+        }
+        self.user.strip_prefix(NODE_USER_PREFIX)
+    }
+}

@@ -1,0 +1,110 @@
+//! Everything that a replica does beside answering requests: reflectors, leadership, scheduling, controllers,
+//! node sessions.
+//!
+//! Owns the order in which these begin and what each is given. Nothing here outlives the token it was
+//! started with.
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::controllers::{self, Timings};
+use crate::grpc::node_sessions::{self, NodeSessions};
+use crate::heartbeats::Heartbeats;
+use crate::leader::{EpochReceiver, publish_epochs};
+use crate::object_store::{ObjectStore, SharedStore};
+use crate::pod_cidr::PodRange;
+use crate::reflector::{IndexBy, Reflector, no_index, pod_node};
+use crate::registry::{EventRecorder, Registry};
+use crate::scheduling;
+
+/// What the replica's work needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This member's name.
+    pub member_name: String,
+    /// Where nodes get their pod addresses from.
+    pub range: PodRange,
+    /// How long controllers wait for what.
+    pub timings: Timings,
+}
+
+/// The running work, and what others need of it.
+#[derive(Debug, Clone)]
+pub struct ClusterWork {
+    /// The node sessions: a gRPC service, and where logs come from.
+    pub sessions: NodeSessions,
+    /// When nodes were last heard of, for the cluster's status.
+    pub heartbeats: Heartbeats,
+    /// Under which epoch this replica acts.
+    pub epochs: EpochReceiver,
+    /// Takes Events in.
+    pub events: EventRecorder,
+}
+
+impl ClusterWork {
+    /// Starts all of it in `tasks`; it ends when `cancel` is cancelled.
+    pub fn start(
+        store: &SharedStore,
+        registry: &Registry,
+        settings: Settings,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Self {
+        let reflect = |kind: &str, index_by: IndexBy| {
+            let kind = api::kinds::by_kind("", "v1", kind).expect("the table of kinds has the core kinds");
+            let reflector = Reflector::new(store.clone(), kind, index_by);
+            tasks.spawn(reflector.clone().run(cancel.clone()));
+            reflector
+        };
+        let pods = reflect("Pod", pod_node);
+        let nodes = reflect("Node", no_index);
+        let namespaces = reflect("Namespace", no_index);
+        let (publisher, epochs) = watch::channel(None);
+        let sync = {
+            let (pods, nodes, namespaces) = (pods.clone(), nodes.clone(), namespaces.clone());
+            move || {
+                let (pods, nodes, namespaces) = (pods.clone(), nodes.clone(), namespaces.clone());
+                async move { tokio::try_join!(pods.sync(), nodes.sync(), namespaces.sync()).map(|_| ()) }
+            }
+        };
+        tasks.spawn(publish_epochs(store.leadership(), publisher, sync, cancel.clone()));
+
+        let (events, writing) = EventRecorder::new(registry.clone(), cancel.clone());
+        tasks.spawn(writing);
+        let heartbeats = Heartbeats::default();
+        let sessions = NodeSessions::new(node_sessions::Dependencies {
+            member_name: settings.member_name,
+            range: settings.range,
+            registry: registry.clone(),
+            events: events.clone(),
+            pods: pods.clone(),
+            nodes: nodes.clone(),
+            epochs: epochs.clone(),
+            heartbeats: heartbeats.clone(),
+            tasks: tasks.clone(),
+            cancel: cancel.clone(),
+        });
+        tasks.spawn(sessions.clone().route());
+        let scheduling = scheduling::Dependencies {
+            registry: registry.clone(),
+            pods: pods.clone(),
+            nodes: nodes.clone(),
+            events: events.clone(),
+            epochs: epochs.clone(),
+        };
+        tasks.spawn(scheduling::run(scheduling, cancel.clone()));
+        let context = controllers::Context {
+            registry: registry.clone(),
+            events: events.clone(),
+            pods,
+            nodes,
+            namespaces,
+            heartbeats: heartbeats.clone(),
+            sessions: sessions.clone(),
+            timings: settings.timings,
+        };
+        tasks.spawn(controllers::run(context, epochs.clone(), cancel.clone()));
+        Self { sessions, heartbeats, epochs, events }
+    }
+}

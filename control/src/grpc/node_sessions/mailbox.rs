@@ -1,0 +1,235 @@
+//! What a session still has to tell its node.
+//!
+//! Owns one bounded set of notices per session. It is no queue: a pod stands in it once however often it
+//! changed, and what is told is what the copy holds when the telling happens, so a slow node gets the
+//! newest state and never a stale one. Acknowledgements and stream requests are few and bounded.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use proto::node::OpenStream;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::leader::Epoch;
+
+/// Most stream requests waiting to be sent to one node.
+const OPENS_MAX: usize = 64;
+/// Most acknowledgements waiting to be sent; the inbox stops reading when there are more.
+pub(super) const ACKS_MAX: usize = 1024;
+
+/// One thing to tell.
+#[derive(Debug, PartialEq)]
+pub(super) enum Notice {
+    /// What this replica is now.
+    Role(Option<Epoch>),
+    /// The whole set of pods.
+    PodSet(Epoch),
+    /// The routes.
+    Network(Epoch),
+    /// Send everything once more.
+    Resync,
+    /// A stream is wanted.
+    Open(OpenStream),
+    /// Something is stored.
+    Ack(u64),
+    /// A pod changed or went.
+    Pod { epoch: Epoch, namespace: String, name: String, uid: String },
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    epoch: Option<Epoch>,
+    role: bool,
+    pod_set: bool,
+    network: bool,
+    resync: bool,
+    opens: VecDeque<OpenStream>,
+    acks: VecDeque<u64>,
+    /// uid → (namespace, name)
+    pods: BTreeMap<String, (String, String)>,
+}
+
+/// The mailbox of one session.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    pending: Mutex<Pending>,
+    wake: Notify,
+    /// Whether the node's object is known to exist under the present role.
+    registered: AtomicBool,
+    /// Cancelled when the session ends or a newer one takes its place.
+    pub(super) closed: CancellationToken,
+}
+
+impl Mailbox {
+    pub(super) fn new(closed: CancellationToken) -> Self {
+        Self { pending: Mutex::default(), wake: Notify::new(), registered: AtomicBool::new(false), closed }
+    }
+
+    /// This replica's role changed (or is told for the first time): everything else starts over.
+    pub(super) fn role(&self, epoch: Option<Epoch>) {
+        self.registered.store(false, Ordering::Release);
+        self.change(|pending| {
+            pending.epoch = epoch;
+            pending.role = true;
+            pending.pods.clear();
+            pending.acks.clear();
+            pending.pod_set = epoch.is_some();
+            pending.network = epoch.is_some();
+            pending.resync = false;
+        });
+    }
+
+    /// The node's object exists.
+    pub(super) fn set_registered(&self) {
+        self.registered.store(true, Ordering::Release);
+    }
+
+    /// Whether the node's object was made or found under the present role.
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire)
+    }
+
+    /// The routes changed.
+    pub(super) fn network(&self) {
+        self.change(|pending| pending.network = pending.epoch.is_some());
+    }
+
+    /// The node should send everything once more.
+    pub(super) fn resync(&self) {
+        self.change(|pending| pending.resync = pending.epoch.is_some());
+    }
+
+    /// A pod changed or went.
+    pub(super) fn pod(&self, uid: String, namespace: &str, name: &str) {
+        self.change(|pending| {
+            if pending.epoch.is_some() {
+                pending.pods.insert(uid, (namespace.to_owned(), name.to_owned()));
+            }
+        });
+    }
+
+    /// Something that the node sent under `epoch` is stored.
+    pub(super) fn ack(&self, epoch: Epoch, sequence: u64) {
+        self.change(|pending| {
+            if pending.epoch == Some(epoch) && pending.acks.len() < ACKS_MAX {
+                pending.acks.push_back(sequence);
+            }
+        });
+    }
+
+    /// How many acknowledgements wait.
+    pub(super) fn acks(&self) -> usize {
+        self.lock().acks.len()
+    }
+
+    /// A stream is wanted. `false`: too many are asked for already.
+    pub(super) fn open(&self, request: OpenStream) -> bool {
+        let mut accepted = false;
+        self.change(|pending| {
+            accepted = pending.opens.len() < OPENS_MAX;
+            if accepted {
+                pending.opens.push_back(request);
+            }
+        });
+        accepted
+    }
+
+    /// The next thing to tell, once there is one.
+    pub(super) async fn next(&self) -> Notice {
+        loop {
+            if let Some(notice) = self.lock().take() {
+                return notice;
+            }
+            // A change between the look and the wait leaves a permit behind, so it is not missed.
+            self.wake.notified().await;
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Pending)) {
+        change(&mut self.lock());
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending {
+    fn take(&mut self) -> Option<Notice> {
+        if std::mem::take(&mut self.role) {
+            return Some(Notice::Role(self.epoch));
+        }
+        if let Some(open) = self.opens.pop_front() {
+            return Some(Notice::Open(open));
+        }
+        // Everything else is the leader's.
+        let epoch = self.epoch?;
+        if std::mem::take(&mut self.pod_set) {
+            self.pods.clear();
+            return Some(Notice::PodSet(epoch));
+        }
+        if std::mem::take(&mut self.network) {
+            return Some(Notice::Network(epoch));
+        }
+        if std::mem::take(&mut self.resync) {
+            return Some(Notice::Resync);
+        }
+        if let Some((uid, (namespace, name))) = self.pods.pop_first() {
+            return Some(Notice::Pod { epoch, namespace, name, uid });
+        }
+        self.acks.pop_front().map(Notice::Ack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn drain(mailbox: &Mailbox, count: usize) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for _ in 0..count {
+            notices.push(mailbox.next().await);
+        }
+        notices
+    }
+
+    #[tokio::test]
+    async fn a_role_starts_everything_over_and_pods_stand_once() {
+        let mailbox = Mailbox::new(CancellationToken::new());
+        mailbox.role(None);
+        assert_eq!(drain(&mailbox, 1).await, [Notice::Role(None)]);
+        mailbox.pod("u0".into(), "d", "follower hears of no pods");
+        mailbox.role(Some(Epoch(3)));
+        mailbox.pod("u1".into(), "d", "a");
+        let told = drain(&mailbox, 3).await;
+        assert_eq!(
+            told,
+            [Notice::Role(Some(Epoch(3))), Notice::PodSet(Epoch(3)), Notice::Network(Epoch(3))],
+            "the set tells of every pod"
+        );
+        for _ in 0..100 {
+            mailbox.pod("u1".into(), "d", "a");
+        }
+        mailbox.ack(Epoch(2), 7);
+        mailbox.ack(Epoch(3), 8);
+        let pod = Notice::Pod { epoch: Epoch(3), namespace: "d".into(), name: "a".into(), uid: "u1".into() };
+        assert_eq!(drain(&mailbox, 2).await, [pod, Notice::Ack(8)]);
+        mailbox.pod("u1".into(), "d", "a");
+        mailbox.role(None);
+        assert_eq!(drain(&mailbox, 1).await, [Notice::Role(None)]);
+        assert_eq!(mailbox.lock().take(), None);
+    }
+
+    #[tokio::test]
+    async fn stream_requests_are_bounded_and_told_by_followers_too() {
+        let mailbox = Mailbox::new(CancellationToken::new());
+        mailbox.role(None);
+        let accepted = (0..=OPENS_MAX).filter(|_| mailbox.open(OpenStream::default())).count();
+        assert_eq!(accepted, OPENS_MAX);
+        let told = drain(&mailbox, 2).await;
+        assert!(matches!(told[..], [Notice::Role(None), Notice::Open(_)]));
+    }
+}

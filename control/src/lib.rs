@@ -1,0 +1,24 @@
+//! One control-plane replica: the embedded store, the Kubernetes API, node sessions, the scheduler.
+
+pub mod auth;
+pub mod cluster_work;
+pub mod config;
+pub mod controllers;
+pub mod grpc;
+pub mod heartbeats;
+pub mod leader;
+pub mod object_store;
+pub mod pki;
+pub mod pod_cidr;
+pub mod port;
+pub mod reflector;
+pub mod registry;
+pub mod rest;
+pub mod scheduling;
+pub mod server;
+
+pub use config::Config;
+pub use server::{Error, run};
+
+#[cfg(test)]
+mod test_cluster;

@@ -1,0 +1,30 @@
+//! Content is created only in namespaces that exist and are not being deleted.
+
+use api::{Kind, Status, object};
+use serde_json::Value;
+
+use crate::object_store::{Condition, Consistency};
+use crate::registry::Registry;
+
+/// Checks the namespace; gives the condition that makes the write fail if the namespace changes meanwhile.
+pub(in crate::registry) async fn check(
+    registry: &Registry,
+    kind: &'static Kind,
+    namespace: &str,
+    object: &Value,
+    consistency: Consistency,
+) -> Result<Option<Condition>, Status> {
+    if !kind.namespaced {
+        return Ok(None);
+    }
+    let namespaces = api::kinds::by_kind("", "v1", "Namespace").expect("the table of kinds has Namespace");
+    let Some(found) = registry.read(namespaces, "", namespace, consistency).await? else {
+        return Err(Status::not_found(namespaces, namespace));
+    };
+    if object::deletion_timestamp(found.value()).is_some() {
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        return Err(Status::forbidden(kind, object::name(object), &why));
+    }
+    Ok(Some(Condition::Unchanged { key: found.key().clone(), mod_revision: found.revision() }))
+}

@@ -1,0 +1,269 @@
+//! An object as it lies in the store, decoded only when somebody looks inside.
+//!
+//! Owns the splice that puts `resourceVersion` into the stored JSON, so that lists and watches copy bytes
+//! instead of decoding and encoding. Promises that an object is decoded at most once however many consumers
+//! share it. Stored bytes are always JSON that the registry wrote.
+
+use std::sync::OnceLock;
+
+use api::{Kind, Status};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::keys;
+use crate::object_store::StoredObject;
+
+/// An object with its version.
+#[derive(Debug)]
+pub struct Object {
+    kind: &'static Kind,
+    stored: StoredObject,
+    decoded: OnceLock<Value>,
+}
+
+impl Object {
+    /// An object read from the store.
+    pub fn new(kind: &'static Kind, stored: StoredObject) -> Self {
+        Self { kind, stored, decoded: OnceLock::new() }
+    }
+
+    /// The object's kind.
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
+    /// The store key.
+    pub fn key(&self) -> &Bytes {
+        &self.stored.key
+    }
+
+    /// The namespace; empty outside namespaces.
+    pub fn namespace(&self) -> &str {
+        keys::split(self.kind, &self.stored.key).0
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        keys::split(self.kind, &self.stored.key).1
+    }
+
+    /// The revision of the newest write: the resource version as a number.
+    pub fn revision(&self) -> u64 {
+        self.stored.mod_revision
+    }
+
+    /// The stored bytes, without resource version.
+    pub fn stored(&self) -> &StoredObject {
+        &self.stored
+    }
+
+    /// The object as JSON, resource version included. Decoded on first use and shared from then on.
+    /// Bytes that are no JSON (which only a fault below the store can cause) read as null.
+    pub fn value(&self) -> &Value {
+        self.decoded.get_or_init(|| {
+            let mut value = serde_json::from_slice(&self.stored.value).unwrap_or_else(|error| {
+                tracing::error!(key = ?self.stored.key, %error, "a stored object is no JSON");
+                Value::Null
+            });
+            api::object::set_resource_version(&mut value, &self.stored.mod_revision.to_string());
+            value
+        })
+    }
+
+    /// As [`Object::value`], for the last holder.
+    pub fn into_value(mut self) -> Value {
+        self.value();
+        self.decoded.take().unwrap_or_default()
+    }
+
+    /// The object as a `k8s-openapi` type (or any other), straight from the stored bytes.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Status> {
+        serde_json::from_slice(&self.json()).map_err(|error| {
+            Status::internal(&format!(
+                "stored {} {:?} cannot be decoded: {error}",
+                self.kind.kind,
+                self.name()
+            ))
+        })
+    }
+
+    /// The object's JSON text, resource version included.
+    pub fn json(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.stored.value.len() + SPLICE_BYTES_MAX);
+        self.write_json(&mut out);
+        Bytes::from(out)
+    }
+
+    /// Appends the object's JSON text, resource version included.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        let stored = &self.stored.value;
+        let Some(splice) = Splice::find(stored) else {
+            out.extend_from_slice(stored);
+            return;
+        };
+        out.extend_from_slice(&stored[..splice.at]);
+        if splice.comma_before {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(self.stored.mod_revision.to_string().as_bytes());
+        out.push(b'"');
+        if splice.comma_after {
+            out.push(b',');
+        }
+        out.extend_from_slice(&stored[splice.at..]);
+    }
+
+    /// How many bytes [`Object::write_json`] appends at most.
+    pub fn json_bytes_max(&self) -> usize {
+        self.stored.value.len() + SPLICE_BYTES_MAX
+    }
+
+    /// The labels, without decoding the rest.
+    pub fn labels(&self) -> std::collections::BTreeMap<String, String> {
+        #[derive(Deserialize)]
+        struct Labelled {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            labels: Option<std::collections::BTreeMap<String, String>>,
+        }
+        if let Some(value) = self.decoded.get() {
+            return api::object::labels(value);
+        }
+        serde_json::from_slice::<Labelled>(&self.stored.value)
+            .ok()
+            .and_then(|object| object.metadata.labels)
+            .unwrap_or_default()
+    }
+}
+
+/// `"resourceVersion":"18446744073709551615",`
+const SPLICE_BYTES_MAX: usize = 44;
+
+/// Where in compact JSON, written with sorted keys, the resource version belongs.
+struct Splice {
+    at: usize,
+    comma_before: bool,
+    comma_after: bool,
+}
+
+impl Splice {
+    fn find(json: &[u8]) -> Option<Self> {
+        let metadata = member_values(json, 0).find(|(key, _)| *key == b"metadata").map(|(_, at)| at)?;
+        if json.get(metadata) != Some(&b'{') {
+            return None;
+        }
+        let mut end = metadata + 1;
+        for (key, value) in member_values(json, metadata) {
+            if key > b"resourceVersion".as_slice() {
+                // Back over `"key":` to the quote that opens the key.
+                return Some(Self { at: value - key.len() - 3, comma_before: false, comma_after: true });
+            }
+            end = skip_value(json, value)?;
+        }
+        Some(Self { at: end, comma_before: end != metadata + 1, comma_after: false })
+    }
+}
+
+/// Keys and value positions of the object that opens at `open`.
+fn member_values(json: &[u8], open: usize) -> impl Iterator<Item = (&[u8], usize)> {
+    let mut at = (json.get(open) == Some(&b'{')).then_some(open + 1);
+    std::iter::from_fn(move || {
+        let start = at?;
+        if json.get(start) != Some(&b'"') {
+            return None;
+        }
+        let end = skip_value(json, start)?;
+        let value = end + 1;
+        let after = skip_value(json, value)?;
+        at = (json.get(after) == Some(&b',')).then_some(after + 1);
+        Some((&json[start + 1..end - 1], value))
+    })
+}
+
+/// The position after the value that starts at `at`.
+fn skip_value(json: &[u8], at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut at = at;
+    loop {
+        match json.get(at)? {
+            b'"' => {
+                at += 1;
+                loop {
+                    match json.get(at)? {
+                        b'\\' => at += 2,
+                        b'"' => break,
+                        _ => at += 1,
+                    }
+                }
+                at += 1;
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                at += 1;
+            }
+            b',' | b':' => at += 1,
+            _ => {
+                while json.get(at).is_some_and(|byte| !matches!(byte, b',' | b'}' | b']')) {
+                    at += 1;
+                }
+            }
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: &Value) -> Object {
+        let kind = api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        let stored = StoredObject {
+            key: Bytes::from_static(b"/registry/core/configmaps/default/x"),
+            value: Bytes::from(value.to_string()),
+            create_revision: 7,
+            mod_revision: 42,
+        };
+        Object::new(kind, stored)
+    }
+
+    #[test]
+    fn the_resource_version_is_spliced_in_where_the_alphabet_wants_it() {
+        for value in [
+            json!({"apiVersion": "v1", "metadata": {"name": "x", "uid": "u"}}),
+            json!({"apiVersion": "v1", "metadata": {"name": "x"}}),
+            json!({"apiVersion": "v1", "metadata": {}, "z": 1}),
+            json!({"data": {"metadata": "{\"metadata\":{\\", "k": "a\\"}, "metadata": {"labels": {"uid": "1"}, "uid": "u"}}),
+            json!({"data": [{"metadata": {}}, null, 1.5, true], "metadata": {"annotations": {"z": "}"}}}),
+        ] {
+            let object = object(&value);
+            let text = object.json();
+            let mut expected = value.clone();
+            expected["metadata"]["resourceVersion"] = json!("42");
+            assert_eq!(text, expected.to_string(), "{value}");
+            assert_eq!(object.value(), &expected);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_object_are_left_alone() {
+        for text in ["", "3", "{", "{\"metadata\":3}", "{\"metadata\":{\"a\":\"", "[]"] {
+            let stored = StoredObject { value: Bytes::from(text), ..object(&json!({})).stored };
+            let kind = api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+            assert_eq!(Object::new(kind, stored).json(), text);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What callers of the registry ask for.
+
+use api::{FieldSelector, Kind, LabelSelector};
+
+/// Which part of an object a request speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The object; a plain write leaves its status alone.
+    Main,
+    /// Its status; such a write leaves everything but status, labels and annotations alone.
+    Status,
+    /// A namespace's `spec.finalizers`.
+    Finalize,
+}
+
+/// One object, or one part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The kind.
+    pub kind: &'static Kind,
+    /// The namespace; empty for a kind outside namespaces.
+    pub namespace: &'a str,
+    /// The name. For a creation: empty, as the object carries it.
+    pub name: &'a str,
+    /// The part that a write may change.
+    pub part: Part,
+}
+
+impl<'a> Target<'a> {
+    /// The object itself.
+    pub fn new(kind: &'static Kind, namespace: &'a str, name: &'a str) -> Self {
+        Self { kind, namespace, name, part: Part::Main }
+    }
+
+    /// Its status.
+    pub fn status(kind: &'static Kind, namespace: &'a str, name: &'a str) -> Self {
+        Self { part: Part::Status, ..Self::new(kind, namespace, name) }
+    }
+}
+
+/// What to do about fields that the kind does not have, or that stand twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Drop them silently.
+    Ignore,
+    /// Drop them and say so in a warning.
+    #[default]
+    Warn,
+    /// Refuse the write.
+    Strict,
+}
+
+/// How a write is made.
+#[derive(Debug, Clone, Default)]
+pub struct WriteOptions {
+    /// Go through everything but the write itself.
+    pub dry_run: bool,
+    /// About unknown and duplicate fields.
+    pub field_validation: FieldValidation,
+    /// Fields found to stand twice while the body was read, worded as warnings.
+    pub duplicate_fields: Vec<String>,
+    /// The raft term under which the writer leads: the write loses if another leader has taken over.
+    pub fence: Option<u64>,
+}
+
+/// How dependents of a deleted object fare.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Deleted after it.
+    #[default]
+    Background,
+    /// Deleted before it.
+    Foreground,
+    /// Kept.
+    Orphan,
+}
+
+/// How a deletion is made.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// Go through everything but the write itself.
+    pub dry_run: bool,
+    /// Seconds that a pod has to stop; `None`: what the pod says; 0: remove at once.
+    pub grace_period_s: Option<i64>,
+    /// Only if the object still has this uid.
+    pub uid: Option<String>,
+    /// Only if the object still has this resource version.
+    pub resource_version: Option<String>,
+    /// What happens to dependents.
+    pub propagation: Propagation,
+    /// The raft term under which the writer leads: the write loses if another leader has taken over.
+    pub fence: Option<u64>,
+}
+
+impl DeleteOptions {
+    /// Removes the object at once, if it is still the one with this uid.
+    pub fn now(uid: &str) -> Self {
+        Self { grace_period_s: Some(0), uid: Some(uid.to_owned()), ..Self::default() }
+    }
+}
+
+/// How `resourceVersion` of a list is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionMatch {
+    /// At exactly that version.
+    Exact,
+    /// At that version or a newer one.
+    NotOlderThan,
+}
+
+/// What a list asks for.
+#[derive(Debug, Clone, Default)]
+pub struct ListOptions {
+    /// Only objects with these labels.
+    pub labels: LabelSelector,
+    /// Only objects with these fields.
+    pub fields: FieldSelector,
+    /// At most this many; `None`: all.
+    pub limit: Option<usize>,
+    /// Where the page before ended.
+    pub continue_token: Option<String>,
+    /// `None`: the newest state; `"0"`: what this replica has.
+    pub resource_version: Option<String>,
+    /// How the version is meant.
+    pub version_match: Option<VersionMatch>,
+}
+
+/// What a watch asks for.
+#[derive(Debug, Clone, Default)]
+pub struct WatchOptions {
+    /// Only objects with these labels.
+    pub labels: LabelSelector,
+    /// Only objects with these fields.
+    pub fields: FieldSelector,
+    /// Changes after this version; `None` or `"0"`: everything there is as `Added` first.
+    pub resource_version: Option<String>,
+    /// Whether bookmarks are wanted.
+    pub bookmarks: bool,
+    /// Everything there is as `Added` first, ended by a bookmark.
+    pub send_initial_events: bool,
+}

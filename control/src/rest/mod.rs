@@ -1,0 +1,377 @@
+//! The Kubernetes REST API.
+//!
+//! Owns everything between an HTTP request and a call of the registry: which thing a path names, who may,
+//! in which form bodies come and go, discovery, probes. Promises that every request is answered (a panic is
+//! a 500, a slow one a 504), that bodies, time and the number of requests at once are bounded, and that
+//! errors are Kubernetes `Status` objects. Does not change objects itself: that is the registry's.
+//!
+//! ```text
+//!   request ─► path ─► auth ─► verb ─► [registry] ─► respond (whole | table | metadata; JSON | YAML)
+//! ```
+
+mod body;
+mod documents;
+mod logs;
+mod metrics;
+mod negotiate;
+mod path;
+mod probes;
+mod query;
+mod respond;
+mod verbs;
+mod watch;
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::Status;
+use api::table::IncludeObject;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::USER_AGENT;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Empty};
+use rand::Rng;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use self::logs::{LogFuture, LogRequest, LogStream, PodLogs};
+use self::metrics::Metrics;
+use self::negotiate::Form;
+use self::path::{Document, Probe, Resource, Route};
+use self::query::Query;
+use self::respond::Style;
+pub use self::respond::{Body, BoxError};
+use self::verbs::{Call, Verb};
+use crate::auth::{self, Attributes, Authorizer, Identity};
+use crate::registry::Registry;
+
+/// How long a request other than a watch or a log may take.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
+/// Requests handled at once, watches and logs aside.
+const IN_FLIGHT_MAX: usize = 800;
+/// Streams (watches and logs) open at once.
+const STREAMS_MAX: usize = 10_000;
+/// After how many seconds a client that met a full replica should try again.
+const RETRY_AFTER_S: u32 = 1;
+/// Longest request id taken over from a client.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// What the REST API is made of.
+pub struct Parts {
+    /// Reads and writes objects.
+    pub registry: Registry,
+    /// Decides who may.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Where container logs come from.
+    pub logs: Arc<dyn PodLogs>,
+    /// This replica's `host:port` as clients know it.
+    pub advertised: String,
+    /// Cancelled when the replica begins to stop: streams end.
+    pub stop: CancellationToken,
+}
+
+/// The REST API of one replica.
+pub struct Rest {
+    registry: Registry,
+    authorizer: Arc<dyn Authorizer>,
+    logs: Arc<dyn PodLogs>,
+    advertised: String,
+    stop: CancellationToken,
+    metrics: Arc<Metrics>,
+    in_flight: Semaphore,
+    streams: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Rest").field("advertised", &self.advertised).finish_non_exhaustive()
+    }
+}
+
+/// A request as far as it was understood before its body is read.
+struct Head {
+    method: Method,
+    path: String,
+    route: Route,
+    query: Query,
+    headers: HeaderMap,
+    identity: Identity,
+}
+
+impl Rest {
+    /// Puts the API together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { registry, authorizer, logs, advertised, stop } = parts;
+        Self {
+            registry,
+            authorizer,
+            logs,
+            advertised,
+            stop,
+            metrics: Arc::default(),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        }
+    }
+
+    /// Answers a request. Who asks stands in its extensions as an [`Identity`]; without one, nobody known.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let began = Instant::now();
+        let head = Head {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            route: Route::parse(request.uri().path()),
+            query: Query::parse(request.uri().query()),
+            headers: request.headers().clone(),
+            identity: request.extensions().get().cloned().unwrap_or_else(Identity::anonymous),
+        };
+        let (verb, resource) = head.labels();
+        let answer = AssertUnwindSafe(self.answer(&head, request)).catch_unwind().await;
+        let mut response = answer.unwrap_or_else(|_| {
+            self.metrics.panicked();
+            tracing::error!(method = %head.method, path = head.path, "the handling of a request panicked");
+            respond::failure(&Status::internal("the handling of the request failed; see this replica's log"))
+        });
+        if head.method == Method::HEAD {
+            let empty = Empty::new().map_err(|never: std::convert::Infallible| match never {});
+            *response.body_mut() = empty.boxed_unsync();
+        }
+        let id = request_id(&head.headers);
+        respond::set_header(&mut response, "audit-id", &id);
+        respond::set_header(&mut response, "x-request-id", &id);
+        respond::set_header(&mut response, "cache-control", "no-cache, private");
+        let (code, time) = (response.status().as_u16(), began.elapsed());
+        self.metrics.answered(verb, resource, code, time);
+        tracing::debug!(
+            id, user = head.identity.user, method = %head.method, path = head.path, code, ?time, "answered"
+        );
+        response
+    }
+
+    async fn answer<B>(&self, head: &Head, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        if head.identity.is_anonymous() && !head.is_public() {
+            return respond::failure(&Status::unauthorized());
+        }
+        match &head.route {
+            Route::Resource(resource) => self.answer_resource(head, resource, request).await,
+            Route::Probe(..) | Route::Document(_) | Route::Unknown => {
+                if let Err(status) = self.authorize_path(head) {
+                    return respond::failure(&status);
+                }
+                self.answer_path(head)
+            }
+        }
+    }
+
+    fn authorize_path(&self, head: &Head) -> Result<(), Status> {
+        let verb = head.method.as_str().to_ascii_lowercase();
+        let attributes = Attributes { verb: &verb, path: &head.path, ..Attributes::default() };
+        if head.is_public() || self.authorizer.allows(&head.identity, &attributes) {
+            return Ok(());
+        }
+        Err(auth::refusal(&head.identity, &attributes))
+    }
+
+    fn answer_path(&self, head: &Head) -> Response<Body> {
+        if head.route == Route::Unknown {
+            return respond::not_found();
+        }
+        if !matches!(head.method, Method::GET | Method::HEAD) {
+            return respond::method_not_allowed("GET");
+        }
+        match &head.route {
+            Route::Probe(Probe::Metrics, _) => {
+                let in_flight = IN_FLIGHT_MAX - self.in_flight.available_permits();
+                respond::text(http::StatusCode::OK, self.metrics.render(in_flight))
+            }
+            Route::Probe(probe, check) => {
+                let stopping = self.stop.is_cancelled();
+                probes::respond(probe, check.as_deref(), &head.query, self.registry.store(), stopping)
+            }
+            Route::Document(document) => {
+                let style = match Form::of(&head.headers) {
+                    Ok(form) => Style { form: form.whole(), pretty: head.pretty(), ..Style::JSON },
+                    // Some documents have media types of their own.
+                    Err(_) if documents::is_acceptable(document, &head.headers) => Style::JSON,
+                    Err(status) => return respond::failure(&status),
+                };
+                documents::respond(document, &head.headers, &style, &self.advertised)
+                    .unwrap_or_else(respond::not_found)
+            }
+            Route::Resource(_) | Route::Unknown => respond::not_found(),
+        }
+    }
+
+    async fn answer_resource<B>(
+        &self,
+        head: &Head,
+        resource: &Resource,
+        request: Request<B>,
+    ) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let Some(verb) = Verb::of(&head.method, resource, &head.query) else {
+            return respond::method_not_allowed(allowed(resource));
+        };
+        let attributes = attributes(resource, verb);
+        if !self.authorizer.allows(&head.identity, &attributes) {
+            return respond::failure(&auth::refusal(&head.identity, &attributes));
+        }
+        let style = match head.style(verb) {
+            Ok(style) => style,
+            Err(status) => return respond::failure(&status),
+        };
+        let call = Call { resource, verb, query: &head.query, style };
+        let work = self.perform(&call, request);
+        let result = match verb == Verb::Watch || resource.subresource.as_deref() == Some("log") {
+            true => self.stream(work).await,
+            false => self.bounded(head, work).await,
+        };
+        result.unwrap_or_else(|status| respond::failure(&status))
+    }
+
+    /// Runs a request within the bounds of time and number.
+    async fn bounded(
+        &self,
+        head: &Head,
+        work: impl Future<Output = Result<Response<Body>, Status>>,
+    ) -> Result<Response<Body>, Status> {
+        let _permit = self.in_flight.try_acquire().map_err(|_| too_many())?;
+        let time = head.timeout().unwrap_or(REQUEST_TIME_MAX).min(REQUEST_TIME_MAX);
+        match tokio::time::timeout(time, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(Status::timeout("request did not complete within the allotted timeout", RETRY_AFTER_S))
+            }
+        }
+    }
+
+    /// Runs a request whose answer is a stream; the stream counts until its end.
+    async fn stream(
+        &self,
+        work: impl Future<Output = Result<Response<Body>, Status>>,
+    ) -> Result<Response<Body>, Status> {
+        let permit = self.streams.clone().try_acquire_owned().map_err(|_| too_many())?;
+        let guard = self.metrics.clone().stream();
+        let response = match tokio::time::timeout(REQUEST_TIME_MAX, work).await {
+            Ok(response) => response?,
+            Err(_) => return Err(Status::timeout("the stream did not begin in time", RETRY_AFTER_S)),
+        };
+        Ok(response.map(|body| {
+            body.map_frame(move |frame| {
+                let _held = (&permit, &guard);
+                frame
+            })
+            .boxed_unsync()
+        }))
+    }
+}
+
+impl Head {
+    /// What may be read by anybody who can reach the port.
+    fn is_public(&self) -> bool {
+        match &self.route {
+            Route::Probe(probe, _) => *probe != Probe::Metrics,
+            Route::Document(document) => *document == Document::Version,
+            Route::Resource(_) | Route::Unknown => false,
+        }
+    }
+
+    /// Verb and resource as metrics name them.
+    fn labels(&self) -> (&'static str, &'static str) {
+        match &self.route {
+            Route::Resource(resource) => {
+                let verb = Verb::of(&self.method, resource, &self.query).map_or("other", Verb::as_str);
+                (verb, resource.kind.plural)
+            }
+            _ => ("get", ""),
+        }
+    }
+
+    fn style(&self, verb: Verb) -> Result<Style, Status> {
+        let form = match verb {
+            Verb::Watch => Form::of_stream(&self.headers)?,
+            _ => Form::of(&self.headers)?,
+        };
+        let include = self.query.get("includeObject").unwrap_or_default();
+        let include = IncludeObject::parse(include)
+            .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
+        Ok(Style { form, include, pretty: self.pretty() })
+    }
+
+    /// Whether the answer is laid out for people: on demand, and for the tools that people use by hand.
+    fn pretty(&self) -> bool {
+        if self.query.has("pretty") {
+            return self.query.flag("pretty");
+        }
+        let agent = self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        agent.starts_with("curl") || agent.starts_with("Wget")
+    }
+
+    /// The client's own bound, as in `?timeout=10s`.
+    fn timeout(&self) -> Option<Duration> {
+        let text = self.query.get("timeout")?;
+        let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit())?);
+        let number: u64 = number.parse().ok()?;
+        match unit {
+            "s" => Some(Duration::from_secs(number)),
+            "ms" => Some(Duration::from_millis(number)),
+            "m" | "m0s" => Some(Duration::from_secs(number.saturating_mul(60))),
+            _ => None,
+        }
+        .filter(|time| !time.is_zero())
+    }
+}
+
+fn attributes(resource: &Resource, verb: Verb) -> Attributes<'_> {
+    let namespace = resource.namespace.as_deref().unwrap_or_default();
+    let name = resource.name.as_deref().unwrap_or_default();
+    // A namespace is inside itself, as Kubernetes sees it.
+    let namespace = if resource.kind.kind == "Namespace" { name } else { namespace };
+    Attributes {
+        verb: verb.as_str(),
+        kind: Some(resource.kind),
+        subresource: resource.subresource.as_deref().unwrap_or_default(),
+        namespace,
+        name,
+        path: "",
+    }
+}
+
+fn allowed(resource: &Resource) -> &'static str {
+    match (&resource.subresource, &resource.name) {
+        (Some(subresource), _) if subresource == "log" => "GET",
+        (Some(subresource), _) if subresource == "finalize" => "PUT",
+        (Some(subresource), _) if matches!(subresource.as_str(), "binding" | "eviction") => "POST",
+        (Some(_), _) => "GET, PATCH, PUT",
+        (None, Some(_)) => "DELETE, GET, PATCH, PUT",
+        (None, None) if resource.kind.namespaced && resource.namespace.is_none() => "GET",
+        (None, None) => "DELETE, GET, POST",
+    }
+}
+
+fn too_many() -> Status {
+    Status::too_many_requests("too many requests, please try again later", RETRY_AFTER_S)
+}
+
+/// The client's own id for the request, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = ["audit-id", "x-request-id"].iter().find_map(|name| headers.get(*name)?.to_str().ok());
+    match given.filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX) {
+        Some(id) => id.to_owned(),
+        None => format!("{:032x}", rand::rng().random::<u128>()),
+    }
+}

@@ -1,0 +1,320 @@
+//! A control-plane replica put together: what starts in which order, and what stops in which.
+//!
+//! ```text
+//! start: configuration ─► authority, certificate ─► port bound ─► store ─► registry ─► work ─► port served
+//! stop:  signal ─► streams end, port drains ─► work ends ─► leadership handed over ─► store closed
+//! ```
+//!
+//! Promises that nothing is served before it can be answered, that a replica whose storage fails ends with an
+//! error instead of going on half, and that everything started here has ended when [`run`] returns.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use raft_store::{Member, MemberId, OpenError, PeerTls, Role, Store};
+use ring::digest;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::auth::{BARQUE_MEMBERS, GroupRules, Identity, SYSTEM_MASTERS, SYSTEM_NODES};
+use crate::cluster_work::{ClusterWork, Settings};
+use crate::config::{Config, ConfigError};
+use crate::controllers::Timings;
+use crate::grpc::cluster::{
+    Cluster, MemberSnapshot, StoreStatus, StoreStatusSnapshot, TransferError, TransferFuture,
+};
+use crate::object_store::SharedStore;
+use crate::object_store::raft::RaftObjectStore;
+use crate::pki::{self, Authority, ControlToken, Credentials, MemberIdentity};
+use crate::pod_cidr::PodRange;
+use crate::port::{Port, Services};
+use crate::registry::Registry;
+use crate::rest::{Parts, Rest};
+
+/// The name that every member's certificate carries, whatever its address.
+const MEMBER_SERVER_NAME: &str = "barque-control";
+/// How long a hand-over of leadership may take before it counts as failed.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a replica did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Token, keys or certificates.
+    #[error(transparent)]
+    Pki(#[from] pki::Error),
+    /// The port is taken, or the address is not this machine's.
+    #[error(
+        "cannot listen on {address}: {source}; is another process using the port? \
+         `listenAddress` in the configuration names it"
+    )]
+    Listen {
+        /// As configured.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data directory.
+    #[error("cannot make the directory {path}: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Consensus has stopped while the replica was running, for example because the disk failed.
+    #[error("the store has failed and this replica cannot go on: {reason}")]
+    StoreFailed {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// Runs a replica until `shutdown` is cancelled, then stops it in order.
+///
+/// # Errors
+/// When it cannot start, or when its store fails while it runs.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    config.validate()?;
+    let data_dir = &config.data_dir;
+    std::fs::create_dir_all(data_dir)
+        .map_err(|source| Error::Directory { path: data_dir.clone(), source })?;
+    let token: ControlToken = pki::read_token(&config.token_file)?;
+    let authority = Arc::new(Authority::from_token(&token)?);
+    let credentials = member_credentials(&config, &authority)?;
+    let tls = Arc::new(pki::server_config(&credentials, &authority)?);
+    let (_tls_publisher, tls) = watch::channel(tls);
+    let port =
+        Port::bind(config.listen_address, tls, config.limits.connections_max, config.limits.drain_timeout)
+            .await
+            .map_err(|source| Error::Listen { address: config.listen_address, source })?;
+    tracing::info!(member = %config.name, address = %config.listen_address, "starting");
+
+    let store = Store::open(store_config(&config, &authority, credentials)).await?;
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let served = serve(&config, &store, authority, port, &tasks, &stop);
+
+    let failure = tokio::select! {
+        () = shutdown.cancelled() => None,
+        reason = store.failed() => Some(Error::StoreFailed { reason }),
+    };
+    tracing::info!(member = %config.name, "stopping");
+    stop.cancel();
+    // Its own drain has a deadline.
+    let _ = served.await;
+    tasks.close();
+    tasks.wait().await;
+    store.shutdown().await;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Starts everything above the store.
+fn serve(
+    config: &Config,
+    store: &Store,
+    authority: Arc<Authority>,
+    port: Port,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let objects = SharedStore::new(RaftObjectStore::new(store.clone()));
+    let registry = Registry::new(objects.clone(), tasks.clone(), stop.clone());
+    let settings = Settings {
+        member_name: config.name.clone(),
+        range: PodRange::new(config.pod_cidr, config.node_prefix),
+        timings: Timings {
+            node_monitor_grace: config.node_grace_period,
+            event_ttl: config.event_ttl,
+            ..Timings::default()
+        },
+    };
+    let work = ClusterWork::start(&objects, &registry, settings, tasks, stop);
+    let numbers = Arc::new(Numbers { store: store.clone() });
+    let cluster = Cluster::new(config.name.clone(), numbers, authority, work.heartbeats.clone());
+    let mut grpc = Routes::builder();
+    grpc.add_service(store.peer_service())
+        .add_service(work.sessions.service())
+        .add_service(cluster.service());
+    let rest = Rest::new(Parts {
+        registry,
+        authorizer: Arc::new(GroupRules),
+        logs: Arc::new(work.sessions.clone()),
+        advertised: config.advertised().to_string(),
+        stop: stop.clone(),
+    });
+    let services = Services { rest: Arc::new(rest), grpc: grpc.routes(), gate };
+    tokio::spawn(port.serve(services, stop.clone()))
+}
+
+/// Who may call which gRPC service. Services check further where a caller may only speak for itself.
+fn gate(identity: &Identity, path: &str) -> Result<(), tonic::Status> {
+    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let allowed = match service {
+        "barque.raft.v1.RaftPeer" => identity.in_group(BARQUE_MEMBERS),
+        "barque.node.v1.NodeSessions" => identity.in_group(SYSTEM_NODES),
+        "barque.control.v1.Cluster" => {
+            path.ends_with("/JoinNode")
+                || identity.in_group(SYSTEM_MASTERS)
+                || identity.in_group(BARQUE_MEMBERS)
+        }
+        _ => return Err(tonic::Status::unimplemented(format!("there is no service {service:?} here"))),
+    };
+    if allowed {
+        return Ok(());
+    }
+    if identity.is_anonymous() {
+        return Err(tonic::Status::unauthenticated("a client certificate of this cluster is needed"));
+    }
+    Err(tonic::Status::permission_denied(format!("{:?} may not call {path}", identity.user)))
+}
+
+fn member_credentials(config: &Config, authority: &Authority) -> Result<Credentials, Error> {
+    let addresses: Vec<IpAddr> = [config.listen_address.ip(), config.advertised().ip()].into_iter().collect();
+    let member = MemberIdentity { name: config.name.clone(), addresses };
+    let directory = config.data_dir.join("pki");
+    Ok(pki::load_or_issue_member(&directory, authority, &member, SystemTime::now())?)
+}
+
+fn store_config(config: &Config, authority: &Authority, credentials: Credentials) -> raft_store::Config {
+    let members = config.initial_members.iter().map(|(name, address)| {
+        let member = Member { name: name.clone(), address: address.to_string() };
+        (member_id(authority, name), member)
+    });
+    let mut cluster_id = [0; 16];
+    cluster_id.copy_from_slice(&authority.sha256()[..16]);
+    let id = member_id(authority, &config.name);
+    let mut store = raft_store::Config::new(cluster_id, id, members.collect(), store_dir(&config.data_dir));
+    store.heartbeat_interval = config.raft.heartbeat_interval;
+    store.election_timeout_min = config.raft.election_timeout_min;
+    store.election_timeout_max = config.raft.election_timeout_max;
+    store.peer_tls = Some(PeerTls {
+        ca_pem: credentials.ca_pem,
+        certificate_pem: credentials.certificate_pem,
+        private_key_pem: credentials.key_pem,
+        server_name: MEMBER_SERVER_NAME.to_owned(),
+    });
+    store
+}
+
+fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
+}
+
+/// A member's id: the same at every member, derived from the cluster and the name.
+fn member_id(authority: &Authority, name: &str) -> MemberId {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(authority.sha256());
+    context.update(name.as_bytes());
+    let hash = context.finish();
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.as_ref()[..8]);
+    // Never 0, which stands for "nobody" on the wire.
+    MemberId::from_be_bytes(bytes).max(1)
+}
+
+/// The store's numbers for the cluster service.
+struct Numbers {
+    store: Store,
+}
+
+impl StoreStatus for Numbers {
+    fn status(&self) -> StoreStatusSnapshot {
+        let status = self.store.status();
+        let members = status.members.into_iter().map(|member| MemberSnapshot {
+            id: member.id,
+            name: member.member.name,
+            address: member.member.address,
+            voter: member.voter,
+            matched_index: member.matched_index.unwrap_or(0),
+        });
+        StoreStatusSnapshot {
+            member_id: self.store.member_id(),
+            role: match status.role {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::Candidate => "candidate",
+                Role::Learner => "learner",
+            }
+            .to_owned(),
+            term: status.leadership.term,
+            leader_id: status.leadership.leader.unwrap_or(0),
+            last_log_index: status.last_log_index,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            purged_index: status.purged_index,
+            checkpoint_index: status.checkpoint_index,
+            revision: status.revision,
+            state_hash: status.state_hash,
+            members: members.collect(),
+        }
+    }
+
+    fn transfer_leader(&self, to: u64) -> TransferFuture<'_> {
+        Box::pin(async move {
+            let status = self.store.status();
+            if !status.leadership.is_self {
+                let leader_id = status.leadership.leader.unwrap_or(0);
+                return Err(TransferError::NotLeader { leader_id });
+            }
+            if !status.members.iter().any(|member| member.id == to && member.voter) {
+                return Err(TransferError::NoSuchVoter { member_id: to });
+            }
+            let failed = |reason: String| TransferError::Failed { reason };
+            self.store.transfer_leader(to).await.map_err(|error| failed(error.to_string()))?;
+            let mut leadership = self.store.watch_leadership();
+            let arrived = leadership.wait_for(|leadership| leadership.leader == Some(to));
+            match tokio::time::timeout(TRANSFER_TIMEOUT, arrived).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(failed("this replica is stopping".to_owned())),
+                Err(_) => Err(failed(format!("member {to} did not take over within {TRANSFER_TIMEOUT:?}"))),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_group(group: &str) -> Identity {
+        Identity { user: "somebody".to_owned(), groups: vec![group.to_owned()] }
+    }
+
+    #[test]
+    fn each_grpc_service_is_for_its_own_callers() {
+        let raft = "/barque.raft.v1.RaftPeer/Vote";
+        let session = "/barque.node.v1.NodeSessions/Session";
+        let status = "/barque.control.v1.Cluster/Status";
+        let join = "/barque.control.v1.Cluster/JoinNode";
+        let (member, node, master) =
+            (of_group(BARQUE_MEMBERS), of_group(SYSTEM_NODES), of_group(SYSTEM_MASTERS));
+        for (identity, path, allowed) in [
+            (&member, raft, true),
+            (&node, raft, false),
+            (&master, raft, false),
+            (&node, session, true),
+            (&member, session, false),
+            (&master, status, true),
+            (&node, status, false),
+            (&Identity::anonymous(), join, true),
+            (&Identity::anonymous(), raft, false),
+            (&Identity::anonymous(), status, false),
+            (&master, "/no.such.Service/Call", false),
+        ] {
+            assert_eq!(gate(identity, path).is_ok(), allowed, "{} {path}", identity.user);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The API over real sockets with TLS, on a store in memory.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+mod client;
+mod kubectl;
+mod limits;
+mod objects;
+mod port;
+mod server;
+mod watching;
+mod writes;

@@ -1,0 +1,146 @@
+//! Which cgroup hierarchies the host has, read from `mountinfo`: version 1 (a mount per controller or a
+//! few), version 2 (one mount), or both (*hybrid*: a controller is then in one of the two only).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Controllers of version 1 that groups are made in, where they are mounted.
+const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "freezer"];
+/// Controllers of version 2 that are switched on for groups.
+pub(super) const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// A mounted hierarchy of version 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct V1Mount {
+    pub(crate) path: PathBuf,
+    /// All controllers on it, ours or not, as the mount option names them.
+    pub(crate) controllers: Vec<String>,
+}
+
+/// The mounted hierarchy of version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct V2Mount {
+    pub(crate) path: PathBuf,
+    /// Those of [`V2_CONTROLLERS`] that it offers.
+    pub(crate) controllers: Vec<String>,
+}
+
+/// The host's hierarchies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hierarchies {
+    pub(crate) v1: Vec<V1Mount>,
+    pub(crate) v2: Option<V2Mount>,
+}
+
+impl Hierarchies {
+    /// Those of the calling process's mount namespace.
+    pub(crate) fn detect() -> Result<Hierarchies, Error> {
+        let path = Path::new("/proc/self/mountinfo");
+        let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        Ok(Hierarchies::parse(&text))
+    }
+
+    /// Version 2 is left out where it adds nothing: beside version 1, without controllers.
+    fn parse(mountinfo: &str) -> Hierarchies {
+        let mut found = Hierarchies::default();
+        for line in mountinfo.lines() {
+            let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
+            let Some(path) = mount.split(' ').nth(4).map(unescape) else { continue };
+            let mut fields = filesystem.split(' ');
+            let (kind, options) = (fields.next(), fields.nth(1).unwrap_or_default());
+            match kind {
+                Some("cgroup") => found.v1.extend(v1_mount(path, options)),
+                Some("cgroup2") if found.v2.is_none() => found.v2 = Some(v2_mount(path)),
+                _ => {}
+            }
+        }
+        if !found.v1.is_empty() && found.v2.as_ref().is_some_and(|mount| mount.controllers.is_empty()) {
+            found.v2 = None;
+        }
+        found
+    }
+}
+
+fn v1_mount(path: PathBuf, options: &str) -> Option<V1Mount> {
+    let controllers: Vec<String> = options
+        .split(',')
+        .filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "noprefix" | "clone_children"))
+        .filter(|option| !option.contains('='))
+        .map(str::to_owned)
+        .collect();
+    let ours = controllers.iter().any(|controller| V1_CONTROLLERS.contains(&controller.as_str()));
+    ours.then_some(V1Mount { path, controllers })
+}
+
+fn v2_mount(path: PathBuf) -> V2Mount {
+    let offered = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+    let controllers = offered
+        .split_ascii_whitespace()
+        .filter(|controller| V2_CONTROLLERS.contains(controller))
+        .map(str::to_owned)
+        .collect();
+    V2Mount { path, controllers }
+}
+
+/// Spaces and backslashes in paths stand in octal.
+fn unescape(field: &str) -> PathBuf {
+    let mut plain = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(char::from(byte));
+                rest = &after[3..];
+            }
+            None => {
+                plain.push('\\');
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    PathBuf::from(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPLIT: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu\\040x rw,relatime shared:3 - cgroup cgroup rw,cpu,cpuacct
+34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+";
+
+    #[test]
+    fn version_1_mounts_that_matter_are_found() {
+        let found = Hierarchies::parse(SPLIT);
+        let paths: Vec<_> = found.v1.iter().map(|mount| mount.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["/sys/fs/cgroup/cpu x", "/sys/fs/cgroup/memory"]);
+        assert_eq!(found.v1[0].controllers, ["cpu", "cpuacct"]);
+        assert_eq!(found.v2, None);
+    }
+
+    #[test]
+    fn version_2_counts_by_what_it_offers() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap();
+        let line = format!("41 31 0:38 / {root} rw - cgroup2 cgroup2 rw\n");
+        fs::write(dir.path().join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
+        let alone = Hierarchies::parse(&line);
+        assert_eq!(alone.v2.unwrap().controllers, ["cpu", "memory", "pids"]);
+
+        fs::write(dir.path().join("cgroup.controllers"), "\n").unwrap();
+        let hybrid = Hierarchies::parse(&format!("{SPLIT}{line}"));
+        assert_eq!(hybrid.v2, None, "no controllers beside version 1");
+        let bare = Hierarchies::parse(&line);
+        assert!(bare.v2.unwrap().controllers.is_empty(), "alone it still holds processes together");
+    }
+}

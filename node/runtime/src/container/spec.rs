@@ -1,0 +1,445 @@
+//! What the caller asks for: sandboxes and containers as plain data, kept as JSON in their state
+//! directories, read by the shim. It decides nothing; [`SandboxSpec::check`] and
+//! [`ContainerSpec::check`] refuse what could not mean anything or could escape.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Longest id of a sandbox or container.
+pub const ID_BYTES_MAX: usize = 128;
+/// Size of `/dev/shm` when the caller names none.
+pub const SHM_BYTES_DEFAULT: u64 = 64 << 20;
+/// A log file is rotated at this size.
+pub const LOG_FILE_BYTES_DEFAULT: u64 = 10 << 20;
+/// Log files kept, the current one included.
+pub const LOG_FILES_DEFAULT: u32 = 5;
+/// The search path of a container whose environment names none.
+pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whose namespace is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceMode {
+    /// One of the sandbox's own.
+    #[default]
+    Own,
+    /// That of the process that creates the sandbox (`hostNetwork`, `hostIPC`).
+    Host,
+}
+
+/// Which processes a container sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidMode {
+    /// Its own only: it is pid 1.
+    #[default]
+    Container,
+    /// Those of all the sandbox's containers; the pause process is pid 1 (`shareProcessNamespace`).
+    Sandbox,
+    /// Those of the host (`hostPID`).
+    Host,
+}
+
+/// A pod's shared namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Unique among the runtime's sandboxes.
+    pub id: String,
+    /// Host name inside. Ignored with the host's network, whose name is the host's.
+    pub hostname: String,
+    /// Network and host name.
+    pub network: NamespaceMode,
+    /// System V IPC, POSIX queues and `/dev/shm`.
+    pub ipc: NamespaceMode,
+    /// Process ids.
+    pub pid: PidMode,
+    /// Size of `/dev/shm` in bytes; `None`: [`SHM_BYTES_DEFAULT`].
+    pub shm_bytes: Option<u64>,
+    /// Settings written inside the sandbox's namespaces, by dotted name.
+    pub sysctls: BTreeMap<String, String>,
+    /// The group that holds the sandbox and all its containers.
+    pub cgroup: CgroupSpec,
+    /// OOM score adjustment of the pause process.
+    pub oom_score_adj: Option<i32>,
+    /// Free data of the caller, given back by listings.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One container: a root filesystem, a process, limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Unique among the runtime's containers.
+    pub id: String,
+    /// Id of the sandbox whose namespaces it joins.
+    pub sandbox: String,
+    /// Where its files come from.
+    pub rootfs: RootfsSpec,
+    /// What it runs.
+    pub process: ProcessSpec,
+    /// Mounts over the root filesystem, in this order, after the standard ones (`/proc`, `/dev`, ..).
+    pub mounts: Vec<Mount>,
+    /// Paths hidden from a container that is not privileged.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths that a container that is not privileged can only read.
+    pub readonly_paths: Vec<PathBuf>,
+    /// Its limits.
+    pub cgroup: CgroupSpec,
+    /// OOM score adjustment of its processes.
+    pub oom_score_adj: Option<i32>,
+    /// Where stdout and stderr go; `None`: nowhere.
+    pub log: Option<LogSpec>,
+    /// Signal that asks it to stop, by number; `None`: SIGTERM. Kept for the caller.
+    pub stop_signal: Option<i32>,
+    /// All capabilities, all host devices, nothing masked.
+    pub privileged: bool,
+    /// Free data of the caller, given back by listings.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An overlay root filesystem. `upper`, `work` and `merged` are made if missing and removed with the
+/// container; the lower directories are only read. The overlay is mounted in the container's own mount
+/// namespace: the host sees `merged` empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootfsSpec {
+    /// Layer directories, the topmost first (as overlayfs wants them).
+    pub lower_dirs: Vec<PathBuf>,
+    /// Takes the container's writes.
+    pub upper: PathBuf,
+    /// Scratch of overlayfs, on the same filesystem as `upper`.
+    pub work: PathBuf,
+    /// Where the overlay is mounted.
+    pub merged: PathBuf,
+    /// Whether the container may only read its root (`readOnlyRootFilesystem`).
+    pub read_only: bool,
+    /// Skip syncing the upper directory: the container's own files need not survive a power cut, and
+    /// without it the end of a container waits for the whole disk. Volumes are not affected.
+    pub volatile: bool,
+}
+
+impl Default for RootfsSpec {
+    fn default() -> Self {
+        RootfsSpec {
+            lower_dirs: Vec::new(),
+            upper: PathBuf::new(),
+            work: PathBuf::new(),
+            merged: PathBuf::new(),
+            read_only: false,
+            volatile: true,
+        }
+    }
+}
+
+/// What a container runs, and as whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// Program and arguments. A program without a slash is looked for in the container's `PATH`.
+    pub args: Vec<String>,
+    /// `NAME=value` entries; a later one wins.
+    pub env: Vec<String>,
+    /// Working directory, made if missing; empty: `/`.
+    pub cwd: String,
+    /// User and groups.
+    pub user: UserSpec,
+    /// Changes to the default capabilities.
+    pub capabilities: CapabilitiesSpec,
+    /// Whether exec may no longer grant privileges (`allowPrivilegeEscalation: false`).
+    pub no_new_privileges: bool,
+    /// Resource limits; those not named are inherited.
+    pub rlimits: Vec<Rlimit>,
+    /// A terminal instead of pipes; all output is then stdout.
+    pub terminal: bool,
+}
+
+/// A user or group, by number or by a name of the container's `/etc/passwd` or `/etc/group`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    /// By number.
+    Id(u32),
+    /// By name.
+    Name(String),
+}
+
+impl Identity {
+    /// Numbers are ids, the rest names.
+    pub fn parse(text: &str) -> Identity {
+        text.parse().map_or_else(|_| Identity::Name(text.to_owned()), Identity::Id)
+    }
+}
+
+/// As whom a process runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserSpec {
+    /// The user.
+    pub user: Identity,
+    /// The primary group; `None`: the user's in `/etc/passwd`, or 0.
+    pub group: Option<Identity>,
+    /// Further groups, beside those that `/etc/group` gives the user.
+    pub additional_gids: Vec<u32>,
+}
+
+impl Default for UserSpec {
+    fn default() -> Self {
+        UserSpec { user: Identity::Id(0), group: None, additional_gids: Vec::new() }
+    }
+}
+
+impl UserSpec {
+    /// Reads an image's `User`: `user`, `uid`, `user:group`, `uid:gid`; empty is root.
+    pub fn parse(text: &str) -> UserSpec {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        UserSpec {
+            user: if user.is_empty() { Identity::Id(0) } else { Identity::parse(user) },
+            group: group.filter(|group| !group.is_empty()).map(Identity::parse),
+            additional_gids: Vec::new(),
+        }
+    }
+}
+
+/// Changes to the default set, as Kubernetes writes them: names with or without `CAP_`, any case, or
+/// `ALL`. `drop` wins over `add` for the same name; `drop: ALL` empties the set before `add`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilitiesSpec {
+    /// To be added.
+    pub add: Vec<String>,
+    /// To be dropped.
+    pub drop: Vec<String>,
+}
+
+/// A resource limit (`setrlimit`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Which one: `RLIMIT_NOFILE` and so on.
+    pub kind: String,
+    /// The soft limit.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+}
+
+/// What a mount is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host, with what is mounted below it.
+    #[default]
+    Bind,
+    /// Memory; `source` is ignored, `options` are tmpfs's (`size=..`, `mode=..`).
+    Tmpfs,
+}
+
+/// How later mounts of the host below a bind mount are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Not at all.
+    #[default]
+    Private,
+    /// Those of the host appear inside.
+    HostToContainer,
+}
+
+/// One mount over the root filesystem.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Host path of a bind mount, resolved on the host.
+    pub source: PathBuf,
+    /// Absolute path inside the container, made if missing. Symbolic links in it are followed inside
+    /// the container's root only.
+    pub target: PathBuf,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// What it is made of.
+    pub kind: MountKind,
+    /// For bind mounts.
+    pub propagation: Propagation,
+    /// Filesystem options of a tmpfs.
+    pub options: Vec<String>,
+}
+
+/// A cgroup and its limits. What a host cannot enforce is reported, not ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupSpec {
+    /// Relative to the runtime's cgroup root, for example `pod-<uid>/<container>`.
+    pub path: PathBuf,
+    /// Relative weight of CPU time, 2 to 262144 (v1's scale; converted for v2).
+    pub cpu_shares: Option<u64>,
+    /// CPU time in microseconds per period.
+    pub cpu_quota_us: Option<u64>,
+    /// Length of the period in microseconds; `None`: 100000.
+    pub cpu_period_us: Option<u64>,
+    /// Memory in bytes. No swap beside it.
+    pub memory_limit: Option<u64>,
+    /// Number of processes and threads.
+    pub pids_limit: Option<u64>,
+}
+
+/// Where and how output is logged (the CRI log format).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    /// The current log file. Its directory must exist. Files rotated away lie beside it with the time as
+    /// a suffix, so that they sort by age. What is left when the container is deleted is the caller's to
+    /// remove.
+    pub path: PathBuf,
+    /// Size in bytes at which it is rotated.
+    pub file_bytes_max: u64,
+    /// Files kept, the current one included.
+    pub files_max: u32,
+}
+
+impl LogSpec {
+    /// A log with the default rotation.
+    pub fn new(path: impl Into<PathBuf>) -> LogSpec {
+        LogSpec { path: path.into(), file_bytes_max: LOG_FILE_BYTES_DEFAULT, files_max: LOG_FILES_DEFAULT }
+    }
+}
+
+/// Paths under `/proc` and `/sys` that container runtimes hide.
+pub fn default_masked_paths() -> Vec<PathBuf> {
+    [
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+    ]
+    .map(PathBuf::from)
+    .to_vec()
+}
+
+/// Paths under `/proc` that container runtimes make read-only.
+pub fn default_readonly_paths() -> Vec<PathBuf> {
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(PathBuf::from).to_vec()
+}
+
+impl SandboxSpec {
+    /// Refuses what cannot be made.
+    pub fn check(&self) -> Result<(), Error> {
+        check_id(&self.id)?;
+        self.cgroup.check()
+    }
+}
+
+impl ContainerSpec {
+    /// Refuses what cannot be made.
+    pub fn check(&self) -> Result<(), Error> {
+        check_id(&self.id)?;
+        check_id(&self.sandbox)?;
+        self.cgroup.check()?;
+        if self.process.args.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("process.args", "there is no command to run"));
+        }
+        if self.rootfs.lower_dirs.is_empty() {
+            return Err(Error::invalid("rootfs.lower_dirs", "a root filesystem needs a layer"));
+        }
+        for path in [&self.rootfs.upper, &self.rootfs.work, &self.rootfs.merged] {
+            if !path.is_absolute() {
+                return Err(Error::invalid("rootfs", format!("{} is not absolute", path.display())));
+            }
+        }
+        self.mounts.iter().try_for_each(Mount::check)?;
+        self.process.capabilities.set(self.privileged)?;
+        for rlimit in &self.process.rlimits {
+            crate::rlimits::resource(&rlimit.kind)?;
+        }
+        Ok(())
+    }
+}
+
+impl Mount {
+    fn check(&self) -> Result<(), Error> {
+        if !self.target.is_absolute() || has_parent_component(&self.target) {
+            return Err(Error::invalid(
+                "mounts.target",
+                format!("{} is not an absolute path without \"..\"", self.target.display()),
+            ));
+        }
+        if self.kind == MountKind::Bind && !self.source.is_absolute() {
+            return Err(Error::invalid(
+                "mounts.source",
+                format!("{} is not absolute", self.source.display()),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl CgroupSpec {
+    fn check(&self) -> Result<(), Error> {
+        let plain = self.path.components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain || self.path.as_os_str().is_empty() {
+            return Err(Error::invalid(
+                "cgroup.path",
+                format!("{:?} is not a relative path of plain names", self.path),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn has_parent_component(path: &Path) -> bool {
+    path.components().any(|part| part == Component::ParentDir)
+}
+
+/// Ids become file names.
+pub(crate) fn check_id(id: &str) -> Result<(), Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let fits = !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.starts_with('.');
+    if fits && id.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(Error::invalid("id", format!("{id:?} is not 1 to {ID_BYTES_MAX} of A-Z a-z 0-9 - _ .")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_images_are_read() {
+        assert_eq!(UserSpec::parse(""), UserSpec::default());
+        let numbers = UserSpec::parse("1000:2000");
+        assert_eq!((numbers.user, numbers.group), (Identity::Id(1000), Some(Identity::Id(2000))));
+        let names = UserSpec::parse("nobody:staff");
+        assert_eq!(names.user, Identity::Name("nobody".into()));
+        assert_eq!(names.group, Some(Identity::Name("staff".into())));
+        assert_eq!(UserSpec::parse("7:").group, None);
+    }
+
+    #[test]
+    fn ids_stay_file_names() {
+        for id in ["a", "0b1c", "pod-1_x.y"] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", ".hidden", "a/b", "a b", "ä", &"x".repeat(129)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn cgroup_paths_stay_below_the_root() {
+        let with = |path: &str| CgroupSpec { path: path.into(), ..CgroupSpec::default() }.check();
+        assert!(with("pod/a").is_ok());
+        for path in ["", "/abs", "../up", "a/../../b", "."] {
+            assert!(with(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn mount_targets_are_absolute_and_plain() {
+        let with =
+            |target: &str| Mount { source: "/x".into(), target: target.into(), ..Mount::default() }.check();
+        assert!(with("/data").is_ok());
+        assert!(with("data").is_err());
+        assert!(with("/data/../../etc").is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! What happens in a container's process between fork and exec. One thread, a copy of the shim; it may
+//! allocate. Each step names its [`Stage`], so that a failure can be told as the user's tools do.
+//!
+//! Order matters: cgroups before namespaces (so that the cgroup namespace's root is the container's own
+//! group), mounts before the pivot, everything that needs privilege before the user changes.
+
+use std::convert::Infallible;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{
+    Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, setgroups, setresgid, setresuid, setsid,
+};
+
+use super::channel::{InitChannel, InitMessage};
+use super::exec;
+use super::failure::Failure;
+use super::users::{self, Resolved};
+use crate::capabilities::Set;
+use crate::container::plan::ContainerPlan;
+use crate::container::state::Unenforced;
+use crate::error::{Stage, StartError};
+use crate::rootfs::{devices, mounts, overlay, pivot, resolve::Root};
+use crate::{namespaces, rlimits, syscall};
+
+const DIRECTORY_MODE_MASK: Mode = Mode::from_bits_truncate(0o022);
+
+/// The ends of standard input and output that the program will have. With a terminal they are made
+/// inside the container instead.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Terminal,
+}
+
+/// Sets the calling process up as the container's init and executes its program.
+pub(crate) fn run(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> ! {
+    let Err(error) = set_up(plan, channel, stdio);
+    let code = error.exit_code();
+    // Without the shim there is nobody to tell.
+    let _ = channel.send(&InitMessage::Failed(error), None);
+    syscall::exit_now(code)
+}
+
+fn set_up(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> Result<Infallible, StartError> {
+    let at = |stage: Stage| move |failure: Failure| failure.at(stage);
+    let process = &plan.spec.process;
+    prepare(plan, channel).map_err(at(Stage::Prepare))?;
+    plan.cgroup.enter().map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
+    namespaces::join_sandbox(plan).map_err(at(Stage::Namespaces))?;
+    let own_cgroup_view = namespaces::make_own().map_err(at(Stage::Namespaces))?;
+    make_root(plan, own_cgroup_view)?;
+    let user = users::resolve(&process.user).map_err(at(Stage::User))?;
+    connect_stdio(channel, stdio, &user).map_err(at(Stage::Stdio))?;
+    enter_working_directory(&process.cwd).map_err(at(Stage::Cwd))?;
+    rlimits::apply(&process.rlimits).map_err(|error| Failure::from(error).at(Stage::Rlimits))?;
+    let capabilities = process
+        .capabilities
+        .set(plan.spec.privileged)
+        .map_err(|error| Failure::from(error).at(Stage::Capabilities))?;
+    drop_bounding(capabilities).map_err(at(Stage::Capabilities))?;
+    become_user(&user).map_err(at(Stage::User))?;
+    give_up_privileges(capabilities, process.no_new_privileges).map_err(at(Stage::Capabilities))?;
+    // A system call filter goes here: see `seccomp`.
+    let env = exec::environment(&process.env, &user.home, process.terminal);
+    let program = exec::find(&process.args[0], &env).map_err(at(Stage::Exec))?;
+    syscall::close_on_exec_from(3)
+        .map_err(|error| Failure::io("close", "inherited files", error).at(Stage::Exec))?;
+    channel
+        .send(&InitMessage::Executing, None)
+        .map_err(|error| Failure::io("reach", "the shim", error).at(Stage::Exec))?;
+    exec::become_program(&program, &process.args, &env).map_err(at(Stage::Exec))
+}
+
+/// Makes the process independent of the shim's settings, and dependent on its life.
+fn prepare(plan: &ContainerPlan, channel: &InitChannel) -> Result<(), Failure> {
+    let failed = |what: &'static str| move |error: nix::Error| Failure::io("set", what, error);
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("parent death signal"))?;
+    // Other processes of a shared pid namespace have no business with this one before it executes.
+    prctl::set_dumpable(false).map_err(failed("dumpable"))?;
+    syscall::reset_signals().map_err(|error| Failure::io("reset", "signals", error))?;
+    umask(DIRECTORY_MODE_MASK);
+    setsid().map_err(failed("session"))?;
+    if let Some(adjustment) = plan.spec.oom_score_adj
+        && let Err(reason) = set_oom_score_adj(adjustment)
+    {
+        let message = InitMessage::Unenforced(reason);
+        channel.send(&message, None).map_err(|error| Failure::io("reach", "the shim", error))?;
+    }
+    Ok(())
+}
+
+/// Sets the calling process's OOM score adjustment. Lowering it needs a privilege that hosts inside
+/// containers or virtual machines may lack: that is reported, not an error.
+pub(crate) fn set_oom_score_adj(adjustment: i32) -> Result<(), Unenforced> {
+    fs::write("/proc/self/oom_score_adj", adjustment.to_string()).map_err(|error| Unenforced {
+        limit: "oom_score_adj".to_owned(),
+        reason: format!("cannot set it to {adjustment}: {error}"),
+    })
+}
+
+fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartError> {
+    let at = |stage: Stage| move |failure: Failure| failure.at(stage);
+    let spec = &plan.spec;
+    let nodes = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    mounts::detach_from_host().map_err(at(Stage::Rootfs))?;
+    overlay::mount_root(&spec.rootfs, nodes).map_err(at(Stage::Rootfs))?;
+    let root = Root::open(&spec.rootfs.merged)
+        .map_err(|error| Failure::io("open", &spec.rootfs.merged, error).at(Stage::Rootfs))?;
+    // Without a cgroup namespace the mounts would show all of the host's groups.
+    let views = if own_cgroup_view { plan.cgroup.views() } else { Vec::new() };
+    mounts::mount_standard(&root, spec, &plan.shm, &views).map_err(at(Stage::Mount))?;
+    devices::make(&root, spec.privileged).map_err(at(Stage::Devices))?;
+    mounts::mount_all(&root, spec).map_err(at(Stage::Mount))?;
+    mounts::guard_paths(&root, spec).map_err(at(Stage::Mount))?;
+    drop(root);
+    pivot::enter(&spec.rootfs.merged).map_err(at(Stage::Pivot))?;
+    if spec.rootfs.read_only {
+        pivot::make_read_only(nodes).map_err(at(Stage::Pivot))?;
+    }
+    Ok(())
+}
+
+fn connect_stdio(channel: &InitChannel, stdio: Stdio, user: &Resolved) -> Result<(), Failure> {
+    let (stdin, stdout, stderr) = match stdio {
+        Stdio::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
+        Stdio::Terminal => {
+            let end = open_terminal(channel)?;
+            let copy = || syscall::duplicate(&end).map_err(|error| Failure::io("copy", "terminal", error));
+            (copy()?, copy()?, end)
+        }
+    };
+    // So that /dev/stdout can be opened anew by a program that is not root.
+    for fd in [&stdout, &stderr] {
+        fchown(fd, Some(Uid::from_raw(user.uid)), None)
+            .map_err(|error| Failure::io("hand over", "standard output", error))?;
+    }
+    dup2_stdin(&stdin).map_err(|error| Failure::io("connect", "standard input", error))?;
+    dup2_stdout(&stdout).map_err(|error| Failure::io("connect", "standard output", error))?;
+    dup2_stderr(&stderr).map_err(|error| Failure::io("connect", "standard error", error))
+}
+
+/// Opens a terminal of the container's own `/dev/pts`, sends its controlling side to the shim, makes the
+/// other the session's terminal and `/dev/console`, and returns it.
+fn open_terminal(channel: &InitChannel) -> Result<OwnedFd, Failure> {
+    use nix::fcntl::OFlag;
+    let failed = |error: std::io::Error| Failure::io("open", "/dev/ptmx", error);
+    let near = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .map_err(|error| failed(error.into()))?;
+    nix::pty::unlockpt(&near).map_err(|error| failed(error.into()))?;
+    let name = nix::pty::ptsname_r(&near).map_err(|error| failed(error.into()))?;
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let far = nix::fcntl::open(Path::new(&name), flags, Mode::empty())
+        .map_err(|error| Failure::io("open", &name, error))?;
+    let near = syscall::duplicate(&near).map_err(failed)?;
+    channel.send(&InitMessage::Terminal, Some(&near)).map_err(failed)?;
+    let console = "/dev/console";
+    fs::write(console, "").map_err(|error| Failure::io("create", console, error))?;
+    mount(Some(name.as_str()), console, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|error| Failure::io("bind mount", console, error))?;
+    syscall::set_controlling_terminal(std::os::fd::AsFd::as_fd(&far)).map_err(failed)?;
+    Ok(far)
+}
+
+fn enter_working_directory(cwd: &str) -> Result<(), Failure> {
+    let cwd = Path::new(if cwd.is_empty() { "/" } else { cwd });
+    if !cwd.is_absolute() {
+        return Err(Failure::rule(format!("cwd must be an absolute path: {}", cwd.display())));
+    }
+    fs::create_dir_all(cwd).map_err(|error| Failure::io("mkdir", cwd, error))?;
+    nix::unistd::chdir(cwd).map_err(|error| Failure::io("chdir to cwd", cwd, error))
+}
+
+fn drop_bounding(keep: Set) -> Result<(), Failure> {
+    for number in 0..u64::BITS {
+        if keep.contains(number) {
+            continue;
+        }
+        let known = syscall::drop_bounding_capability(number)
+            .map_err(|error| Failure::io("drop", format!("capability {number}"), error))?;
+        if !known {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn become_user(user: &Resolved) -> Result<(), Failure> {
+    let failed = |what: &'static str| move |error: nix::Error| Failure::io("set", what, error);
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    prctl::set_keepcaps(true).map_err(failed("kept capabilities"))?;
+    setgroups(&user.groups).map_err(failed("supplementary groups"))?;
+    setresgid(gid, gid, gid).map_err(failed("group"))?;
+    setresuid(uid, uid, uid).map_err(failed("user"))?;
+    prctl::set_keepcaps(false).map_err(failed("kept capabilities"))?;
+    // The change of user cleared it.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("parent death signal"))
+}
+
+fn give_up_privileges(capabilities: Set, no_new_privileges: bool) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::io("set", "capabilities", error);
+    let permitted = syscall::permitted_capabilities().map_err(failed)?;
+    syscall::set_capabilities(capabilities.and(permitted)).map_err(failed)?;
+    syscall::clear_ambient_capabilities().map_err(failed)?;
+    if no_new_privileges {
+        prctl::set_no_new_privs().map_err(|error| Failure::io("set", "no_new_privs", error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! The shim of one container: start it, carry its output to the log, answer the socket, record its exit.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, setsid};
+
+use super::control::{self, CLIENTS_MAX, Request};
+use super::log::{Log, Stream};
+use super::{fail, note};
+use crate::container::plan::{Bundle, ContainerPlan};
+use crate::container::state::{self, Exit, ProcessId, Running};
+use crate::error::{Error, Stage, StartError};
+use crate::process::channel::Report;
+use crate::process::failure::Failure;
+use crate::process::parent::{self, Launched};
+use crate::syscall::{self, Forked};
+use crate::time::Timestamp;
+
+/// After the container has ended, output that others still hold open is waited for so long.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
+/// One read of output.
+const READ_BYTES: usize = 16 << 10;
+/// Reads of one stream before the others are looked at.
+const READS_PER_ROUND: usize = 8;
+
+/// Runs the shim of the container in a state directory.
+pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
+    match daemonize() {
+        Ok(()) => {}
+        Err(error) => fail(&format!("cannot leave the starter's session: {error}")),
+    }
+    let bundle = Bundle::new(dir);
+    let (mut shim, running) = match start(&bundle) {
+        Ok(started) => started,
+        Err(Broken::Refused(error)) => {
+            Report::Refused(error.clone()).send(report);
+            fail(&error.message)
+        }
+        Err(Broken::Shim(error)) => {
+            Report::Broken(error.to_string()).send(report);
+            fail(&error.to_string())
+        }
+    };
+    Report::Running(running).send(report);
+    match shim.watch() {
+        Ok(()) => syscall::exit_now(0),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+enum Broken {
+    Refused(StartError),
+    Shim(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Broken {
+        Broken::Shim(error)
+    }
+}
+
+/// Leaves the starter: a child in a session of its own goes on, the process that was started ends.
+fn daemonize() -> io::Result<()> {
+    if let Forked::Parent { .. } = syscall::fork_single_threaded()? {
+        syscall::exit_now(0);
+    }
+    setsid()?;
+    // The name that process listings show; the command line stays that of the caller's program.
+    nix::sys::prctl::set_name(c"barque-shim")?;
+    std::env::set_current_dir("/")
+}
+
+fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
+    let own = ProcessId::of(getpid().as_raw())
+        .map_err(|error| Error::io("look at", "the shim's own process", error))?;
+    state::write(&bundle.shim(), &own)?;
+    let plan: ContainerPlan = state::read(&bundle.plan())?
+        .ok_or_else(|| Error::State { path: bundle.plan(), reason: "it is missing".to_owned() })?;
+    let signals = catch_signals().map_err(|error| Error::io("catch", "signals", error))?;
+    let refused = |stage: Stage| move |failure: Failure| Broken::Refused(failure.at(stage));
+    let log = match &plan.spec.log {
+        Some(spec) => Some(
+            Log::open(spec)
+                .map_err(|error| Failure::io("open log", &spec.path, error))
+                .map_err(refused(Stage::Prepare))?,
+        ),
+        None => None,
+    };
+    let mut unenforced = plan
+        .cgroup
+        .create(&plan.spec.cgroup)
+        .map_err(|error| refused(Stage::Cgroup)(Failure::from(error)))?;
+    let launched = parent::launch(&plan).map_err(Broken::Refused)?;
+    unenforced.extend(launched.unenforced.iter().cloned());
+    let running = Running { process: launched.process, started_at: Timestamp::now(), unenforced };
+    let listener = control::serve(bundle).map_err(|error| Error::io("listen in", &bundle.dir, error))?;
+    state::write(&bundle.running(), &running)?;
+    let outputs = outputs_of(launched).map_err(|error| Error::io("prepare", "output pipes", error))?;
+    let shim = Shim {
+        bundle: bundle.clone(),
+        plan,
+        init: Pid::from_raw(running.process.pid),
+        signals,
+        listener,
+        clients: Vec::new(),
+        outputs,
+        log,
+        buffer: vec![0; READ_BYTES],
+    };
+    Ok((shim, running))
+}
+
+/// The shim reads the end of children as a file, and ignores what asks it to stop: it ends with its
+/// container.
+fn catch_signals() -> nix::Result<SignalFd> {
+    let mut caught = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+        caught.add(signal);
+    }
+    caught.thread_block()?;
+    let mut read = SigSet::empty();
+    read.add(Signal::SIGCHLD);
+    SignalFd::with_flags(&read, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+struct Output {
+    file: File,
+    stream: Stream,
+}
+
+fn outputs_of(launched: Launched) -> nix::Result<Vec<Output>> {
+    let stderr = launched.stderr.map(|fd| (fd, "stderr"));
+    let mut outputs = Vec::new();
+    for (fd, name) in std::iter::once((launched.stdout, "stdout")).chain(stderr) {
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        outputs.push(Output { file: File::from(fd), stream: Stream::new(name) });
+    }
+    Ok(outputs)
+}
+
+struct Client {
+    connection: OwnedFd,
+    waits: bool,
+}
+
+struct Shim {
+    bundle: Bundle,
+    plan: ContainerPlan,
+    init: Pid,
+    signals: SignalFd,
+    listener: OwnedFd,
+    clients: Vec<Client>,
+    outputs: Vec<Output>,
+    log: Option<Log>,
+    buffer: Vec<u8>,
+}
+
+impl Shim {
+    /// Does its work until the container has ended and everybody knows.
+    fn watch(&mut self) -> Result<(), Error> {
+        loop {
+            let ready = self.poll(PollTimeout::NONE)?;
+            for index in ready.outputs.iter().rev() {
+                self.carry(*index);
+            }
+            for index in ready.clients.iter().rev() {
+                self.serve(*index);
+            }
+            if ready.listener {
+                self.accept();
+            }
+            if ready.child
+                && let Some((code, signal)) = self.reap()
+            {
+                return self.end(code, signal);
+            }
+        }
+    }
+
+    fn poll(&self, timeout: PollTimeout) -> Result<Ready, Error> {
+        let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![watched(self.signals.as_fd()), watched(self.listener.as_fd())];
+        fds.extend(self.outputs.iter().map(|output| watched(output.file.as_fd())));
+        fds.extend(self.clients.iter().map(|client| watched(client.connection.as_fd())));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(Error::io("poll in", &self.bundle.dir, error)),
+        }
+        let happened: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+        let (outputs, clients) = happened[2..].split_at(self.outputs.len());
+        let indices = |flags: &[bool]| (0..flags.len()).filter(|index| flags[*index]).collect();
+        Ok(Ready {
+            child: happened[0],
+            listener: happened[1],
+            outputs: indices(outputs),
+            clients: indices(clients),
+        })
+    }
+
+    /// Carries output of one stream to the log; at its end the stream is dropped.
+    fn carry(&mut self, index: usize) {
+        let output = &mut self.outputs[index];
+        for _ in 0..READS_PER_ROUND {
+            match output.file.read(&mut self.buffer) {
+                Ok(length) if length > 0 => {
+                    if let Some(log) = &mut self.log {
+                        output.stream.take(log, &self.buffer[..length], Timestamp::now());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The end of a pipe; a terminal answers EIO at its end.
+                Ok(_) | Err(_) => {
+                    if let Some(log) = &mut self.log {
+                        output.stream.finish(log);
+                    }
+                    self.outputs.swap_remove(index);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Some(connection) = control::accept(&self.listener) {
+            // Beyond the limit the connection is dropped: its other side sees the end and comes again.
+            if self.clients.len() < CLIENTS_MAX {
+                self.clients.push(Client { connection, waits: false });
+            }
+        }
+    }
+
+    fn serve(&mut self, index: usize) {
+        let Some(request) = control::receive(&self.clients[index].connection) else {
+            self.clients.swap_remove(index);
+            return;
+        };
+        let done = match request {
+            Err(Errno::EAGAIN) => return,
+            Err(error) => Err(io::Error::from(error)),
+            Ok(Request::Wait) => {
+                self.clients[index].waits = true;
+                return;
+            }
+            // The process is not reaped before this loop sees its end, so the pid is its own.
+            Ok(Request::Signal(number)) => syscall::kill(self.init.as_raw(), number),
+            Ok(Request::Reopen) => self.log.as_mut().map_or(Ok(()), Log::reopen),
+        };
+        let text = match done {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => format!("error {} {error}", error.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        control::answer(&self.clients[index].connection, &text);
+    }
+
+    /// Reaps what has ended; how init ended, if it has.
+    fn reap(&mut self) -> Option<(i32, Option<i32>)> {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.init => return Some((code, None)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.init => {
+                    return Some((128 + signal as i32, Some(signal as i32)));
+                }
+                Ok(WaitStatus::StillAlive) => return None,
+                Err(Errno::EINTR) | Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Ends what init left, takes the last output, records the exit and tells whoever waits.
+    fn end(&mut self, code: i32, signal: Option<i32>) -> Result<(), Error> {
+        let finished_at = Timestamp::now();
+        // In a pid namespace of its own nothing is left; otherwise its children may be.
+        if !self.plan.cgroup.kill_all() {
+            note("processes of the container survive its init");
+        }
+        self.drain()?;
+        let exit = Exit {
+            code,
+            signal,
+            oom_killed: self.plan.cgroup.oom_kills() > 0,
+            finished_at,
+            log_bytes_lost: self.log.as_ref().map_or(0, Log::lost),
+        };
+        state::write(&self.bundle.exit(), &exit)?;
+        // Who connected in the last moment is told as well.
+        self.accept();
+        for index in (0..self.clients.len()).rev() {
+            self.serve(index);
+        }
+        let text = serde_json::to_string(&exit).unwrap_or_default();
+        for client in self.clients.iter().filter(|client| client.waits) {
+            control::answer(&client.connection, &text);
+        }
+        self.clients.clear();
+        // A power cut ends every container; what this saves is how one ended that had ended before. On a
+        // busy disk it takes longer than anybody should wait for the news.
+        match state::sync(&self.bundle.exit()) {
+            // Deleted already: there is nothing to keep.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + DRAIN_TIME_MAX;
+        while !self.outputs.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ready = self.poll(PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO))?;
+            for index in ready.outputs.iter().rev() {
+                self.carry(*index);
+            }
+            // Others are served after the exit is recorded; only what is readable wakes this loop early.
+            if left.is_zero() {
+                break;
+            }
+        }
+        if let Some(log) = &mut self.log {
+            self.outputs.iter_mut().for_each(|output| output.stream.finish(log));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Ready {
+    child: bool,
+    listener: bool,
+    outputs: Vec<usize>,
+    clients: Vec<usize>,
+}

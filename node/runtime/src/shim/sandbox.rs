@@ -1,0 +1,156 @@
+//! The maker of a sandbox: namespaces, host name, sysctls, shared memory, the pinned network namespace,
+//! and the pause process, which is its child and holds them all. The maker itself ends.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getpid, pipe2, sethostname};
+
+use super::fail;
+use crate::container::plan::{Bundle, SandboxPlan};
+use crate::container::spec::{CgroupSpec, NamespaceMode, PidMode, SHM_BYTES_DEFAULT};
+use crate::container::state::{self, ProcessId, Running};
+use crate::error::Error;
+use crate::net::{Netlink, netns, sysctl};
+use crate::pause;
+use crate::process::channel::Report;
+use crate::process::init::set_oom_score_adj;
+use crate::syscall::{self, Forked};
+use crate::time::Timestamp;
+
+/// The group of the pause process below the sandbox's.
+const PAUSE_GROUP: &str = "pause";
+
+/// Makes the sandbox of a state directory.
+pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
+    match make(&Bundle::new(dir)) {
+        Ok(running) => {
+            Report::Running(running).send(report);
+            syscall::exit_now(0)
+        }
+        Err(error) => {
+            Report::Broken(error.to_string()).send(report);
+            fail(&error.to_string())
+        }
+    }
+}
+
+fn make(bundle: &Bundle) -> Result<Running, Error> {
+    let own = ProcessId::of(getpid().as_raw())
+        .map_err(|error| Error::io("look at", "the maker's own process", error))?;
+    state::write(&bundle.shim(), &own)?;
+    let plan: SandboxPlan = state::read(&bundle.plan())?
+        .ok_or_else(|| Error::State { path: bundle.plan(), reason: "it is missing".to_owned() })?;
+    let mut unenforced = plan.cgroup.create(&plan.spec.cgroup)?;
+    let group = plan.cgroup.child(PAUSE_GROUP);
+    group.create(&CgroupSpec::default())?;
+    group.enter()?;
+    if let Some(adjustment) = plan.spec.oom_score_adj {
+        unenforced.extend(set_oom_score_adj(adjustment).err());
+    }
+    make_namespaces(bundle, &plan)?;
+    let process = fork_pause(bundle)?;
+    let running = Running { process, started_at: Timestamp::now(), unenforced };
+    state::write(&bundle.running(), &running)?;
+    Ok(running)
+}
+
+fn make_namespaces(bundle: &Bundle, plan: &SandboxPlan) -> Result<(), Error> {
+    let spec = &plan.spec;
+    let mut flags = CloneFlags::empty();
+    if spec.network == NamespaceMode::Own {
+        flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
+    }
+    if spec.ipc == NamespaceMode::Own {
+        flags |= CloneFlags::CLONE_NEWIPC;
+    }
+    if spec.pid == PidMode::Sandbox {
+        flags |= CloneFlags::CLONE_NEWPID;
+    }
+    unshare(flags).map_err(|error| Error::io("create", "the sandbox's namespaces", error))?;
+    if spec.network == NamespaceMode::Own {
+        if !spec.hostname.is_empty() {
+            sethostname(&spec.hostname).map_err(|error| Error::io("set host name", &spec.hostname, error))?;
+        }
+        Netlink::open()?.set_up("lo")?;
+    }
+    for (name, value) in &spec.sysctls {
+        check_sysctl(name, spec.network, spec.ipc)?;
+        sysctl::set(name, value)?;
+    }
+    if spec.network == NamespaceMode::Own {
+        netns::pin(Path::new("/proc/self/ns/net"), &bundle.netns())?;
+    }
+    if spec.ipc == NamespaceMode::Own {
+        mount_shm(&bundle.shm(), spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT))?;
+    }
+    Ok(())
+}
+
+/// Only settings that belong to a namespace of the sandbox's own may be written: others are the host's.
+fn check_sysctl(name: &str, network: NamespaceMode, ipc: NamespaceMode) -> Result<(), Error> {
+    let of_network = name.starts_with("net.") || name.starts_with("net/");
+    let of_ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+    let of_ipc = of_ipc.iter().any(|prefix| name.starts_with(prefix));
+    let own = (of_network && network == NamespaceMode::Own) || (of_ipc && ipc == NamespaceMode::Own);
+    if own {
+        return Ok(());
+    }
+    Err(Error::invalid("sysctls", format!("{name} does not belong to a namespace of the sandbox's own")))
+}
+
+fn mount_shm(path: &Path, bytes: u64) -> Result<(), Error> {
+    fs::create_dir(path).map_err(|error| Error::io("create directory", path, error))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("mode=1777,size={bytes}");
+    mount(Some("shm"), path, Some("tmpfs"), flags, Some(OsStr::new(&options)))
+        .map_err(|error| Error::io("mount shared memory at", path, error))
+}
+
+/// Starts the pause process and waits until it has shut itself in.
+fn fork_pause(bundle: &Bundle) -> Result<ProcessId, Error> {
+    let failed = |error: io::Error| Error::io("start", "the pause process", error);
+    let (mut ready, mut ready_far) = pipe2(OFlag::O_CLOEXEC)
+        .map(|(near, far)| (fs::File::from(near), fs::File::from(far)))
+        .map_err(|error| failed(error.into()))?;
+    let child = match syscall::fork_single_threaded().map_err(failed)? {
+        Forked::Parent { child } => child,
+        Forked::Child => {
+            drop(ready);
+            if let Err(error) = pause::shut_in(&bundle.dir) {
+                fail(&error.to_string());
+            }
+            if ready_far.write_all(b"1").is_err() {
+                syscall::exit_now(1);
+            }
+            // The report's pipe among them: the starter waits for its end.
+            syscall::close_from_and(3, pause::main)
+        }
+    };
+    drop(ready_far);
+    ready.read_exact(&mut [0]).map_err(failed)?;
+    ProcessId::of(child.as_raw()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_host_are_refused() {
+        let check = |name, network, ipc| check_sysctl(name, network, ipc).is_ok();
+        let (own, host) = (NamespaceMode::Own, NamespaceMode::Host);
+        assert!(check("net.ipv4.ip_forward", own, host));
+        assert!(!check("net.ipv4.ip_forward", host, own));
+        assert!(check("kernel.shmmax", host, own));
+        assert!(!check("kernel.shmmax", own, host));
+        assert!(!check("kernel.panic", own, own));
+        assert!(!check("vm.swappiness", own, own));
+    }
+}

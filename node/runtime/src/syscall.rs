@@ -1,0 +1,220 @@
+//! The few system calls for which nix has no safe form, each wrapped once. Everything `unsafe` of the
+//! crate is here.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper; each block says why it is sound")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, major, minor};
+use nix::unistd::Pid;
+
+use crate::capabilities::Set;
+
+/// `_LINUX_CAPABILITY_VERSION_3`: two words per set.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+/// Signals of the kernel, real-time ones included.
+const SIGNALS: usize = 64;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Forked {
+    Parent { child: Pid },
+    Child,
+}
+
+/// Forks. Only for a process of one thread: there every lock is free and all memory consistent, so the
+/// child may do anything. Refused otherwise.
+pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!("fork refused: the process has {threads} threads")));
+    }
+    // SAFETY: there is one thread, so the child cannot find a lock held or a structure half written by
+    // a thread that does not exist in it.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent { child }),
+        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// Ends the process at once: no exit handlers, nothing flushed.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes no pointers and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// `EXT4_IOC_SHUTDOWN` (the same number as XFS's): `_IOR('X', 125, __u32)`.
+const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
+
+/// Shuts down the file system that an open directory is on; see `power`.
+pub(crate) fn shut_down_file_system(directory: RawFd, flags: u32) -> io::Result<()> {
+    // SAFETY: the kernel reads one u32 behind the pointer, which lives until the call returns.
+    let done = unsafe { libc::ioctl(directory, FS_IOC_SHUTDOWN as _, &raw const flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Marks all descriptors from `first` on to be closed by the next exec.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: no pointers; only a flag of descriptors changes, none is closed under its owner.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+/// Closes all descriptors from `first` on and never returns to whoever owned them.
+pub(crate) fn close_from_and(first: RawFd, then: fn() -> !) -> ! {
+    // SAFETY: no pointers. Owners of the descriptors live in frames that are never returned to, in a
+    // process of one thread, so none of them uses or closes a number again.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    then()
+}
+
+/// Takes over a descriptor that was inherited under a known number.
+///
+/// Callers are the entry points of this crate's processes, before anything else could own it.
+pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with F_DUPFD_CLOEXEC takes no pointers; a bad number is an error.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    let copy = Errno::result(copy)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Takes over a descriptor that has just arrived in a message.
+///
+/// Only for numbers out of `SCM_RIGHTS`, once each.
+pub(crate) fn received(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: the kernel made this descriptor for the receiver of the message, which hands it on here
+    // and keeps no other copy of the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor of a process, readable when it has ended.
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal to the process of a descriptor, and to no other that got its pid since.
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed and asks the kernel to fill in the default.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
+    Ok(Errno::result(sent).map(drop)?)
+}
+
+/// Sends a signal by number, real-time signals included.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    Ok(Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)?)
+}
+
+/// The permitted capabilities of the calling thread.
+pub(crate) fn permitted_capabilities() -> io::Result<Set> {
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut data = [CapabilityData::default(); 2];
+    // SAFETY: both pointers are to live structures of the layout of this version: a header and two
+    // data words.
+    let got = unsafe { libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) };
+    Errno::result(got)?;
+    Ok(Set(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32))
+}
+
+/// Makes a set the calling thread's effective and permitted one; inheritable becomes empty.
+pub(crate) fn set_capabilities(set: Set) -> io::Result<()> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let word = |bits: u32| CapabilityData { effective: bits, permitted: bits, inheritable: 0 };
+    let data = [word(set.0 as u32), word((set.0 >> 32) as u32)];
+    // SAFETY: both pointers are to live structures of the layout of this version; the kernel reads only.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+/// Drops a capability from the bounding set for good. `false`: the kernel does not know it.
+pub(crate) fn drop_bounding_capability(number: u32) -> io::Result<bool> {
+    // SAFETY: no pointers.
+    match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }) {
+        Ok(_) => Ok(true),
+        Err(Errno::EINVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Empties the ambient set.
+pub(crate) fn clear_ambient_capabilities() -> io::Result<()> {
+    // SAFETY: no pointers.
+    let done = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+/// Makes a terminal the controlling one of the calling session leader.
+pub(crate) fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes a number, not a pointer.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+/// The kernel's form of a signal action on all 64-bit machines; zeros are the default action.
+#[repr(C)]
+struct DefaultAction([u64; 4]);
+
+/// Puts every signal back to what a fresh program expects: default action, none blocked. (Rust's start
+/// code ignores SIGPIPE; the shim blocks the signals that it reads; the caller's parents may have ignored
+/// anything.)
+pub(crate) fn reset_signals() -> io::Result<()> {
+    let action = DefaultAction([0; 4]);
+    let old = std::ptr::null_mut::<DefaultAction>();
+    for signal in 1..=SIGNALS {
+        // SAFETY: the action is a live structure of the kernel's layout, its set 8 bytes; the default
+        // action installs no code. The C library refuses to touch its own two signals, the kernel does
+        // not; those that cannot be changed (KILL, STOP) fail and stay as they are.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &action, old, SIGNALS / 8) };
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// Sets an extended attribute of an open file, on the file itself.
+pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
+    // By way of /proc the descriptor may be a path only (`O_PATH`).
+    let path = c_string(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    // SAFETY: path and name are C strings and value is as long as is said; all live over the call.
+    let done = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+/// Type, permissions and number of a device node, if the mode says that it is one.
+pub(crate) fn device_of(mode: u32, device: u64) -> Option<(SFlag, u64, u64)> {
+    let kind = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;
+    matches!(kind, SFlag::S_IFCHR | SFlag::S_IFBLK).then(|| (kind, major(device), minor(device)))
+}
+
+/// Text without zero bytes as a C string.
+fn c_string(text: String) -> std::ffi::CString {
+    std::ffi::CString::new(text).expect("formatted from numbers, so no zero byte")
+}
+
+/// A copy of a descriptor that exec closes.
+pub(crate) fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned()
+}

@@ -1,0 +1,119 @@
+//! cgroups of the host at hand.
+
+use std::fs;
+use std::time::Duration;
+
+use runtime::ContainerState;
+
+use crate::Test;
+use crate::support::{Host, eventually};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("limits::memory_is_limited_and_the_kill_is_told", memory_is_limited_and_the_kill_is_told),
+    ("limits::a_killed_child_is_told_as_well", a_killed_child_is_told_as_well),
+    ("limits::processes_are_limited", processes_are_limited),
+    ("limits::cpu_time_is_limited_and_counted", cpu_time_is_limited_and_counted),
+    ("limits::what_cannot_be_enforced_is_reported", what_cannot_be_enforced_is_reported),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// Whether the host can enforce a limit at all; says so where it cannot.
+fn can(unenforced: &[runtime::Unenforced], limit: &str) -> bool {
+    let found = unenforced.iter().find(|found| found.limit == limit);
+    if let Some(found) = found {
+        println!("    skipped: {limit}: {}", found.reason);
+    }
+    found.is_none()
+}
+
+fn memory_is_limited_and_the_kill_is_told() {
+    let host = Host::new();
+    host.sandbox("s");
+    let mut spec = host.spec("greedy", "s", &["hoard", &(256 * MIB).to_string()]);
+    spec.cgroup.memory_limit = Some(32 * MIB);
+    let started = host.start(&spec);
+    let exit = host.runtime.wait_exit("greedy").unwrap().unwrap();
+    if can(&started.unenforced, "memory.limit") {
+        assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), true));
+        assert_eq!(host.output("greedy"), "hoarding\n");
+    }
+    let mut spec = host.spec("modest", "s", &["hoard", &(8 * MIB).to_string()]);
+    spec.cgroup.memory_limit = Some(64 * MIB);
+    let (exit, output) = host.run(&spec);
+    assert_eq!((exit.code, exit.oom_killed), (0, false));
+    assert!(output.ends_with(&format!("has {}\n", 8 * MIB)));
+    host.finish();
+}
+
+fn a_killed_child_is_told_as_well() {
+    let host = Host::new();
+    host.sandbox("s");
+    // A pod-wide limit: the container itself has none.
+    host.runtime.delete_sandbox("s").unwrap();
+    let mut sandbox = host.sandbox_spec("s");
+    sandbox.cgroup.memory_limit = Some(32 * MIB);
+    let made = host.runtime.create_sandbox(&sandbox).unwrap();
+    host.start(&host.spec("c", "s", &["hoard", &(256 * MIB).to_string()]));
+    let exit = host.runtime.wait_exit("c").unwrap().unwrap();
+    if can(&made.unenforced, "memory.limit") {
+        assert_eq!((exit.code, exit.oom_killed), (137, true));
+    }
+    host.finish();
+}
+
+fn processes_are_limited() {
+    let host = Host::new();
+    host.sandbox("s");
+    let mut spec = host.spec("c", "s", &["fork", "30"]);
+    spec.cgroup.pids_limit = Some(10);
+    let started = host.start(&spec);
+    let exit = host.runtime.wait_exit("c").unwrap().unwrap();
+    assert_eq!(exit.code, 0);
+    if can(&started.unenforced, "pids.limit") {
+        assert!(host.output("c").contains("Resource temporarily unavailable"), "{}", host.output("c"));
+    }
+    host.finish();
+}
+
+fn cpu_time_is_limited_and_counted() {
+    let host = Host::new();
+    host.sandbox("s");
+    let mut spec = host.spec("c", "s", &["spin", "100"]);
+    spec.cgroup.cpu_quota_us = Some(20_000);
+    spec.cgroup.cpu_shares = Some(256);
+    let started = host.start(&spec);
+    let exit = host.runtime.wait_exit("c").unwrap().unwrap();
+    if can(&started.unenforced, "cpu.quota") {
+        let nanos = exit.finished_at.unix_nanos() - started.started_at.unix_nanos();
+        let took = Duration::from_nanos(nanos.try_into().unwrap());
+        assert!(took > Duration::from_millis(300), "100 ms at a fifth of a CPU: {took:?}");
+        let used = Duration::from_nanos(host.runtime.stats("c").unwrap().cpu_usage_ns.unwrap());
+        assert!(used >= Duration::from_millis(100), "{used:?}");
+    }
+    host.start(&host.spec("d", "s", &["sleep"]));
+    eventually("its memory and processes are counted", || {
+        let stats = host.runtime.stats("d").unwrap();
+        stats.pids == Some(1) && stats.memory_working_set_bytes > Some(0)
+    });
+    host.finish();
+}
+
+fn what_cannot_be_enforced_is_reported() {
+    let host = Host::new();
+    host.sandbox("s");
+    let mut spec = host.spec("c", "s", &["cat", "/proc/self/oom_score_adj"]);
+    spec.oom_score_adj = Some(-998);
+    let started = host.start(&spec);
+    host.runtime.wait_exit("c").unwrap();
+    let output = host.output("c");
+    let reported = started.unenforced.iter().any(|found| found.limit == "oom_score_adj");
+    assert_eq!(reported, output.trim() != "-998", "{:?} {output}", started.unenforced);
+    let mut spec = host.spec("d", "s", &["cat", "/proc/self/oom_score_adj"]);
+    spec.oom_score_adj = Some(500);
+    assert_eq!(host.run(&spec).1, "500\n");
+    assert!(matches!(host.state("d"), Some(ContainerState::Exited { .. })));
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    assert_ne!(own.trim(), "500", "the runner's own is untouched");
+    host.finish();
+}

@@ -1,0 +1,171 @@
+//! Links, addresses, routes and namespaces, and containers that reach each other.
+
+use std::net::IpAddr;
+
+use runtime::net::{LinkKind, NetNs, Netlink, Prefix, Route, VethPair, netns, sysctl};
+
+use crate::Test;
+use crate::support::{Host, eventually};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("network::a_namespace_is_made_once_and_deleted_twice", a_namespace_is_made_once_and_deleted_twice),
+    ("network::links_addresses_and_routes_are_idempotent", links_addresses_and_routes_are_idempotent),
+    ("network::mistakes_are_told_apart", mistakes_are_told_apart),
+    ("network::settings_belong_to_a_namespace", settings_belong_to_a_namespace),
+    ("network::sandboxes_reach_each_other_over_a_bridge", sandboxes_reach_each_other_over_a_bridge),
+];
+
+fn name(what: &str) -> String {
+    format!("bqt{}{what}", std::process::id() % 100_000)
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A namespace that goes with the test.
+struct Scratch(String);
+
+impl Scratch {
+    fn new(what: &str) -> (Scratch, NetNs) {
+        let name = name(what);
+        let netns = netns::create(&name).unwrap();
+        (Scratch(name), netns)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = netns::delete(&self.0);
+    }
+}
+
+fn a_namespace_is_made_once_and_deleted_twice() {
+    let (scratch, first) = Scratch::new("ns");
+    let again = netns::create(&scratch.0).unwrap();
+    let links = |netns: &NetNs| Netlink::open_in(netns).unwrap().links().unwrap();
+    let found = links(&first);
+    assert!(found.iter().any(|link| link.name == "lo" && link.up), "{found:?}");
+    Netlink::open_in(&first).unwrap().add_bridge("same").unwrap();
+    assert!(links(&again).iter().any(|link| link.name == "same"), "both are one namespace");
+    assert!(netns::list().unwrap().contains(&scratch.0));
+    assert!(netns::delete(&scratch.0).unwrap());
+    assert!(!netns::delete(&scratch.0).unwrap());
+    assert!(!netns::list().unwrap().contains(&scratch.0));
+    assert!(netns::create("../escape").is_err());
+}
+
+fn links_addresses_and_routes_are_idempotent() {
+    let (_scratch, netns) = Scratch::new("a");
+    let (_scratch2, other) = Scratch::new("b");
+    let mut net = Netlink::open_in(&netns).unwrap();
+    let mut far = Netlink::open_in(&other).unwrap();
+    let pair = VethPair {
+        name: "near",
+        peer_name: "far",
+        peer_netns: Some(&other),
+        mtu: Some(1400),
+        master: Some("br"),
+        up: true,
+    };
+    let via = Route::via(prefix("10.9.0.0/16"), ip("10.8.0.2"));
+    let default = Route { device: Some("br".into()), ..Route::via(Prefix::DEFAULT_V4, ip("10.8.0.2")) };
+    for _ in 0..2 {
+        net.add_bridge("br").unwrap();
+        net.set_up("br").unwrap();
+        net.add_veth(pair).unwrap();
+        net.add_address("br", prefix("10.8.0.1/24")).unwrap();
+        net.add_address("br", prefix("fd00:8::1/64")).unwrap();
+        far.set_up("far").unwrap();
+        far.set_mac("far", runtime::net::mac_of(ip("10.8.0.2"))).unwrap();
+        far.add_address("far", prefix("10.8.0.2/24")).unwrap();
+        net.replace_route(&via).unwrap();
+        net.replace_route(&default).unwrap();
+        net.replace_route(&Route::on_link(prefix("10.7.0.0/24"), "br")).unwrap();
+    }
+    let bridge = net.link("br").unwrap().unwrap();
+    let near = net.link("near").unwrap().unwrap();
+    assert_eq!((bridge.kind, near.kind), (LinkKind::Bridge, LinkKind::Veth));
+    assert_eq!((near.mtu, near.master, near.up), (1400, Some(bridge.index), true));
+    assert_eq!(far.link("far").unwrap().unwrap().mac, Some([2, 0x42, 10, 8, 0, 2]));
+    let addresses = net.addresses_of("br").unwrap();
+    assert!(addresses.contains(&prefix("10.8.0.1/24")), "{addresses:?}");
+    assert!(addresses.contains(&prefix("fd00:8::1/64")), "{addresses:?}");
+    let routes = net.routes().unwrap();
+    assert!(routes.iter().any(|route| route.to_string() == "10.9.0.0/16 via 10.8.0.2 dev br"), "{routes:?}");
+    assert!(routes.iter().any(|route| route.to_string() == "0.0.0.0/0 via 10.8.0.2 dev br"), "{routes:?}");
+    assert!(routes.iter().any(|route| route.to_string() == "10.7.0.0/24 dev br"), "{routes:?}");
+    assert!(net.delete_route(&via).unwrap());
+    assert!(!net.delete_route(&via).unwrap());
+    assert!(net.delete_address("br", prefix("fd00:8::1/64")).unwrap());
+    assert!(!net.delete_address("br", prefix("fd00:8::1/64")).unwrap());
+    net.set_master("near", None).unwrap();
+    assert_eq!(net.link("near").unwrap().unwrap().master, None);
+    net.set_mtu("near", 1300).unwrap();
+    net.set_down("near").unwrap();
+    assert_eq!(net.link("near").unwrap().map(|link| (link.mtu, link.up)), Some((1300, false)));
+    assert!(net.delete_link("near").unwrap());
+    assert!(!net.delete_link("near").unwrap());
+    eventually("the peer goes with it", || far.link("far").unwrap().is_none());
+}
+
+fn mistakes_are_told_apart() {
+    use runtime::net::Error;
+    let (_scratch, netns) = Scratch::new("m");
+    let mut net = Netlink::open_in(&netns).unwrap();
+    net.add_bridge("br").unwrap();
+    let pair = VethPair { name: "br", peer_name: "x", peer_netns: None, mtu: None, master: None, up: false };
+    assert!(matches!(net.add_veth(pair), Err(Error::WrongKind { .. })));
+    assert!(matches!(net.set_up("ghost"), Err(Error::NoSuchLink { .. })));
+    assert!(matches!(net.add_bridge("much-too-long-a-name"), Err(Error::InvalidName { .. })));
+    let unreachable = Route::via(prefix("10.1.0.0/16"), ip("192.0.2.1"));
+    let error = net.replace_route(&unreachable).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ENETUNREACH as i32), "{error}");
+    assert!(error.to_string().contains("10.1.0.0/16 via 192.0.2.1"), "{error}");
+}
+
+fn settings_belong_to_a_namespace() {
+    let (_scratch, netns) = Scratch::new("s");
+    let own = sysctl::get("net.ipv4.ip_forward").unwrap();
+    let other = if own == "1" { "0" } else { "1" };
+    sysctl::set_in(&netns, "net.ipv4.ip_forward", other).unwrap();
+    assert_eq!(netns.run(|| sysctl::get("net.ipv4.ip_forward").unwrap()).unwrap(), other);
+    assert_eq!(sysctl::get("net.ipv4.ip_forward").unwrap(), own);
+}
+
+fn sandboxes_reach_each_other_over_a_bridge() {
+    let host = Host::new();
+    let (_scratch, bridge_ns) = Scratch::new("br");
+    let mut net = Netlink::open_in(&bridge_ns).unwrap();
+    net.add_bridge("pods").unwrap();
+    net.set_up("pods").unwrap();
+    for (id, address) in [("a", "10.99.0.2/24"), ("b", "10.99.0.3/24")] {
+        let sandbox = host.sandbox(id);
+        let pod = NetNs::open(&sandbox.netns.unwrap()).unwrap();
+        net.add_veth(VethPair {
+            name: &format!("veth-{id}"),
+            peer_name: "eth0",
+            peer_netns: Some(&pod),
+            mtu: None,
+            master: Some("pods"),
+            up: true,
+        })
+        .unwrap();
+        let mut inside = Netlink::open_in(&pod).unwrap();
+        inside.add_address("eth0", prefix(address)).unwrap();
+        inside.set_up("eth0").unwrap();
+    }
+    host.start(&host.spec("server", "a", &["serve", "8080"]));
+    host.await_output("server", "listening");
+    let (exit, output) = host.run(&host.spec("caller", "b", &["call", "10.99.0.2:8080"]));
+    assert_eq!((exit.code, output.as_str()), (0, "hello 10.99.0.3\n"));
+    let (_, output) = host.run(&host.spec("beside", "a", &["call", "127.0.0.1:8080"]));
+    assert!(output.contains("refused"), "the server has answered once and is gone: {output}");
+    host.runtime.delete_sandbox("b").unwrap();
+    eventually("the veth goes with the sandbox", || net.link("veth-b").unwrap().is_none());
+    host.finish();
+}

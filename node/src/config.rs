@@ -1,0 +1,378 @@
+//! The node agent's configuration: one typed struct, parsed from YAML, validated before anything starts.
+//!
+//! Keys are camelCase, unknown keys are refused, every error names the key and what to write instead.
+//! Nothing else in the package reads files or variables to find out how it should behave.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How the node agent is to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// The name of the Node object: a DNS-1123 subdomain, unique in the cluster.
+    pub node_name: String,
+    /// What must outlive a restart of the agent: images, checkpoints, logs, volumes, addresses.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// What lives as long as the machine is up: the runtime's state, lock file.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// Every control-plane replica, as `address:port`; addresses are literals, no names.
+    pub control_addresses: Vec<SocketAddr>,
+    /// The certificates of the node. Written by the agent itself when it joins with a token.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
+    /// A node token; used once, when the certificate files are not there yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_token: Option<String>,
+    /// The address under which other nodes reach this one (InternalIP).
+    pub internal_ip: IpAddr,
+    /// Labels of the Node object besides those that every node gets.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the node registers with.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+    /// The cgroup below which the agent makes its hierarchy, as a path from the controllers' roots.
+    #[serde(default = "default_cgroup_root")]
+    pub cgroup_root: String,
+    /// The cluster's name; it goes into interface and log names only.
+    #[serde(default = "default_cluster_name")]
+    pub cluster_name: String,
+    /// How to start a container shim. Empty: this binary with the argument `shim`.
+    #[serde(default)]
+    pub shim_command: Vec<String>,
+    /// The bridge that pods of this node are attached to.
+    #[serde(default = "default_bridge_name")]
+    pub bridge_name: String,
+    /// How often the agent says on each session that it lives.
+    #[serde(default = "default_heartbeat_interval", with = "duration_text")]
+    pub heartbeat_interval: Duration,
+    /// Pods that the node accepts at most.
+    #[serde(default = "default_max_pods")]
+    pub max_pods: u32,
+    /// What is kept back from pods: `cpu`, `memory`, `ephemeral-storage` as quantities.
+    #[serde(default)]
+    pub reserved: BTreeMap<String, String>,
+    /// Overrides of the measured capacity: `cpu`, `memory`, `ephemeral-storage` as quantities.
+    #[serde(default)]
+    pub capacity: BTreeMap<String, String>,
+    /// Whether `barque/hello:1.0` is made out of this binary and imported at start.
+    #[serde(default)]
+    pub builtin_image: bool,
+    /// The binary that the built-in image is made of. Empty: this binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builtin_binary: Option<PathBuf>,
+    /// Image archives (or layout directories) imported at start when their images are not there yet.
+    #[serde(default)]
+    pub image_archives: Vec<PathBuf>,
+    /// Where container logs are written. Empty: `<dataDir>/logs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_dir: Option<PathBuf>,
+    /// The name servers of pods with dnsPolicy ClusterFirst. Empty: those of the host.
+    #[serde(default)]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The domain that cluster DNS serves.
+    #[serde(default = "default_cluster_domain")]
+    pub cluster_domain: String,
+    /// The waits before a crashed container is started again.
+    #[serde(default)]
+    pub restart_backoff: BackoffConfig,
+    /// The waits before a missing image is asked for again.
+    #[serde(default)]
+    pub image_backoff: BackoffConfig,
+}
+
+/// Where the node's certificate lies. All three are PEM files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The cluster's CA certificate.
+    pub ca: PathBuf,
+    /// The node's client certificate.
+    pub certificate: PathBuf,
+    /// Its private key; mode 0600.
+    pub key: PathBuf,
+}
+
+/// A taint as the Node object carries it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Taint {
+    /// The taint's key.
+    pub key: String,
+    /// Its value, perhaps empty.
+    #[serde(default)]
+    pub value: String,
+    /// NoSchedule, PreferNoSchedule or NoExecute.
+    pub effect: String,
+}
+
+/// An exponential wait: `initial`, doubling up to `max`, forgotten after `reset_after` without a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BackoffConfig {
+    /// The first wait.
+    #[serde(with = "duration_text")]
+    pub initial: Duration,
+    /// The longest wait.
+    #[serde(with = "duration_text")]
+    pub max: Duration,
+    /// How long it must have gone well for the next failure to count as the first.
+    #[serde(with = "duration_text")]
+    pub reset_after: Duration,
+}
+
+impl Default for BackoffConfig {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            reset_after: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the node configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text is not YAML of the expected shape.
+    #[error("the node configuration is not valid: {0}")]
+    Parse(String),
+    /// A key has a value that cannot be used.
+    #[error("{key} in the node configuration: {problem}")]
+    Value {
+        /// The key, camelCase.
+        key: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads and validates the configuration file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Parses and validates YAML (or JSON) text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|e| ConfigError::Parse(e.to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot express.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |key, problem: String| Err(ConfigError::Value { key, problem });
+        if !is_dns_subdomain(&self.node_name) {
+            return refuse(
+                "nodeName",
+                format!(
+                    "{:?} is not a name: use lower case letters, digits, '-' and '.', at most 253",
+                    self.node_name
+                ),
+            );
+        }
+        if self.control_addresses.is_empty() {
+            return refuse(
+                "controlAddresses",
+                "is empty: name every control-plane replica as address:port".into(),
+            );
+        }
+        if self.tls.is_none() && self.join_token.is_none() {
+            return refuse(
+                "tls",
+                "neither certificate files nor a joinToken are given: one of them is needed".into(),
+            );
+        }
+        if self.bridge_name.is_empty() || self.bridge_name.len() > 15 {
+            return refuse(
+                "bridgeName",
+                format!("{:?} cannot be an interface name: 1 to 15 characters", self.bridge_name),
+            );
+        }
+        if self.heartbeat_interval < Duration::from_millis(10) {
+            return refuse("heartbeatInterval", "must be at least 10ms".into());
+        }
+        if self.max_pods == 0 {
+            return refuse("maxPods", "must be at least 1".into());
+        }
+        for taint in &self.taints {
+            if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str()) {
+                return refuse(
+                    "taints",
+                    format!("effect {:?}: use NoSchedule, PreferNoSchedule or NoExecute", taint.effect),
+                );
+            }
+        }
+        for (key, dir) in [("dataDir", &self.data_dir), ("runDir", &self.run_dir)] {
+            if !dir.is_absolute() {
+                return refuse(key, format!("{} must be an absolute path", dir.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The certificate files, given or below the data directory.
+    pub fn tls_files(&self) -> TlsFiles {
+        self.tls.clone().unwrap_or_else(|| {
+            let dir = self.data_dir.join("pki");
+            TlsFiles { ca: dir.join("ca.crt"), certificate: dir.join("node.crt"), key: dir.join("node.key") }
+        })
+    }
+
+    /// Where container logs go.
+    pub fn log_dir(&self) -> PathBuf {
+        self.log_dir.clone().unwrap_or_else(|| self.data_dir.join("logs"))
+    }
+
+    /// The command that starts a shim.
+    pub fn shim_command(&self) -> Vec<String> {
+        if self.shim_command.is_empty() {
+            vec!["/proc/self/exe".to_owned(), "shim".to_owned()]
+        } else {
+            self.shim_command.clone()
+        }
+    }
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            edge(label.bytes().next())
+                && edge(label.bytes().last())
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}
+
+fn default_data_dir() -> PathBuf {
+    "/var/lib/barque/node".into()
+}
+
+fn default_run_dir() -> PathBuf {
+    "/run/barque/node".into()
+}
+
+fn default_cgroup_root() -> String {
+    "/barque".into()
+}
+
+fn default_cluster_name() -> String {
+    "barque".into()
+}
+
+fn default_bridge_name() -> String {
+    "cbr0".into()
+}
+
+fn default_heartbeat_interval() -> Duration {
+    Duration::from_millis(500)
+}
+
+fn default_max_pods() -> u32 {
+    110
+}
+
+fn default_cluster_domain() -> String {
+    "cluster.local".into()
+}
+
+/// Durations as people write them: `500ms`, `10s`, `5m`, `1h`.
+mod duration_text {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}ms", value.as_millis()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse(&text)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is not a duration: write 500ms, 10s or 5m")))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        let split = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(split);
+        let number: u64 = number.parse().ok()?;
+        let milliseconds = match unit {
+            "ms" => number,
+            "s" => number.checked_mul(1_000)?,
+            "m" => number.checked_mul(60_000)?,
+            "h" => number.checked_mul(3_600_000)?,
+            _ => return None,
+        };
+        Some(Duration::from_millis(milliseconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str =
+        "nodeName: node1\ncontrolAddresses: [10.0.0.1:6443]\ninternalIp: 10.0.0.4\njoinToken: t\n";
+
+    #[test]
+    fn fills_in_defaults() {
+        let config = Config::parse(MINIMAL).unwrap();
+        assert_eq!(config.heartbeat_interval, Duration::from_millis(500));
+        assert_eq!(config.max_pods, 110);
+        assert_eq!(config.restart_backoff, BackoffConfig::default());
+        assert_eq!(config.tls_files().key, PathBuf::from("/var/lib/barque/node/pki/node.key"));
+    }
+
+    #[test]
+    fn survives_its_own_yaml() {
+        let mut config = Config::parse(MINIMAL).unwrap();
+        config.taints = vec![Taint { key: "a".into(), value: String::new(), effect: "NoExecute".into() }];
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn refuses_unknown_keys_and_bad_values() {
+        for (extra, word) in [
+            ("nodename: x\n", "nodename"),
+            ("heartbeatInterval: 5\n", "5"),
+            ("heartbeatInterval: 1ms\n", "heartbeatInterval"),
+            ("bridgeName: a-name-that-is-too-long\n", "bridgeName"),
+            ("taints: [{key: a, effect: Never}]\n", "Never"),
+            ("dataDir: here\n", "dataDir"),
+            ("maxPods: 0\n", "maxPods"),
+        ] {
+            let error = Config::parse(&format!("{MINIMAL}{extra}")).unwrap_err().to_string();
+            assert!(error.contains(word), "{extra}: {error}");
+        }
+        let error =
+            Config::parse("nodeName: Node_1\ncontrolAddresses: []\ninternalIp: 1.1.1.1\n").unwrap_err();
+        assert!(error.to_string().contains("nodeName"), "{error}");
+    }
+
+    #[test]
+    fn reads_durations() {
+        assert_eq!(duration_text::parse("5m"), Some(Duration::from_secs(300)));
+        assert_eq!(duration_text::parse("5"), None);
+        assert_eq!(duration_text::parse("5d"), None);
+        assert_eq!(duration_text::parse(""), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The node agent: dials the control plane, receives the pods bound to its node, runs them, and says
+//! truthfully what became of them.
+//!
+//! The agent holds no truth of its own: what should run comes from the leader's session, what does run
+//! from the runtime. What it decided in between (restart counts, back-off, addresses) lies in small files,
+//! so that an agent that died is replaced by one that adopts the running containers.
+
+mod agent;
+mod allocatable;
+mod config;
+mod error;
+pub mod images;
+mod join;
+mod network;
+mod node_status;
+mod pods;
+mod probes;
+mod session;
+mod streaming;
+
+pub use agent::run;
+pub use config::{BackoffConfig, Config, ConfigError, Taint, TlsFiles};
+pub use error::Error;
+pub use join::JoinError;

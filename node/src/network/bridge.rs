@@ -1,0 +1,246 @@
+//! The bridge network of a node, made with netlink.
+//!
+//! ```text
+//! pod netns: eth0 10.244.1.7/24 ──veth── vb<hash> ─┐
+//! pod netns: eth0 10.244.1.8/24 ──veth── vb<hash> ─┴─ cbr0 10.244.1.1/24 ── host routes:
+//!                                                        10.244.2.0/24 via <peer's InternalIP>
+//! ```
+//! The topology (own range, peers) comes from the leader and is kept in a file, so that a restarted agent
+//! can go on before any leader has spoken.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use runtime::net::{NetNs, Netlink, Prefix, Route, VethPair, mac_of, sysctl};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::ipam::{Ipam, Range};
+use super::{NetworkError, PodNetwork};
+
+/// The pod's interface.
+const POD_LINK: &str = "eth0";
+
+/// What the leader says about the cluster's network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Topology {
+    pub(crate) pod_cidr: String,
+    /// Other nodes' ranges and addresses.
+    pub(crate) peers: Vec<Peer>,
+}
+
+/// Another node's pods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    pub(crate) pod_cidr: String,
+    pub(crate) via: IpAddr,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct BridgeNetwork {
+    bridge: String,
+    ipam: Ipam,
+    topology_file: PathBuf,
+    /// What is in force; the lock also serialises changes.
+    topology: Mutex<Option<Topology>>,
+    /// What the leader wants, as long as it could not be put in force.
+    unsettled: Mutex<Option<Topology>>,
+    changed: Notify,
+}
+
+impl BridgeNetwork {
+    /// Opens the state below `dir` and puts a known topology in force again.
+    pub(crate) fn open(dir: &Path, bridge: &str) -> Result<Self, NetworkError> {
+        let network = Self {
+            bridge: bridge.to_owned(),
+            ipam: Ipam::open(dir.join("addresses"))?,
+            topology_file: dir.join("topology.json"),
+            topology: Mutex::default(),
+            unsettled: Mutex::default(),
+            changed: Notify::new(),
+        };
+        if let Some(topology) =
+            fs::read(&network.topology_file).ok().and_then(|b| serde_json::from_slice(&b).ok())
+        {
+            network.apply(topology)?;
+        }
+        Ok(network)
+    }
+
+    /// The pod range in force.
+    pub(crate) fn pod_cidr(&self) -> Option<String> {
+        self.lock().as_ref().map(|t| t.pod_cidr.clone())
+    }
+
+    /// Resolves when a topology has been put in force after the call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Makes the bridge and the routes be as the leader says; what fails is tried again by [`settle`].
+    ///
+    /// [`settle`]: Self::settle
+    pub(crate) fn want(&self, topology: Topology) -> Result<(), NetworkError> {
+        *self.unsettled.lock().expect("no holder of the wish panics") = Some(topology);
+        self.settle()
+    }
+
+    /// Whether everything that the leader wants is in force.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled.lock().expect("no holder of the wish panics").is_none()
+    }
+
+    /// Tries again what could not be put in force, if there is anything.
+    pub(crate) fn settle(&self) -> Result<(), NetworkError> {
+        let wanted = self.unsettled.lock().expect("no holder of the wish panics").clone();
+        let Some(wanted) = wanted else { return Ok(()) };
+        self.apply(wanted.clone())?;
+        let mut unsettled = self.unsettled.lock().expect("no holder of the wish panics");
+        if unsettled.as_ref() == Some(&wanted) {
+            *unsettled = None;
+        }
+        drop(unsettled);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn apply(&self, topology: Topology) -> Result<(), NetworkError> {
+        let range = Range::parse(&topology.pod_cidr)?;
+        let mut current = self.lock();
+        if current.as_ref() == Some(&topology) {
+            return Ok(());
+        }
+        let mut netlink = Netlink::open()?;
+        self.make_bridge(&mut netlink, range)?;
+        let before = current.as_ref().map(|t| t.peers.clone()).unwrap_or_default();
+        for peer in before.iter().filter(|p| !topology.peers.iter().any(|n| n.pod_cidr == p.pod_cidr)) {
+            netlink.delete_route(&peer_route(peer)?)?;
+        }
+        for peer in &topology.peers {
+            if let Err(error) = netlink.replace_route(&peer_route(peer)?) {
+                // One peer that cannot be routed to must not take this node's own pods with it.
+                tracing::warn!(pod_cidr = %peer.pod_cidr, via = %peer.via, %error, "no route to a peer's pods");
+            }
+        }
+        let bytes = serde_json::to_vec(&topology).expect("a topology has string keys only");
+        let temporary = self.topology_file.with_extension("tmp");
+        fs::write(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, &self.topology_file))
+            .map_err(|source| NetworkError::File { path: self.topology_file.clone(), source })?;
+        tracing::info!(pod_cidr = %topology.pod_cidr, peers = topology.peers.len(), "network topology");
+        *current = Some(topology);
+        Ok(())
+    }
+
+    fn make_bridge(&self, netlink: &mut Netlink, range: Range) -> Result<(), NetworkError> {
+        let gateway = IpAddr::V4(range.gateway());
+        let wanted = prefix(gateway, range.prefix_length());
+        netlink.add_bridge(&self.bridge)?;
+        for other in netlink.addresses_of(&self.bridge)? {
+            if other.address().is_ipv4() && other != wanted {
+                netlink.delete_address(&self.bridge, other)?;
+            }
+        }
+        // A fixed address: else the bridge takes its ports' lowest one, and changes it under its neighbours.
+        netlink.set_mac(&self.bridge, mac_of(gateway))?;
+        if !netlink.addresses_of(&self.bridge)?.contains(&wanted) {
+            netlink.add_address(&self.bridge, wanted)?;
+        }
+        netlink.set_up(&self.bridge)?;
+        sysctl::set("net.ipv4.ip_forward", "1")?;
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Topology>> {
+        self.topology.lock().expect("no holder of the topology panics")
+    }
+}
+
+impl PodNetwork for BridgeNetwork {
+    fn reserve(&self, uid: &str) -> Result<IpAddr, NetworkError> {
+        let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
+        self.ipam.reserve(Range::parse(&pod_cidr)?, uid)
+    }
+
+    fn attach(&self, uid: &str, ip: IpAddr, netns: &Path) -> Result<(), NetworkError> {
+        let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
+        let range = Range::parse(&pod_cidr)?;
+        let namespace = NetNs::open(netns)?;
+        let host_link = host_link(uid);
+        let mut inside = Netlink::open_in(&namespace)?;
+        if inside.link(POD_LINK)?.is_none() {
+            let mut host = Netlink::open()?;
+            // What an earlier sandbox of this pod left.
+            host.delete_link(&host_link)?;
+            host.add_veth(VethPair {
+                name: &host_link,
+                peer_name: POD_LINK,
+                peer_netns: Some(&namespace),
+                mtu: None,
+                master: Some(&self.bridge),
+                up: true,
+            })?;
+        }
+        inside.set_mac(POD_LINK, mac_of(ip))?;
+        let own = prefix(ip, range.prefix_length());
+        if !inside.addresses_of(POD_LINK)?.contains(&own) {
+            inside.add_address(POD_LINK, own)?;
+        }
+        inside.set_up("lo")?;
+        inside.set_up(POD_LINK)?;
+        inside.replace_route(&Route::via(Prefix::DEFAULT_V4, IpAddr::V4(range.gateway())))?;
+        Ok(())
+    }
+
+    fn release(&self, uid: &str) -> Result<(), NetworkError> {
+        let mut netlink = Netlink::open()?;
+        netlink.delete_link(&host_link(uid))?;
+        self.ipam.release(uid)
+    }
+
+    fn owners(&self) -> Result<Vec<String>, NetworkError> {
+        let mut uids: Vec<String> = self.ipam.all()?.into_values().collect();
+        uids.dedup();
+        Ok(uids)
+    }
+}
+
+fn prefix(address: IpAddr, length: u8) -> Prefix {
+    Prefix::new(address, length).expect("IPv4 ranges have prefixes of at most 30 bits")
+}
+
+fn peer_route(peer: &Peer) -> Result<Route, NetworkError> {
+    let range = Range::parse(&peer.pod_cidr)?;
+    let network = prefix(IpAddr::V4(range.gateway()), range.prefix_length()).network();
+    Ok(Route::via(network, peer.via))
+}
+
+/// The host's end of a pod's veth: derived from the uid, so that it is found again without a record.
+fn host_link(uid: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, uid.as_bytes());
+    format!("vb{}", hex::encode(&digest.as_ref()[..6]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_links_fit_and_differ() {
+        let (a, b) = (host_link("a"), host_link("b"));
+        assert!(a.len() <= 15 && a != b);
+        assert_eq!(a, host_link("a"));
+    }
+
+    #[test]
+    fn peers_are_routed_by_their_network() {
+        let peer = Peer { pod_cidr: "10.244.2.9/24".into(), via: "10.0.0.2".parse().unwrap() };
+        let route = peer_route(&peer).unwrap();
+        assert_eq!(route.destination, Prefix::new("10.244.2.0".parse().unwrap(), 24).unwrap());
+        assert_eq!(route.gateway, Some(peer.via));
+    }
+}

@@ -1,0 +1,249 @@
+//! A container's environment, command line and working directory: values, fields, resource fields, `$(NAME)`.
+//!
+//! ConfigMap and Secret references are refused with a message, not skipped: see `support`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use api::quantity::Quantity;
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector};
+
+use super::qos;
+use crate::images::ImageConfig;
+
+/// What environment and command line are made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) container: &'a Container,
+    pub(crate) image: &'a ImageConfig,
+    pub(crate) hostname: &'a str,
+    pub(crate) pod_ip: Option<IpAddr>,
+    pub(crate) host_ip: IpAddr,
+    /// The node's allocatable CPU (milli) and memory (bytes): what "no limit" means.
+    pub(crate) allocatable: (i64, i64),
+}
+
+/// `NAME=value` entries: the image's, HOSTNAME, then the container's in order.
+pub(crate) fn environment(around: Surroundings<'_>) -> Result<Vec<String>, String> {
+    let mut own: Vec<(String, String)> = Vec::new();
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for variable in around.container.env.iter().flatten() {
+        let value = match (&variable.value, &variable.value_from) {
+            (Some(value), _) => expand(value, &known),
+            (None, Some(source)) => from_source(around, source)?,
+            (None, None) => String::new(),
+        };
+        known.insert(variable.name.clone(), value.clone());
+        own.push((variable.name.clone(), value));
+    }
+    let mut entries: Vec<String> = Vec::new();
+    let is_own = |name: &str| own.iter().any(|(n, _)| n == name);
+    let from_image = |entry: &&String| !is_own(entry.split_once('=').map_or(entry.as_str(), |(n, _)| n));
+    entries.extend(around.image.env.iter().filter(from_image).cloned());
+    if !is_own("PATH") && !around.image.env.iter().any(|e| e.starts_with("PATH=")) {
+        entries.push(format!("PATH={}", runtime::PATH_DEFAULT));
+    }
+    if !is_own("HOSTNAME") {
+        entries.push(format!("HOSTNAME={}", around.hostname));
+    }
+    entries.extend(known_in_order(own));
+    Ok(entries)
+}
+
+/// A variable that is named twice keeps its last value and its first place.
+fn known_in_order(own: Vec<(String, String)>) -> Vec<String> {
+    let mut ordered: Vec<(String, String)> = Vec::with_capacity(own.len());
+    for (name, value) in own {
+        match ordered.iter_mut().find(|(n, _)| *n == name) {
+            Some(entry) => entry.1 = value,
+            None => ordered.push((name, value)),
+        }
+    }
+    ordered.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// Program and arguments: `command` replaces entrypoint and cmd, `args` replaces cmd.
+pub(crate) fn command_line(around: Surroundings<'_>, environment: &[String]) -> Vec<String> {
+    let variables: BTreeMap<String, String> = environment
+        .iter()
+        .filter_map(|e| e.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())))
+        .collect();
+    let given = |list: &Option<Vec<String>>| -> Vec<String> {
+        list.iter().flatten().map(|text| expand(text, &variables)).collect()
+    };
+    let (command, args) = (given(&around.container.command), given(&around.container.args));
+    match (command.is_empty(), args.is_empty()) {
+        (false, _) => [command, args].concat(),
+        (true, false) => [around.image.entrypoint.clone(), args].concat(),
+        (true, true) => [around.image.entrypoint.clone(), around.image.cmd.clone()].concat(),
+    }
+}
+
+/// Replaces `$(NAME)` by known variables; `$$` stands for `$`; what is not known stays as it is written.
+pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+            match variables.get(name) {
+                Some(value) => out.push_str(value),
+                None => out.push_str(&format!("$({name})")),
+            }
+            rest = tail;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<String, String> {
+    if let Some(field) = &source.field_ref {
+        return field_value(around, field);
+    }
+    if let Some(field) = &source.resource_field_ref {
+        return resource_value(around, field);
+    }
+    Err("environment variables from ConfigMaps and Secrets are not supported by this version of the node agent".into())
+}
+
+fn field_value(around: Surroundings<'_>, field: &ObjectFieldSelector) -> Result<String, String> {
+    let metadata = &around.pod.metadata;
+    let spec = around.pod.spec.as_ref();
+    let path = field.field_path.as_str();
+    let in_map = |map: &Option<BTreeMap<String, String>>, prefix: &str| {
+        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default())
+    };
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let value = match path {
+        "metadata.name" => text(&metadata.name),
+        "metadata.namespace" => text(&metadata.namespace),
+        "metadata.uid" => text(&metadata.uid),
+        "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
+        "status.hostIP" | "status.hostIPs" => around.host_ip.to_string(),
+        "status.podIP" | "status.podIPs" => around.pod_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        _ => in_map(&metadata.labels, "metadata.labels")
+            .or_else(|| in_map(&metadata.annotations, "metadata.annotations"))
+            .ok_or_else(|| format!("unsupported fieldPath: {path}"))?,
+    };
+    Ok(value)
+}
+
+fn resource_value(around: Surroundings<'_>, field: &ResourceFieldSelector) -> Result<String, String> {
+    let pod = around.pod.spec.as_ref();
+    let of = match &field.container_name {
+        None => Some(around.container),
+        Some(name) => pod.and_then(|s| s.containers.iter().find(|c| c.name == *name)),
+    };
+    let container = of.ok_or_else(|| {
+        format!("container {} not found", field.container_name.as_deref().unwrap_or_default())
+    })?;
+    let amounts = qos::amounts(container);
+    let or_all = |value: i64, all: i64| if value == 0 { all } else { value };
+    let (milli_cpu, memory) = around.allocatable;
+    let (value, is_cpu) = match field.resource.as_str() {
+        "limits.cpu" => (or_all(amounts.cpu_limit_milli, milli_cpu), true),
+        "requests.cpu" => (amounts.cpu_request_milli, true),
+        "limits.memory" => (or_all(amounts.memory_limit, memory), false),
+        "requests.memory" => (amounts.memory_request, false),
+        other => return Err(format!("unsupported container resource : {other}")),
+    };
+    let divisor = match &field.divisor {
+        Some(text) if text.0 != "0" => {
+            Quantity::parse(&text.0).map_err(|e| format!("divisor of {}: {e}", field.resource))?
+        }
+        _ => Quantity::from_millis(1000),
+    };
+    let divisor = if is_cpu { divisor.milli_value() } else { divisor.value() }.max(1);
+    Ok(((value + divisor - 1) / divisor).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around<'a>(pod: &'a Pod, image: &'a ImageConfig) -> Surroundings<'a> {
+        Surroundings {
+            pod,
+            container: &pod.spec.as_ref().unwrap().containers[0],
+            image,
+            hostname: "web",
+            pod_ip: Some("10.244.1.2".parse().unwrap()),
+            host_ip: "10.0.0.1".parse().unwrap(),
+            allocatable: (4000, 8 << 30),
+        }
+    }
+
+    fn pod(container: serde_json::Value) -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web", "namespace": "default", "uid": "u", "labels": {"app": "x"}},
+            "spec": {"nodeName": "node1", "containers": [container]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn values_fields_and_resources() {
+        let pod = pod(serde_json::json!({"name": "c",
+        "resources": {"limits": {"cpu": "250m", "memory": "64Mi"}},
+        "env": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "value": "$(A)-$(NONE)-$$(A)"},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+            {"name": "MI", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            {"name": "FROM", "value": "container"},
+        ]}));
+        let image = ImageConfig { env: vec!["FROM=image".into(), "X=y".into()], ..ImageConfig::default() };
+        let env = environment(around(&pod, &image)).unwrap();
+        for entry in [
+            "X=y",
+            "A=1",
+            "B=1-$(NONE)-$(A)",
+            "IP=10.244.1.2",
+            "APP=x",
+            "CPU=1",
+            "MI=64",
+            "FROM=container",
+            "HOSTNAME=web",
+        ] {
+            assert!(env.contains(&entry.to_owned()), "{entry} in {env:?}");
+        }
+        assert!(!env.contains(&"FROM=image".to_owned()));
+        assert!(env.iter().any(|e| e.starts_with("PATH=/usr/local/sbin")));
+    }
+
+    #[test]
+    fn sources_of_later_versions_are_refused() {
+        let pod = pod(serde_json::json!({"name": "c", "env": [
+            {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}));
+        let image = ImageConfig::default();
+        assert!(environment(around(&pod, &image)).unwrap_err().contains("ConfigMaps"));
+    }
+
+    #[test]
+    fn command_and_args_replace_the_images() {
+        let image =
+            ImageConfig { entrypoint: vec!["/e".into()], cmd: vec!["c".into()], ..ImageConfig::default() };
+        for (container, expected) in [
+            (serde_json::json!({"name": "c"}), vec!["/e", "c"]),
+            (serde_json::json!({"name": "c", "args": ["a"]}), vec!["/e", "a"]),
+            (serde_json::json!({"name": "c", "command": ["x"]}), vec!["x"]),
+            (serde_json::json!({"name": "c", "command": ["x"], "args": ["$(A)"]}), vec!["x", "v"]),
+        ] {
+            let pod = pod(container);
+            assert_eq!(command_line(around(&pod, &image), &["A=v".into()]), expected);
+        }
+    }
+}

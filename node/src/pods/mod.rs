@@ -1,0 +1,31 @@
+//! Pods: what should run against what does run.
+//!
+//! ```text
+//! session ─► dispatcher ─► one Worker task per pod uid ─► plan (pure) ─► steps ─► runtime, network, images
+//!                              ▲   ▲                                        │
+//!              exits, probes ──┘   └── timers                 status ◄──────┘─► outbox
+//! ```
+//! A worker's whole knowledge is a [`record::PodRecord`]; every decision is written to its checkpoint before
+//! it is acted upon, so that an agent which dies anywhere is replaced by one that can tell what exists.
+
+mod backoff;
+mod checkpoint;
+mod container_spec;
+pub(crate) mod containers;
+pub(crate) mod context;
+pub(crate) mod dispatcher;
+mod env;
+mod events;
+mod files;
+mod plan;
+mod qos;
+pub(crate) mod record;
+pub(crate) mod roster;
+mod start;
+mod status;
+mod steps;
+mod support;
+mod termination;
+mod verdicts;
+mod volumes;
+pub(crate) mod worker;

@@ -1,0 +1,320 @@
+//! The worker's effects: sandbox, stops, removal. Starting a container is in `start`.
+//!
+//! Each step writes down what it is about to make before it makes it, may be repeated, and on failure leaves
+//! in the record when it is to be tried again.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+
+use super::container_spec;
+use super::containers::ContainerError;
+use super::context::Context;
+use super::events::{Told, tell};
+use super::plan::Step;
+use super::record::{PodRecord, SandboxRecord, Stop, Waiting};
+use super::worker::{Worker, add};
+use super::{backoff, files, volumes};
+use crate::network::NetworkError;
+
+/// The wait after a sandbox or its volumes could not be made.
+const SANDBOX_RETRY: Duration = Duration::from_secs(2);
+/// The wait for the leader to name the node's pod address range.
+const NETWORK_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a step could not be done. The worker holds and asks again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Runtime(#[from] ContainerError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("cannot remove the files of the pod: {0}")]
+    Files(#[from] io::Error),
+}
+
+/// Why a sandbox could not be made.
+enum SandboxFailure {
+    Volume(volumes::VolumeError),
+    Network(NetworkError),
+    Runtime(ContainerError),
+    Files(io::Error),
+}
+
+impl Worker {
+    /// Carries one step out.
+    pub(super) async fn perform(&mut self, step: Step) -> Result<(), StepError> {
+        match step {
+            Step::CreateSandbox => self.create_sandbox().await,
+            Step::DeleteSandbox => self.delete_sandbox().await?,
+            Step::StartContainer { name } => self.start_container(&name).await,
+            Step::NoteBackoff { name } => self.note_backoff(&name),
+            Step::StopContainer { name, grace_seconds } => {
+                let message = format!("Stopping container {name}");
+                self.stop_container(&name, grace_seconds, message).await?;
+            }
+            Step::KillContainer { name } => self.kill_container(&name).await?,
+            Step::Release => self.release().await?,
+            Step::Finish => self.finish()?,
+        }
+        Ok(())
+    }
+
+    async fn create_sandbox(&mut self) {
+        let id = new_id();
+        self.record.sandbox = Some(SandboxRecord { id: id.clone(), ready: false, ip: None, netns: None });
+        self.record.sandbox_retry_at = None;
+        let record = self.record.clone();
+        let made = self.blocking(move |context| make_sandbox(context, record)).await;
+        match made {
+            Ok(sandbox) => {
+                self.record.sandbox = Some(sandbox);
+                self.record.sandbox_attempts += 1;
+            }
+            Err(failure) => {
+                let undone = self.blocking(move |context| context.runtime.delete_sandbox(&id)).await;
+                if let Err(error) = undone {
+                    // The id stays in the record: the next plan removes it before making another.
+                    tracing::warn!(pod = %self.record.full_name(), %error, "cannot remove half a sandbox");
+                } else {
+                    self.record.sandbox = None;
+                }
+                self.sandbox_failed(failure);
+            }
+        }
+        self.save();
+    }
+
+    fn sandbox_failed(&mut self, failure: SandboxFailure) {
+        let (reason, message, wait) = match failure {
+            SandboxFailure::Network(NetworkError::NotReady) => {
+                self.record.sandbox_retry_at = add(Timestamp::now(), NETWORK_RETRY);
+                return;
+            }
+            SandboxFailure::Volume(error) => ("FailedMount", error.to_string(), SANDBOX_RETRY),
+            SandboxFailure::Network(error) => {
+                ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
+            }
+            SandboxFailure::Runtime(error) => {
+                ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
+            }
+            SandboxFailure::Files(error) => {
+                let message = format!("Failed to create pod sandbox: cannot write the pod's files: {error}");
+                ("FailedCreatePodSandBox", message, SANDBOX_RETRY)
+            }
+        };
+        tracing::warn!(pod = %self.record.full_name(), %message, "no sandbox");
+        tell(&self.context, &self.record, None, Told::warning(reason, message));
+        self.record.sandbox_retry_at = add(Timestamp::now(), wait);
+    }
+
+    async fn delete_sandbox(&mut self) -> Result<(), StepError> {
+        let again = !self.record.terminating() && !self.record.finished();
+        if again && self.record.sandbox_attempts > 0 {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            tell(&self.context, &self.record, None, Told::normal("SandboxChanged", message));
+        }
+        let record = self.record.clone();
+        self.blocking(move |context| remove_sandbox(context, &record)).await?;
+        self.record.sandbox = None;
+        if again {
+            // Init containers ran for the old sandbox; the new one needs them again.
+            let names: Vec<String> = self.record.init_containers().iter().map(|c| c.name.clone()).collect();
+            for name in names {
+                if let Some(container) = self.record.containers.get_mut(&name) {
+                    container.retire();
+                }
+            }
+        }
+        self.save();
+        Ok(())
+    }
+
+    fn note_backoff(&mut self, name: &str) {
+        let full_name = self.record.full_name();
+        let Some(container) = self.record.containers.get_mut(name) else { return };
+        let delay = backoff::go_duration(container.crashes.delay());
+        container.waiting = Some(Waiting {
+            reason: "CrashLoopBackOff".to_owned(),
+            message: format!("back-off {delay} restarting failed container={name} pod={full_name}"),
+        });
+        let message = format!("Back-off restarting failed container {name} in pod {full_name}");
+        tell(&self.context, &self.record, Some(name), Told::warning("BackOff", message));
+        self.save();
+    }
+
+    /// Asks a container to end; `message` is what its Killing event says.
+    pub(super) async fn stop_container(
+        &mut self,
+        name: &str,
+        grace_seconds: i64,
+        message: String,
+    ) -> Result<(), StepError> {
+        self.probes.stop(name);
+        let now = Timestamp::now();
+        let kill = grace_seconds <= 0;
+        let grace = Duration::from_secs(grace_seconds.max(0) as u64);
+        let Some(instance) = self.record.containers.get_mut(name).and_then(|c| c.current.as_mut()) else {
+            return Ok(());
+        };
+        let deadline = add(now, grace).unwrap_or(Timestamp::MAX);
+        instance.stop = Some(Stop { deadline, killed: kill });
+        let (id, signal) =
+            (instance.id.clone(), if kill { Signal::SIGKILL as i32 } else { instance.stop_signal });
+        self.save();
+        tell(&self.context, &self.record, Some(name), Told::normal("Killing", message));
+        self.signal(name, &id, signal).await
+    }
+
+    /// Sends again what an agent before this one may have written down and not sent: a stop is recorded before
+    /// its signal, so a record alone does not say that the container was ever asked. Deadlines stay.
+    pub(super) async fn resend_stops(&mut self) {
+        let live = self.record.containers.iter().filter(|(_, c)| c.is_live());
+        let asked: Vec<(String, String, i32)> = live
+            .filter_map(|(name, c)| {
+                let instance = c.current.as_ref()?;
+                let stop = instance.stop.as_ref()?;
+                let signal = if stop.killed { Signal::SIGKILL as i32 } else { instance.stop_signal };
+                Some((name.clone(), instance.id.clone(), signal))
+            })
+            .collect();
+        for (name, id, signal) in asked {
+            if let Err(error) = self.signal(&name, &id, signal).await {
+                tracing::warn!(pod = %self.record.full_name(), container = %name, %error, "cannot repeat a stop");
+            }
+        }
+    }
+
+    async fn kill_container(&mut self, name: &str) -> Result<(), StepError> {
+        let Some(instance) = self.record.containers.get_mut(name).and_then(|c| c.current.as_mut()) else {
+            return Ok(());
+        };
+        let deadline = instance.stop.as_ref().map_or_else(Timestamp::now, |s| s.deadline);
+        instance.stop = Some(Stop { deadline, killed: true });
+        let id = instance.id.clone();
+        self.signal(name, &id, Signal::SIGKILL as i32).await
+    }
+
+    async fn signal(&mut self, name: &str, id: &str, signal: i32) -> Result<(), StepError> {
+        let target = id.to_owned();
+        match self.blocking(move |context| context.runtime.signal(&target, signal)).await {
+            // It ended by itself in the meantime: see how.
+            Err(ContainerError::Gone(_)) => {
+                self.observe(name, id).await;
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn release(&mut self) -> Result<(), StepError> {
+        let record = self.record.clone();
+        self.blocking(move |context| release_files(context, &record)).await?;
+        self.record.released = true;
+        self.save();
+        Ok(())
+    }
+
+    /// Removes the last file, then tells. An agent that dies in between is told of the pod again by the leader,
+    /// finds nothing of it, and tells; the other way round something would be left after it was told.
+    fn finish(&mut self) -> io::Result<()> {
+        let status = serde_json::to_vec(&self.status()).expect("a status has string keys only");
+        remove_dir(&self.context.pod_dir(self.record.uid()))?;
+        self.context.outbox.pod_terminated(self.key(), status.into());
+        Ok(())
+    }
+}
+
+/// 64 hex digits, as every container tool names containers.
+pub(super) fn new_id() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
+}
+
+fn make_sandbox(context: &Context, mut record: PodRecord) -> Result<SandboxRecord, SandboxFailure> {
+    let uid = record.uid().to_owned();
+    let dir = context.pod_dir(&uid);
+    let begun = Instant::now();
+    fs::create_dir_all(&dir).map_err(SandboxFailure::Files)?;
+    let host_network = record.host_network();
+    let ip = if host_network {
+        None
+    } else {
+        Some(context.network.reserve(&uid).map_err(SandboxFailure::Network)?)
+    };
+    let mut sandbox = record.sandbox.clone().expect("the caller wrote the id down");
+    sandbox.ip = ip;
+    record.sandbox = Some(sandbox.clone());
+    super::checkpoint::save(&dir, &record).map_err(SandboxFailure::Files)?;
+    let fs_group = record.spec().security_context.as_ref().and_then(|s| s.fs_group);
+    let fs_group = fs_group.and_then(|gid| u32::try_from(gid).ok());
+    let pod_volumes = record.spec().volumes.as_deref().unwrap_or_default();
+    volumes::prepare(pod_volumes, &dir.join("volumes"), fs_group).map_err(SandboxFailure::Volume)?;
+    files::write_all(&record, ip, &context.config, &dir.join("etc")).map_err(SandboxFailure::Files)?;
+    let spec = container_spec::sandbox(context, &record, &sandbox.id);
+    let files_made = Instant::now();
+    sandbox.netns = context.runtime.create_sandbox(&spec).map_err(SandboxFailure::Runtime)?;
+    let namespaces_made = Instant::now();
+    if let (Some(ip), Some(netns)) = (ip, &sandbox.netns) {
+        context.network.attach(&uid, ip, netns).map_err(SandboxFailure::Network)?;
+    }
+    tracing::debug!(
+        pod = %record.full_name(),
+        files = ?files_made.duration_since(begun),
+        namespaces = ?namespaces_made.duration_since(files_made),
+        network = ?namespaces_made.elapsed(),
+        "sandbox made"
+    );
+    sandbox.ready = true;
+    Ok(sandbox)
+}
+
+fn remove_sandbox(context: &Context, record: &PodRecord) -> Result<(), StepError> {
+    for container in record.containers.values() {
+        let ids = container.current.iter().map(|i| &i.id).chain(container.last.iter().map(|e| &e.id));
+        for id in ids {
+            context.runtime.delete_container(id)?;
+        }
+    }
+    if let Some(sandbox) = &record.sandbox {
+        context.runtime.delete_sandbox(&sandbox.id)?;
+    }
+    context.network.release(record.uid())?;
+    remove_dir(&context.pod_dir(record.uid()).join("roots"))?;
+    Ok(())
+}
+
+fn release_files(context: &Context, record: &PodRecord) -> Result<(), StepError> {
+    let dir = context.pod_dir(record.uid());
+    // A pod whose sandbox could never be made may have an address all the same.
+    context.network.release(record.uid())?;
+    volumes::release(&dir.join("volumes"))?;
+    for part in ["volumes", "etc", "containers", "roots"] {
+        remove_dir(&dir.join(part))?;
+    }
+    Ok(remove_logs(context, record)?)
+}
+
+fn remove_logs(context: &Context, record: &PodRecord) -> io::Result<()> {
+    let links = context.config.log_dir().join("containers");
+    let prefix = format!("{}_{}_", record.name(), record.namespace());
+    let logs = context.pod_log_dir(record);
+    for entry in fs::read_dir(&links).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(&prefix);
+        if ours && fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&logs)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    remove_dir(&logs)
+}
+
+/// Removes a directory; one that is not there is no error.
+pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

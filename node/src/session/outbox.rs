@@ -1,0 +1,292 @@
+//! What the node has to tell the leader: pod statuses, node status, events. One for all sessions.
+//!
+//! Owns the sequence numbers. Keeps the newest message per pod (acknowledged or not, so that a new leader
+//! can be told everything), the newest node status, and unacknowledged events in a bounded ring. Whoever
+//! speaks with the leader takes from here with a cursor of its own; nothing is lost when that session ends.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use proto::node::{self as wire, from_node};
+use tokio::sync::Notify;
+
+/// Unacknowledged events kept at most; the oldest go first.
+const EVENTS_MAX: usize = 1_000;
+
+/// How an event is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    Normal,
+    Warning,
+}
+
+/// An event before it is numbered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EventRecord {
+    pub(crate) api_version: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) field_path: String,
+    pub(crate) event_kind: EventKind,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// Which pod a message is about.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PodKey {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// The outbox.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sequence: u64,
+    /// By pod uid.
+    pods: BTreeMap<String, PodMessage>,
+    node: Option<NodeMessage>,
+    events: VecDeque<wire::Event>,
+}
+
+#[derive(Debug)]
+struct PodMessage {
+    sequence: u64,
+    key: PodKey,
+    status: Bytes,
+    terminated: bool,
+    acknowledged: bool,
+}
+
+#[derive(Debug)]
+struct NodeMessage {
+    sequence: u64,
+    status: Bytes,
+    acknowledged: bool,
+}
+
+impl Outbox {
+    /// The pod's newest status. Ignored once the pod was told to be terminated.
+    pub(crate) fn pod_status(&self, key: PodKey, status: Bytes) {
+        self.pod_message(key, status, false);
+    }
+
+    /// Nothing of the pod is left.
+    pub(crate) fn pod_terminated(&self, key: PodKey, status: Bytes) {
+        self.pod_message(key, status, true);
+    }
+
+    fn pod_message(&self, key: PodKey, status: Bytes, terminated: bool) {
+        let mut state = self.lock();
+        if state.pods.get(&key.uid).is_some_and(|m| m.terminated && !terminated) {
+            return;
+        }
+        let sequence = state.next();
+        state
+            .pods
+            .insert(key.uid.clone(), PodMessage { sequence, key, status, terminated, acknowledged: false });
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The node's newest status.
+    pub(crate) fn node_status(&self, status: Bytes) {
+        let mut state = self.lock();
+        let sequence = state.next();
+        state.node = Some(NodeMessage { sequence, status, acknowledged: false });
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// An event, at the present time.
+    pub(crate) fn event(&self, event: EventRecord) {
+        let mut state = self.lock();
+        let sequence = state.next();
+        if state.events.len() == EVENTS_MAX {
+            state.events.pop_front();
+        }
+        let kind = match event.event_kind {
+            EventKind::Normal => "Normal",
+            EventKind::Warning => "Warning",
+        };
+        tracing::debug!(pod = %event.name, reason = %event.reason, message = %event.message, "event");
+        state.events.push_back(wire::Event {
+            sequence,
+            regarding: Some(wire::ObjectReference {
+                api_version: event.api_version.to_owned(),
+                kind: event.kind.to_owned(),
+                namespace: event.namespace,
+                name: event.name,
+                uid: event.uid,
+                field_path: event.field_path,
+            }),
+            r#type: kind.to_owned(),
+            reason: event.reason,
+            message: event.message,
+            component: "kubelet".to_owned(),
+            time: format!("{:.6}", Timestamp::now()),
+        });
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The leader has stored a message.
+    pub(crate) fn acknowledge(&self, sequence: u64) {
+        let mut state = self.lock();
+        if let Some(node) = state.node.as_mut().filter(|n| n.sequence == sequence) {
+            node.acknowledged = true;
+        } else if let Some(at) = state.events.iter().position(|e| e.sequence == sequence) {
+            state.events.remove(at);
+        } else if let Some(pod) = state.pods.values_mut().find(|m| m.sequence == sequence) {
+            pod.acknowledged = true;
+            if pod.terminated {
+                let uid = pod.key.uid.clone();
+                state.pods.remove(&uid);
+            }
+        }
+    }
+
+    /// The pod is gone from the store and from the node: nothing needs to be told about it.
+    pub(crate) fn forget_pod(&self, uid: &str) {
+        let mut state = self.lock();
+        if state.pods.get(uid).is_some_and(|m| m.terminated) {
+            state.pods.remove(uid);
+        }
+    }
+
+    /// Messages with a sequence above `after`, in order. With `everything`, statuses that an earlier leader
+    /// has acknowledged are told again.
+    pub(crate) fn take_after(&self, after: u64, everything: bool) -> Vec<(u64, from_node::Message)> {
+        let state = self.lock();
+        let mut messages: Vec<(u64, from_node::Message)> = Vec::new();
+        let due = |sequence: u64, acknowledged: bool| sequence > after && (everything || !acknowledged);
+        if let Some(node) = state.node.as_ref().filter(|n| due(n.sequence, n.acknowledged)) {
+            let message = wire::NodeStatus { sequence: node.sequence, status_json: node.status.clone() };
+            messages.push((node.sequence, from_node::Message::NodeStatus(message)));
+        }
+        for pod in state.pods.values().filter(|p| due(p.sequence, p.acknowledged)) {
+            messages.push((pod.sequence, pod.message()));
+        }
+        for event in state.events.iter().filter(|e| e.sequence > after) {
+            messages.push((event.sequence, from_node::Message::Event(event.clone())));
+        }
+        messages.sort_by_key(|(sequence, _)| *sequence);
+        messages
+    }
+
+    /// Resolves when something was added after the call. Take first, then wait, then take again.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the outbox panics")
+    }
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+}
+
+impl PodMessage {
+    fn message(&self) -> from_node::Message {
+        let PodKey { namespace, name, uid } = self.key.clone();
+        let (sequence, status_json) = (self.sequence, self.status.clone());
+        if self.terminated {
+            from_node::Message::PodTerminated(wire::PodTerminated {
+                sequence,
+                namespace,
+                name,
+                uid,
+                status_json,
+            })
+        } else {
+            from_node::Message::PodStatus(wire::PodStatus { sequence, namespace, name, uid, status_json })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(uid: &str) -> PodKey {
+        PodKey { namespace: "default".into(), name: uid.into(), uid: uid.into() }
+    }
+
+    fn event(reason: &str) -> EventRecord {
+        EventRecord {
+            api_version: "v1",
+            kind: "Pod",
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            field_path: String::new(),
+            event_kind: EventKind::Normal,
+            reason: reason.into(),
+            message: String::new(),
+        }
+    }
+
+    fn sequences(outbox: &Outbox, after: u64, everything: bool) -> Vec<u64> {
+        outbox.take_after(after, everything).into_iter().map(|(s, _)| s).collect()
+    }
+
+    #[test]
+    fn newest_status_per_pod_wins() {
+        let outbox = Outbox::default();
+        outbox.pod_status(key("a"), Bytes::from("1"));
+        outbox.pod_status(key("b"), Bytes::from("2"));
+        outbox.pod_status(key("a"), Bytes::from("3"));
+        assert_eq!(sequences(&outbox, 0, false), [2, 3]);
+        assert_eq!(sequences(&outbox, 2, false), [3]);
+    }
+
+    #[test]
+    fn a_new_leader_hears_acknowledged_statuses_but_not_acknowledged_events() {
+        let outbox = Outbox::default();
+        outbox.pod_status(key("a"), Bytes::from("1"));
+        outbox.event(event("Pulled"));
+        outbox.event(event("Created"));
+        outbox.node_status(Bytes::from("n"));
+        for sequence in [1, 2, 4] {
+            outbox.acknowledge(sequence);
+        }
+        assert_eq!(sequences(&outbox, 0, false), [3]);
+        assert_eq!(sequences(&outbox, 0, true), [1, 3, 4]);
+    }
+
+    #[test]
+    fn termination_is_the_last_word_and_forgotten_once_stored() {
+        let outbox = Outbox::default();
+        outbox.pod_terminated(key("a"), Bytes::from("1"));
+        outbox.pod_status(key("a"), Bytes::from("2"));
+        assert_eq!(sequences(&outbox, 0, true), [1]);
+        outbox.acknowledge(1);
+        assert!(sequences(&outbox, 0, true).is_empty());
+    }
+
+    #[test]
+    fn events_are_bounded() {
+        let outbox = Outbox::default();
+        for _ in 0..EVENTS_MAX + 5 {
+            outbox.event(event("BackOff"));
+        }
+        let kept = sequences(&outbox, 0, false);
+        assert_eq!((kept.len(), kept[0]), (EVENTS_MAX, 6));
+    }
+}

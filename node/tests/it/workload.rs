@@ -1,0 +1,87 @@
+//! What runs inside the test containers.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// `work <what> [argument]`.
+pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
+    let args: Vec<String> = args.map(|a| a.into_string().unwrap()).collect();
+    let argument = args.get(1).cloned().unwrap_or_default();
+    match args[0].as_str() {
+        // Answers every connection with the peer's address; ends at once on TERM.
+        "serve" => {
+            on_term(|| std::process::exit(0));
+            println!("serving");
+            let listener = TcpListener::bind("[::]:8080").unwrap();
+            loop {
+                let (mut stream, peer) = listener.accept().unwrap();
+                drop(stream.read(&mut [0; 1024]));
+                println!("answered {}", peer.ip());
+                let body = format!("you are {}\n", peer.ip());
+                drop(write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+            }
+        }
+        // Prints something, and ends with the code.
+        "exit" => {
+            println!("ending with {argument}");
+            std::process::exit(argument.parse().unwrap())
+        }
+        // Prints, sleeps for a while, ends well.
+        "sleep" => {
+            println!("sleeping");
+            std::thread::sleep(Duration::from_millis(argument.parse().unwrap()));
+            println!("awake");
+            std::process::exit(0)
+        }
+        // Does not obey TERM.
+        "stubborn" => {
+            on_term(|| println!("no"));
+            println!("here to stay");
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        // Appends a line to a file, and shows it.
+        "append" => {
+            let (path, text) = (&args[1], &args[2]);
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            writeln!(file, "{text}").unwrap();
+            print!("{}", std::fs::read_to_string(path).unwrap());
+            std::process::exit(0)
+        }
+        // Shows an environment variable, a file and the host name.
+        "show" => {
+            println!("{}={}", argument, std::env::var(&argument).unwrap_or_default());
+            println!("hostname={}", nix::unistd::gethostname().unwrap().to_string_lossy());
+            print!("{}", std::fs::read_to_string("/etc/hosts").unwrap());
+            std::fs::write("/dev/termination-log", "all shown").unwrap();
+            std::process::exit(0)
+        }
+        // Prints a numbered line every few milliseconds.
+        "count" => {
+            on_term(|| std::process::exit(0));
+            for number in 0.. {
+                println!("line {number}");
+                std::thread::sleep(Duration::from_millis(argument.parse().unwrap()));
+            }
+            unreachable!("counting has no end")
+        }
+        other => panic!("{other} is no work"),
+    }
+}
+
+fn on_term(act: fn()) {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().unwrap();
+    std::thread::spawn(move || {
+        loop {
+            signals.wait().unwrap();
+            act();
+        }
+    });
+}

@@ -1,0 +1,11 @@
+//! Generates the gRPC code with a protobuf compiler written in Rust, so that building needs no `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["barque/raft/v1/raft.proto", "barque/node/v1/node.proto", "barque/control/v1/control.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["."])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The applied state on disk, written behind by one thread, so that a restart replays little of the log.
+//!
+//! sled holds it: one record per key and revision, and a header that names the state (applied position,
+//! revisions, state hash) and carries the caller's own bytes. A checkpoint may be stale, never wrong: what
+//! [`Checkpoint::open`] returns is exactly the state that some completed [`Checkpoint::write`] described,
+//! proved by its hash. Anything else is set aside and reported as [`Loaded::Discarded`]; log, raft snapshot
+//! or peers then rebuild it.
+//!
+//! ```text
+//! write:   insert new records ─ fsync ─ put header ─ fsync (durable) ─ delete compacted records
+//! crash:        └ old header: records newer than it are deleted at open ┘  └ deletions are redone at open
+//! ```
+//!
+//! sled 0.34's own `flush` reaches no device flush on Linux and its `open` may panic on damaged files: every
+//! call is made where a panic is caught, and every file is fsynced here. Its files never shrink, so
+//! [`Checkpoint::rewrite`] copies a bloated state into a new directory.
+//!
+//! The directory: `LOCK`, `CURRENT` (names the generation), `gen-<n>/` (sled's files), `discarded/` (the last
+//! state that could not be verified, for a look afterwards).
+//!
+//! It does not decide when to write, and knows no raft: purging the log behind [`Durable`] is the caller's.
+
+mod directory;
+mod error;
+mod keys;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use state_machine::{
+    CheckpointDelta, KeyValue, Position, Rebuild, Rebuilt, Record, RecordId, StateHeader, StateMachine,
+};
+
+use directory::Directory;
+pub use error::Error;
+use keys::Header;
+use tree::{Batch, Tree};
+
+/// The files may be this many times the live bytes before a rewrite is due...
+const REWRITE_RATIO: u64 = 4;
+
+/// ...and at least this large.
+const REWRITE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// What was on disk.
+#[derive(Debug)]
+pub enum Loaded {
+    /// Nothing.
+    Fresh,
+    /// A verified state. Damaged files may make it an older one than was last written: compare its applied
+    /// position with where the log begins, and rebuild if there is a gap.
+    State {
+        /// The state.
+        machine: Box<StateMachine>,
+        /// What the caller gave with it.
+        extra: Bytes,
+    },
+    /// Something that is not, or cannot be shown to be, a state that was written. It was set aside.
+    Discarded {
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// A write that is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// The last log entry that the checkpoint contains: the log behind it may be purged.
+    pub applied: Option<Position>,
+}
+
+/// See the module's head. Synchronous: used from one thread of its own.
+#[derive(Debug)]
+pub struct Checkpoint {
+    directory: Directory,
+    /// `None` until the first state is written.
+    current: Option<Current>,
+    #[cfg(test)]
+    observer: tests::Observer,
+}
+
+/// The generation in charge.
+#[derive(Debug)]
+struct Current {
+    tree: Tree,
+    /// The header's bytes as last written; they go along into a rewrite.
+    header: Vec<u8>,
+    /// What the header says.
+    revision: u64,
+    /// Of the state last written.
+    live_bytes: u64,
+}
+
+/// Tells a test's observer how far a write is.
+macro_rules! observe {
+    ($checkpoint:expr, $step:expr) => {
+        #[cfg(test)]
+        $checkpoint.observer.call($step);
+    };
+}
+
+/// Moments within a write, for tests that stop there.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    RecordsInserted,
+    RecordsDurable,
+    HeaderPut,
+    HeaderDurable,
+    RecordsRemoved,
+    GenerationFilled,
+    GenerationCurrent,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in a directory of its own, creating it if need be, and loads what it holds.
+    ///
+    /// # Errors
+    /// When the directory cannot be used (permissions, disk full, another process): that is for the operator.
+    /// Damaged content is no error, see [`Loaded::Discarded`].
+    pub fn open(path: impl AsRef<Path>) -> Result<(Self, Loaded), Error> {
+        let directory = Directory::open(path.as_ref())?;
+        let loaded = match directory.current() {
+            Ok(Some(generation)) => load(&generation),
+            // The very first write, if there was one, did not get to its end.
+            Ok(None) => {
+                directory.sweep()?;
+                return Ok((Self::over(directory, None), Loaded::Fresh));
+            }
+            Err(error) => Err(error),
+        };
+        match loaded {
+            Ok(LoadedState { current, machine, extra, discarded }) => {
+                remove(&current.tree, &discarded)?;
+                directory.sweep()?;
+                let loaded = Loaded::State { machine: Box::new(machine), extra };
+                Ok((Self::over(directory, Some(current)), loaded))
+            }
+            Err(error) if error.is_damage() => {
+                let reason = error.to_string();
+                tracing::warn!(
+                    directory = %directory.path().display(),
+                    %reason,
+                    "the checkpoint cannot be trusted; it is set aside, and the state is rebuilt from the log, \
+                     a snapshot or peers"
+                );
+                directory.set_aside()?;
+                Ok((Self::over(directory, None), Loaded::Discarded { reason }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings the checkpoint to the state that the delta leads to. `extra` is returned by `open` with that
+    /// very state. When this returns, the state is on disk.
+    ///
+    /// # Errors
+    /// The checkpoint then still holds the state before, or already the new one. Give the delta back with
+    /// `put_back_dirty` and try again; after [`Error::Panicked`] or [`Error::NeedsFull`] call
+    /// `forget_checkpoint` on the state instead: the next delta is then full, and begins with new files.
+    pub fn write(&mut self, delta: &CheckpointDelta, extra: &[u8]) -> Result<Durable, Error> {
+        let header = keys::encode_header(&delta.header, extra);
+        if delta.full {
+            let next = self.fill_generation(&header, |batch| insert(batch, &delta.inserted))?;
+            self.put_in_charge(next, header, &delta.header)?;
+        } else {
+            self.write_changes(delta, header)?;
+        }
+        if let Some(current) = &mut self.current {
+            current.live_bytes = delta.live_bytes;
+        }
+        Ok(Durable { applied: delta.header.applied })
+    }
+
+    /// Bytes that the files take up on disk.
+    ///
+    /// # Errors
+    /// When they cannot be looked at.
+    pub fn disk_bytes(&self) -> Result<u64, Error> {
+        self.current.as_ref().map_or(Ok(0), |current| current.tree.disk_bytes())
+    }
+
+    /// Copies the state into new files if the old ones have become much larger than it; returns whether it
+    /// did. A crash in between leaves the old files in charge.
+    ///
+    /// # Errors
+    /// The old files are then still in charge.
+    pub fn rewrite(&mut self) -> Result<bool, Error> {
+        let disk_bytes = self.disk_bytes()?;
+        let live_bytes = self.current.as_ref().map_or(0, |current| current.live_bytes);
+        if disk_bytes < REWRITE_BYTES_MIN || disk_bytes / REWRITE_RATIO < live_bytes {
+            return Ok(false);
+        }
+        self.rewrite_now()
+    }
+
+    fn rewrite_now(&mut self) -> Result<bool, Error> {
+        let Some(current) = &self.current else { return Ok(false) };
+        let header = current.header.clone();
+        let state = keys::decode_header(&header)?.state;
+        let next = self.fill_generation(&header, |batch| {
+            current.tree.scan(keys::RECORDS, |key, body| batch.insert(key, body))
+        })?;
+        self.put_in_charge(next, header, &state)?;
+        Ok(true)
+    }
+
+    fn over(directory: Directory, current: Option<Current>) -> Self {
+        Self {
+            directory,
+            current,
+            #[cfg(test)]
+            observer: tests::Observer::default(),
+        }
+    }
+
+    fn write_changes(&mut self, delta: &CheckpointDelta, header: Vec<u8>) -> Result<(), Error> {
+        let held = self.current.as_ref().map_or(0, |current| current.revision);
+        let needs_full = Error::NeedsFull { held_revision: held, base_revision: delta.base_revision };
+        let Some(current) = self.current.as_mut().filter(|_| held >= delta.base_revision) else {
+            return Err(needs_full);
+        };
+        let mut batch = Batch::new(&current.tree);
+        insert(&mut batch, &delta.inserted)?;
+        batch.apply()?;
+        observe!(self, Step::RecordsInserted);
+        // The header must not reach the disk before the records that it speaks of.
+        if !delta.inserted.is_empty() {
+            current.tree.sync()?;
+        }
+        observe!(self, Step::RecordsDurable);
+        current.tree.put(keys::HEADER, &header)?;
+        observe!(self, Step::HeaderPut);
+        current.tree.sync()?;
+        current.header = header;
+        current.revision = delta.header.revision;
+        observe!(self, Step::HeaderDurable);
+        remove(&current.tree, &delta.removed)?;
+        observe!(self, Step::RecordsRemoved);
+        Ok(())
+    }
+
+    /// Makes a new generation and fills it. It is durable, but not in charge.
+    fn fill_generation(
+        &self,
+        header: &[u8],
+        fill: impl FnOnce(&mut Batch<'_>) -> Result<(), Error>,
+    ) -> Result<Tree, Error> {
+        let mut tree = Tree::open(&self.directory.next_generation()?)?;
+        let mut batch = Batch::new(&tree);
+        fill(&mut batch)?;
+        batch.apply()?;
+        tree.put(keys::HEADER, header)?;
+        tree.sync()?;
+        observe!(self, Step::GenerationFilled);
+        Ok(tree)
+    }
+
+    fn put_in_charge(&mut self, tree: Tree, header: Vec<u8>, state: &StateHeader) -> Result<(), Error> {
+        self.directory.put_in_charge(tree.path())?;
+        observe!(self, Step::GenerationCurrent);
+        let live_bytes = self.current.as_ref().map_or(0, |current| current.live_bytes);
+        // Closes the old files before they are removed.
+        self.current = Some(Current { tree, header, revision: state.revision, live_bytes });
+        self.directory.sweep()
+    }
+}
+
+/// A state as it was found.
+struct LoadedState {
+    current: Current,
+    machine: StateMachine,
+    extra: Bytes,
+    /// Records that do not belong to it, left by a write that was cut off.
+    discarded: Vec<RecordId>,
+}
+
+fn load(generation: &Path) -> Result<LoadedState, Error> {
+    let tree = Tree::open_existing(generation)?;
+    let header = tree.get(keys::HEADER)?.ok_or(Error::Damaged { what: "the header (it is missing)" })?;
+    let Header { state, extra } = keys::decode_header(&header)?;
+    let revision = state.revision;
+    let mut rebuild = Rebuild::new(state);
+    tree.scan(keys::RECORDS, |key, body| {
+        let (key, mod_revision) = keys::parse_record_key(key)?;
+        let kv = KeyValue::decode_body(key, mod_revision, Bytes::copy_from_slice(body))?;
+        Ok(rebuild.insert(kv)?)
+    })?;
+    let Rebuilt { machine, discarded } = rebuild.finish()?;
+    let current = Current { tree, header, revision, live_bytes: machine.live_bytes() };
+    Ok(LoadedState { current, machine, extra, discarded })
+}
+
+fn insert(batch: &mut Batch<'_>, records: &[Arc<Record>]) -> Result<(), Error> {
+    records.iter().try_for_each(|record| {
+        batch.insert(&keys::record_key(&record.key, record.mod_revision), &record.encode_body())
+    })
+}
+
+fn remove(tree: &Tree, records: &[RecordId]) -> Result<(), Error> {
+    let mut batch = Batch::new(tree);
+    records.iter().try_for_each(|id| batch.remove(&keys::record_key(&id.key, id.mod_revision)))?;
+    batch.apply()
+}

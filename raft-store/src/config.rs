@@ -1,0 +1,73 @@
+//! What one member must know to start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::raft::{Member, MemberId, PeerTls};
+
+/// Settings of one member's store. [`Config::new`] fills in everything that has a sensible default.
+#[derive(Clone)]
+pub struct Config {
+    /// Members of one group share it; a member refuses to talk to another group.
+    pub cluster_id: [u8; 16],
+    /// This member's id; never reused within the group.
+    pub member_id: MemberId,
+    /// This member's name and address.
+    pub member: Member,
+    /// Directory of the log, the checkpoint and received snapshots.
+    pub data_dir: PathBuf,
+    /// The members that form the group when it is first started; the same at each of them.
+    pub initial_members: BTreeMap<MemberId, Member>,
+    /// How members prove who they are. `None`: clear text, for tests on loopback.
+    pub peer_tls: Option<PeerTls>,
+    /// Time between a leader's heartbeats.
+    pub heartbeat_interval: Duration,
+    /// A follower that hears nothing campaigns after a random time between this…
+    pub election_timeout_min: Duration,
+    /// …and this. The longer bound is also how long a follower trusts its leader.
+    pub election_timeout_max: Duration,
+    /// Largest encoded command.
+    pub request_bytes_max: usize,
+    /// How long a write looks for a leader and waits for a majority.
+    pub propose_timeout: Duration,
+    /// How long a linearizable read looks for a leader and waits to be applied here.
+    pub read_timeout: Duration,
+    /// Log entries between two checkpoints.
+    pub checkpoint_entries: u64,
+    /// Entries kept in the log behind a checkpoint, for followers that lag.
+    pub log_entries_kept: u64,
+    /// How much history is kept for watches and paged lists; zero: all of it.
+    pub compaction_period: Duration,
+    /// Size of one segment of the write-ahead log.
+    pub wal_segment_bytes: u64,
+}
+
+impl Config {
+    /// A configuration with default timings and limits.
+    pub fn new(
+        cluster_id: [u8; 16],
+        member_id: MemberId,
+        initial_members: BTreeMap<MemberId, Member>,
+        data_dir: PathBuf,
+    ) -> Self {
+        Self {
+            cluster_id,
+            member_id,
+            member: initial_members.get(&member_id).cloned().unwrap_or_default(),
+            data_dir,
+            initial_members,
+            peer_tls: None,
+            heartbeat_interval: Duration::from_millis(40),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            request_bytes_max: 3 * 512 * 1024,
+            propose_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            checkpoint_entries: 5_000,
+            log_entries_kept: 2_000,
+            compaction_period: Duration::from_secs(300),
+            wal_segment_bytes: 64 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The replicated store: a write-ahead log, consensus over it, and the applied state that it serves.
+//!
+//! A library: every control-plane replica embeds it through [`Store`]. The state itself, and what commands
+//! mean, is the pure core in `state-machine`; this is the shell: disks, sockets, tasks and their order.
+
+mod bootstrap;
+pub mod checkpoint;
+mod compactor;
+mod config;
+mod error;
+mod propose;
+mod raft;
+mod read_index;
+mod store;
+pub mod wal;
+mod watch;
+
+pub use config::Config;
+pub use error::Error;
+pub use raft::{ConnectError, Connector, DecodeError, Member, MemberId, PeerServer, PeerService, PeerTls};
+pub use state_machine;
+pub use store::{Leadership, MemberStatus, OpenError, Role, Status, Store};
+pub use watch::Watcher;

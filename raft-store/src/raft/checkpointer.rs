@@ -1,0 +1,126 @@
+//! Writes checkpoints behind the applied state, on a thread of its own.
+//!
+//! Applying never waits for it: the thread takes what changed under the lock, which is quick, and writes it
+//! without. Requests that arrive while one write is under way are served together by the next.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, RwLock};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::codec;
+use super::state_machine::State;
+use super::types::SnapshotMeta;
+use crate::checkpoint::{self, Checkpoint};
+
+/// Requests that wait for the thread; they are served together.
+const REQUESTS_MAX: usize = 64;
+
+type Reply = oneshot::Sender<Result<SnapshotMeta, String>>;
+
+/// A handle to the thread. The thread ends with the last handle.
+pub(crate) struct Checkpointer {
+    requests: SyncSender<Option<Reply>>,
+    durable_index: Arc<AtomicU64>,
+}
+
+impl Checkpointer {
+    /// `installed` is the received snapshot that a checkpoint makes superfluous.
+    pub(crate) fn start(checkpoint: Checkpoint, state: Arc<RwLock<State>>, installed: PathBuf) -> Self {
+        let (requests, waiting) = mpsc::sync_channel(REQUESTS_MAX);
+        let durable_index = Arc::new(AtomicU64::new(0));
+        let worker = Worker { checkpoint, state, installed, durable_index: Arc::clone(&durable_index) };
+        thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || worker.run(&waiting))
+            .expect("a thread can be started while the process starts");
+        Self { requests, durable_index }
+    }
+
+    /// Applied index of the newest checkpoint that this process has written.
+    pub(crate) fn durable_index(&self) -> u64 {
+        self.durable_index.load(Ordering::Relaxed)
+    }
+
+    /// Writes the state as it is and waits until it is on disk.
+    pub(crate) async fn write(&self) -> io::Result<SnapshotMeta> {
+        let (reply, done) = oneshot::channel();
+        self.requests.try_send(Some(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => io::Error::other("too many requests for a checkpoint wait already"),
+            TrySendError::Disconnected(_) => io::Error::other("the checkpoint thread has ended"),
+        })?;
+        let written = done.await.map_err(|_| io::Error::other("the checkpoint thread has ended"))?;
+        written.map_err(io::Error::other)
+    }
+
+    /// Asks for a checkpoint without waiting; with many requests waiting one more is not needed.
+    pub(crate) fn write_in_background(&self) {
+        let _ = self.requests.try_send(None);
+    }
+}
+
+struct Worker {
+    checkpoint: Checkpoint,
+    state: Arc<RwLock<State>>,
+    installed: PathBuf,
+    durable_index: Arc<AtomicU64>,
+}
+
+impl Worker {
+    fn run(mut self, waiting: &Receiver<Option<Reply>>) {
+        while let Ok(first) = waiting.recv() {
+            let replies: Vec<Reply> = std::iter::once(first).chain(waiting.try_iter()).flatten().collect();
+            let result = self.write();
+            if let Err(error) = &result {
+                tracing::error!(%error, "cannot write a checkpoint; the log is kept until one succeeds");
+            }
+            for reply in replies {
+                let _ = reply.send(result.clone());
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<SnapshotMeta, String> {
+        let (delta, meta) = {
+            let mut state = self.state.write().expect("no code panics while it holds the state's lock");
+            let meta = state.meta();
+            (state.machine.take_dirty(), meta)
+        };
+        let result = self.checkpoint.write(&delta, &codec::meta_to_record(&meta));
+        let mut state = self.state.write().expect("no code panics while it holds the state's lock");
+        match result {
+            Ok(_) => {
+                drop(state);
+                let index = meta.last_log_id.map_or(0, |id| id.index);
+                self.durable_index.store(index, Ordering::Relaxed);
+                self.forget_installed();
+                Ok(meta)
+            }
+            Err(error) => {
+                match error {
+                    // What the checkpoint holds is not known any more: the next one is written whole.
+                    checkpoint::Error::Panicked { .. } | checkpoint::Error::NeedsFull { .. } => {
+                        state.machine.forget_checkpoint();
+                    }
+                    _ => state.machine.put_back_dirty(delta),
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// The received snapshot is superseded by what was just written.
+    fn forget_installed(&self) {
+        match std::fs::remove_file(&self.installed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %self.installed.display(), %error, "cannot remove an old snapshot");
+            }
+        }
+    }
+}

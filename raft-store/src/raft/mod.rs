@@ -1,0 +1,16 @@
+//! Consensus: the library's traits over our log, our state and our wire. Nothing of the library leaves this
+//! module and `propose`, `read_index`, `store`.
+
+pub(crate) mod checkpointer;
+pub(crate) mod codec;
+pub(crate) mod log_store;
+pub(crate) mod peer_client;
+pub(crate) mod peer_service;
+pub(crate) mod snapshot_transfer;
+pub(crate) mod state_machine;
+pub(crate) mod types;
+
+pub use codec::DecodeError;
+pub use peer_client::{ConnectError, Connector, PeerTls};
+pub use peer_service::{PeerServer, PeerService};
+pub use types::{Member, MemberId};

@@ -1,0 +1,274 @@
+//! Raft snapshots between members: a stream of checksummed chunks, a checksummed file at the receiver.
+//!
+//! The leader encodes a view of its state straight into the stream; nothing is written on its disk. The
+//! receiver writes a file, makes it durable and only then hands it to the state machine. The file is
+//!
+//! ```text
+//! magic (8) | length of meta (4, LE) | meta (SnapshotHeader) | CRC-32C of meta (4, LE) | encoded state
+//! ```
+//!
+//! and the encoded state carries its own checksums and trailer (see `state_machine`), so that a damaged or
+//! cut file is refused.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use prost::Message;
+use proto::raft as wire;
+use state_machine::{SnapshotError, SnapshotWriter, StateMachine};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::codec;
+use super::state_machine::State;
+use super::types::{CommittedLeaderId, Member, MemberId, SnapshotMeta, Vote};
+
+const MAGIC: &[u8; 8] = b"BARQSNP1";
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Keys read under one hold of the state's lock.
+const KEYS_PER_STEP: usize = 1024;
+/// Chunks that wait for the network before encoding pauses.
+const CHUNKS_IN_FLIGHT_MAX: usize = 8;
+/// No group has a membership near this size; larger means damage.
+const META_BYTES_MAX: usize = 1024 * 1024;
+
+/// The content of a raft snapshot, as the consensus library passes it around.
+pub(crate) enum SnapshotData {
+    /// This member's state, at whatever log id it has when it is sent.
+    Live(Arc<RwLock<State>>),
+    /// A complete, durable file that came from the leader.
+    File(PathBuf),
+}
+
+/// A raft snapshot with its description.
+pub(crate) type Snapshot = openraft::Snapshot<CommittedLeaderId, MemberId, Member, SnapshotData>;
+
+/// Why a snapshot file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SnapshotFileError {
+    /// Reading or writing failed.
+    #[error("snapshot file {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The content is not what was written.
+    #[error("snapshot file {path} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+}
+
+/// Encodes a snapshot into messages for [`receive`] at another member. What is sent is the state as it is
+/// now, which may be newer than what the caller knows of; `meta` describes a file's content.
+pub(crate) fn encode(
+    vote: Vote,
+    meta: SnapshotMeta,
+    data: SnapshotData,
+) -> impl Stream<Item = wire::InstallSnapshotRequest> + Send + 'static {
+    let (tx, rx) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
+    tokio::task::spawn_blocking(move || {
+        let mut chunks = ChunkWriter { tx, offset: 0, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
+        let sent = match data {
+            SnapshotData::Live(state) => send_live(&vote, &state, &mut chunks),
+            SnapshotData::File(path) => chunks.header(&vote, &meta).and_then(|()| {
+                let (_, mut state) = open_file(&path).map_err(io::Error::other)?;
+                io::copy(&mut state, &mut chunks).map(drop)
+            }),
+        };
+        if let Err(error) = sent.and_then(|()| chunks.flush()) {
+            tracing::warn!(%error, "sending a snapshot stopped");
+        }
+    });
+    ReceiverStream::new(rx)
+}
+
+/// Reads the state in steps, so that applying goes on meanwhile.
+fn send_live(vote: &Vote, state: &RwLock<State>, chunks: &mut ChunkWriter) -> io::Result<()> {
+    let read = || state.read().expect("no code panics while it holds the state's lock");
+    let (meta, mut snapshot) = {
+        let state = read();
+        (state.meta(), state.machine.snapshot())
+    };
+    chunks.header(vote, &meta)?;
+    let mut writer = SnapshotWriter::begin(chunks, snapshot.header()).map_err(io::Error::other)?;
+    loop {
+        let records = snapshot.read_chunk(&read().machine, KEYS_PER_STEP).map_err(io::Error::other)?;
+        let Some(records) = records else { break };
+        writer.write(&records).map_err(io::Error::other)?;
+    }
+    writer.finish().map(drop).map_err(io::Error::other)
+}
+
+/// Cuts what is written into chunks with checksums.
+struct ChunkWriter {
+    tx: mpsc::Sender<wire::InstallSnapshotRequest>,
+    offset: u64,
+    buffer: BytesMut,
+}
+
+impl ChunkWriter {
+    fn header(&mut self, vote: &Vote, meta: &SnapshotMeta) -> io::Result<()> {
+        let header = codec::header_to_wire(Some(vote), meta);
+        self.pass(wire::install_snapshot_request::Message::Header(header))
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let data: Bytes = self.buffer.split().freeze();
+        let (offset, crc32c) = (self.offset, crc32c::crc32c(&data));
+        self.offset += data.len() as u64;
+        let chunk = wire::SnapshotChunk { offset, data, crc32c };
+        self.pass(wire::install_snapshot_request::Message::Chunk(chunk))
+    }
+
+    fn pass(&mut self, message: wire::install_snapshot_request::Message) -> io::Result<()> {
+        self.tx
+            .blocking_send(wire::InstallSnapshotRequest { message: Some(message) })
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver has gone"))
+    }
+}
+
+impl Write for ChunkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(CHUNK_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == CHUNK_BYTES {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+/// Takes a snapshot from the leader into a durable file under `directory`.
+pub(crate) async fn receive(
+    mut messages: Streaming<wire::InstallSnapshotRequest>,
+    directory: &Path,
+) -> Result<(Vote, Snapshot), Status> {
+    use wire::install_snapshot_request::Message as M;
+    let header = match messages.next().await.transpose()?.and_then(|request| request.message) {
+        Some(M::Header(header)) => header,
+        _ => return Err(Status::invalid_argument("a snapshot stream begins with its header")),
+    };
+    let invalid = |e: codec::DecodeError| Status::invalid_argument(e.to_string());
+    let vote = codec::vote_from_wire(header.vote.as_ref()).map_err(invalid)?;
+    let meta = codec::meta_from_wire(&header).map_err(invalid)?;
+
+    let path = next_file(directory);
+    let written = write_file(&path, &meta, &mut messages).await;
+    if written.is_err() {
+        // Nobody else knows this file; what is left of it is removed at the next start otherwise.
+        let _ = tokio::fs::remove_file(&path).await;
+    }
+    written?;
+    Ok((vote, openraft::Snapshot { meta, snapshot: SnapshotData::File(path) }))
+}
+
+fn next_file(directory: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    directory.join(format!("incoming-{}-{number}.snapshot", std::process::id()))
+}
+
+async fn write_file(
+    path: &Path,
+    meta: &SnapshotMeta,
+    messages: &mut Streaming<wire::InstallSnapshotRequest>,
+) -> Result<(), Status> {
+    use wire::install_snapshot_request::Message as M;
+    let failed = |e: io::Error| Status::internal(format!("cannot write {}: {e}", path.display()));
+    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+    file.write_all(&file_head(meta)).await.map_err(failed)?;
+    let mut offset = 0;
+    while let Some(request) = messages.next().await {
+        let Some(M::Chunk(chunk)) = request?.message else {
+            return Err(Status::invalid_argument("expected a chunk of the snapshot"));
+        };
+        if chunk.offset != offset {
+            return Err(Status::data_loss(format!("chunk at {} where {offset} was due", chunk.offset)));
+        }
+        if crc32c::crc32c(&chunk.data) != chunk.crc32c {
+            return Err(Status::data_loss(format!("chunk at {offset} was damaged on its way")));
+        }
+        file.write_all(&chunk.data).await.map_err(failed)?;
+        offset += chunk.data.len() as u64;
+    }
+    file.sync_all().await.map_err(failed)
+}
+
+fn file_head(meta: &SnapshotMeta) -> Vec<u8> {
+    let meta = codec::meta_to_record(meta);
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+    head.extend_from_slice(&meta);
+    head.extend_from_slice(&crc32c::crc32c(&meta).to_le_bytes());
+    head
+}
+
+fn open_file(path: &Path) -> Result<(SnapshotMeta, BufReader<File>), SnapshotFileError> {
+    let io = |source| SnapshotFileError::Io { path: path.to_owned(), source };
+    let damaged = |reason: String| SnapshotFileError::Damaged { path: path.to_owned(), reason };
+    let mut file = BufReader::with_capacity(CHUNK_BYTES, File::open(path).map_err(io)?);
+    let mut fixed = [0; 12];
+    file.read_exact(&mut fixed).map_err(io)?;
+    if &fixed[..8] != MAGIC {
+        return Err(damaged("it does not begin as a snapshot file".into()));
+    }
+    let length = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]) as usize;
+    if length > META_BYTES_MAX {
+        return Err(damaged(format!("its head claims {length} bytes")));
+    }
+    let mut meta = vec![0; length];
+    file.read_exact(&mut meta).map_err(io)?;
+    let mut crc = [0; 4];
+    file.read_exact(&mut crc).map_err(io)?;
+    if u32::from_le_bytes(crc) != crc32c::crc32c(&meta) {
+        return Err(damaged("the checksum of its head does not fit".into()));
+    }
+    let meta = wire::SnapshotHeader::decode(Bytes::from(meta))
+        .map_err(codec::DecodeError::from)
+        .and_then(|header| codec::meta_from_wire(&header))
+        .map_err(|e| damaged(e.to_string()))?;
+    Ok((meta, file))
+}
+
+/// Reads a snapshot file back into a state machine, checking every checksum.
+pub(crate) fn restore(path: &Path) -> Result<(SnapshotMeta, StateMachine), SnapshotFileError> {
+    let (meta, state) = open_file(path)?;
+    let machine = StateMachine::restore(state).map_err(|error| match error {
+        SnapshotError::Io { source, .. } if source.kind() != io::ErrorKind::UnexpectedEof => {
+            SnapshotFileError::Io { path: path.to_owned(), source }
+        }
+        error => SnapshotFileError::Damaged { path: path.to_owned(), reason: error.to_string() },
+    })?;
+    Ok((meta, machine))
+}
+
+/// Where the newest installed snapshot lies until a checkpoint supersedes it.
+pub(crate) fn installed_path(directory: &Path) -> PathBuf {
+    directory.join("installed.snapshot")
+}
+
+/// Makes a received file the installed one, durably.
+pub(crate) fn keep(received: &Path, directory: &Path) -> Result<PathBuf, SnapshotFileError> {
+    let installed = installed_path(directory);
+    std::fs::rename(received, &installed)
+        .and_then(|()| File::open(directory)?.sync_all())
+        .map_err(|source| SnapshotFileError::Io { path: installed.clone(), source })?;
+    Ok(installed)
+}

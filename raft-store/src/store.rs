@@ -1,0 +1,495 @@
+//! The handle to one member's store: what a control-plane replica embeds.
+//!
+//! Composition root of this package: opens the log and the checkpoint, starts consensus, forms the group,
+//! and stops in the reverse order. Writing is in `propose`, linearizable reading in `read_index`, watching
+//! in `watch`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::SnapshotPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use state_machine::{RangeRequest, RangeResponse, ReadError};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+use proto::raft::raft_peer_client::RaftPeerClient;
+
+use crate::bootstrap;
+use crate::checkpoint;
+use crate::compactor;
+use crate::config::Config;
+use crate::error::Error;
+use crate::propose::Forwarder;
+use crate::raft::log_store::LogStore;
+use crate::raft::peer_client::NetworkFactory;
+use crate::raft::state_machine::{Shared, StateMachineShell};
+use crate::raft::types::{Raft, TypeConfig};
+use crate::raft::{Connector, Member, MemberId, PeerServer, PeerService, codec};
+use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
+use crate::wal::{self, Wal};
+use crate::watch::Watcher;
+
+/// How long a stopping leader waits for another member to take over.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a store could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The write-ahead log.
+    #[error("cannot open the write-ahead log: {0}")]
+    Wal(#[from] wal::Error),
+    /// The checkpoint.
+    #[error("cannot open the checkpoint: {0}")]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The log holds something that this version does not understand.
+    #[error("the log holds an entry that this version cannot read ({0}); was it written by a newer one?")]
+    Log(#[from] codec::DecodeError),
+    /// A directory.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Timings that cannot work.
+    #[error("the raft timings cannot work: {0}")]
+    Timings(#[from] openraft::ConfigError),
+    /// The checkpoint is older than the beginning of the log: entries between them are lost.
+    #[error(
+        "the checkpoint ends at log index {applied}, but the log begins after {purged}: what lies between is lost \
+         on this member. Its peers have it, and go on without this member as long as they are a majority; keep \
+         the directory, or put a whole copy of it back"
+    )]
+    Gap {
+        /// What the checkpoint holds.
+        applied: u64,
+        /// What the log no longer holds.
+        purged: u64,
+    },
+    /// Consensus refused what it found on disk.
+    #[error("consensus cannot start: {0}")]
+    Raft(String),
+}
+
+/// Who leads, as this member knows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The raft term.
+    pub term: u64,
+    /// The leader, if known.
+    pub leader: Option<MemberId>,
+    /// This member leads and has applied everything of earlier terms.
+    pub is_self: bool,
+}
+
+/// A member's role, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes writes.
+    Leader,
+    /// Follows a leader.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Replicates without a vote.
+    Learner,
+}
+
+/// A snapshot of one member's numbers.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The member's role.
+    pub role: Role,
+    /// Who leads, and the term.
+    pub leadership: Leadership,
+    /// Index of the newest entry in the log.
+    pub last_log_index: u64,
+    /// Newest index known to be committed.
+    pub committed_index: u64,
+    /// Newest index applied.
+    pub applied_index: u64,
+    /// Newest index dropped from the log.
+    pub purged_index: u64,
+    /// Applied index of the newest checkpoint on disk.
+    pub checkpoint_index: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// Hash of the applied state.
+    pub state_hash: u64,
+    /// The members, with whether each has a vote and, at the leader, how far it is.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One member as another sees it.
+#[derive(Debug, Clone)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: MemberId,
+    /// Its name and address.
+    pub member: Member,
+    /// Whether it has a vote.
+    pub voter: bool,
+    /// At the leader: the newest entry known to be on that member's disk.
+    pub matched_index: Option<u64>,
+}
+
+struct Inner {
+    config: Config,
+    raft: Raft,
+    log: LogStore,
+    shared: Arc<Shared>,
+    connector: Connector,
+    forwarder: Forwarder,
+    reads: mpsc::Sender<WaitingRead>,
+    leadership: watch::Receiver<Leadership>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// One member's store. Clones are handles to the same store.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl Store {
+    /// Opens the data directory, starts consensus and, in the background, forms the group if there is none.
+    /// The caller must serve [`Store::peer_service`] before a group can form.
+    ///
+    /// # Errors
+    /// When the directory is in use, damaged beyond what peers can repair, or of another cluster or member.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        let opening = config.clone();
+        let disk = tokio::task::spawn_blocking(move || Disk::open(&opening)).await;
+        let disk = disk.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let connector = Connector::new(config.peer_tls.clone());
+        let shared = Arc::clone(&disk.shared);
+
+        let raft = Raft::build(
+            config.member_id,
+            Arc::new(raft_config(&config)?),
+            NetworkFactory { id: config.member_id, connector: connector.clone() },
+            disk.log.clone(),
+            disk.machine,
+        )
+        .await
+        .map_err(|fatal: Fatal<TypeConfig>| OpenError::Raft(fatal.to_string()))?;
+        raft.run();
+
+        let (reads, waiting_reads) = mpsc::channel(READS_WAITING_MAX);
+        let (leadership_tx, leadership) = watch::channel(Leadership::default());
+        let store = Self(Arc::new(Inner {
+            config,
+            raft,
+            log: disk.log,
+            shared,
+            connector,
+            forwarder: Forwarder::default(),
+            reads,
+            leadership,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }));
+        store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
+        store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
+        store.tasks().spawn(bootstrap::run(store.clone()));
+        store.tasks().spawn(compactor::run(store.clone(), store.config().compaction_period));
+        Ok(store)
+    }
+
+    /// Hands leadership over if this member leads, then stops consensus and writes a last checkpoint.
+    pub async fn shutdown(&self) {
+        self.hand_over().await;
+        self.0.stop.cancel();
+        if let Err(error) = self.raft().shutdown().await {
+            tracing::warn!(%error, "consensus did not stop cleanly");
+        }
+        self.tasks().close();
+        self.tasks().wait().await;
+        if let Err(error) = self.0.shared.checkpoint_now().await {
+            tracing::warn!(%error, "no last checkpoint; the next start replays more of the log");
+        }
+    }
+
+    async fn hand_over(&self) {
+        if !self.leadership().is_self {
+            return;
+        }
+        let status = self.status();
+        let best = status
+            .members
+            .iter()
+            .filter(|member| member.voter && member.id != self.member_id())
+            .max_by_key(|member| member.matched_index);
+        let Some(best) = best else { return };
+        if self.transfer_leader(best.id).await.is_ok() {
+            let mut leadership = self.watch_leadership();
+            let gone = leadership.wait_for(|leadership| !leadership.is_self);
+            // Without an answer the others notice by themselves, only later.
+            let _ = tokio::time::timeout(HANDOVER_TIMEOUT, gone).await;
+        }
+    }
+
+    /// Asks another voter to take over the leadership. Only the leader can.
+    ///
+    /// # Errors
+    /// When this member does not lead, or is stopping.
+    pub async fn transfer_leader(&self, to: MemberId) -> Result<(), Error> {
+        if !self.leadership().is_self {
+            return Err(Error::Refused { reason: "this member does not lead".into() });
+        }
+        let stopped = |fatal: Fatal<TypeConfig>| Error::Stopped { reason: fatal.to_string() };
+        self.raft().trigger().transfer_leader(to).await.map_err(stopped)
+    }
+
+    /// The gRPC service through which the other members reach this one. Mount it behind a check that the
+    /// caller is a member.
+    pub fn peer_service(&self) -> PeerServer {
+        PeerService::server(self.clone())
+    }
+
+    /// Reads from this member's applied state; may be behind. For a read that sees every acknowledged
+    /// write, await [`Store::linearize`] first.
+    ///
+    /// # Errors
+    /// When the revision asked for cannot be read.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Error> {
+        self.0.shared.read().machine.range(request).map_err(read_error)
+    }
+
+    /// The newest revision applied here.
+    pub fn revision(&self) -> u64 {
+        self.0.shared.read().machine.revision()
+    }
+
+    /// The oldest revision that can still be read here.
+    pub fn compact_revision(&self) -> u64 {
+        self.0.shared.read().machine.compact_revision()
+    }
+
+    /// Follows changes of the keys from `key` to `range_end` (as in a range), beginning with
+    /// `from_revision` (0: from now on).
+    ///
+    /// # Errors
+    /// When history back to that revision is compacted away.
+    pub fn watch(
+        &self,
+        key: bytes::Bytes,
+        range_end: bytes::Bytes,
+        from_revision: u64,
+    ) -> Result<Watcher, Error> {
+        Watcher::start(Arc::clone(&self.0.shared), key, range_end, from_revision)
+    }
+
+    /// Who leads, now.
+    pub fn leadership(&self) -> Leadership {
+        *self.0.leadership.borrow()
+    }
+
+    /// Who leads, and every change of it.
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> MemberId {
+        self.0.config.member_id
+    }
+
+    /// The group's id, in hexadecimal.
+    pub fn cluster_id(&self) -> String {
+        self.0.config.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// This member's numbers.
+    pub fn status(&self) -> Status {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<MemberId> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, member)| MemberStatus {
+            id: *id,
+            member: member.clone(),
+            voter: voters.contains(id),
+            matched_index: match &metrics.replication {
+                Some(progress) => progress.get(id).and_then(|matched| matched.as_ref()).map(|id| id.index),
+                None => None,
+            },
+        });
+        let members = members.collect();
+        let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
+        let state = self.0.shared.read();
+        Status {
+            role: match metrics.state {
+                openraft::ServerState::Leader => Role::Leader,
+                openraft::ServerState::Candidate => Role::Candidate,
+                openraft::ServerState::Learner => Role::Learner,
+                _ => Role::Follower,
+            },
+            leadership: self.leadership(),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(&metrics.local_committed),
+            applied_index: index(&state.last_applied),
+            purged_index: index(&metrics.purged),
+            checkpoint_index: self.0.shared.checkpoint_index(),
+            revision: state.machine.revision(),
+            state_hash: state.machine.state_hash(),
+            members,
+        }
+    }
+
+    /// Why consensus has stopped by itself, if it has: for example because the disk failed. The process
+    /// should end then.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft().metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "consensus has ended".to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.0.raft
+    }
+
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.0.connector
+    }
+
+    pub(crate) fn forwarder(&self) -> &Forwarder {
+        &self.0.forwarder
+    }
+
+    pub(crate) fn reads(&self) -> &mpsc::Sender<WaitingRead> {
+        &self.0.reads
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    pub(crate) fn stopping(&self) -> WaitForCancellationFuture<'_> {
+        self.0.stop.cancelled()
+    }
+
+    pub(crate) fn has_log(&self) -> bool {
+        !self.0.log.is_blank()
+    }
+
+    pub(crate) fn snapshot_directory(&self) -> &Path {
+        &self.0.shared.snapshot_directory
+    }
+
+    /// Where a member is reached, by the newest membership or else by the initial one.
+    pub(crate) fn address_of(&self, id: MemberId) -> Option<String> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let known = metrics.membership_config.membership().get_node(&id).cloned();
+        known.or_else(|| self.config().initial_members.get(&id).cloned()).map(|member| member.address)
+    }
+
+    /// A client of the leader for single questions.
+    pub(crate) fn leader_client(&self, leader: MemberId) -> Result<RaftPeerClient<Channel>, String> {
+        let address = self.address_of(leader).ok_or("the leader's address is not known yet")?;
+        self.connector().cached_client(leader, &address).map_err(|e| e.to_string())
+    }
+
+    pub(crate) async fn wait_applied(&self, index: u64) -> Result<(), Error> {
+        let mut applied = self.0.shared.applied.subscribe();
+        let stopped = |_| Error::Stopped { reason: "it is shutting down".into() };
+        applied.wait_for(|applied| *applied >= Some(index)).await.map(drop).map_err(stopped)
+    }
+}
+
+fn read_error(error: ReadError) -> Error {
+    match error {
+        ReadError::Compacted { requested, compact_revision } => {
+            Error::Compacted { requested, compact_revision }
+        }
+        ReadError::Future { requested, revision } => Error::Future { requested, newest: revision },
+    }
+}
+
+fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigError> {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    openraft::Config {
+        cluster_name: "barque".into(),
+        heartbeat_interval: millis(config.heartbeat_interval),
+        election_timeout_min: millis(config.election_timeout_min),
+        election_timeout_max: millis(config.election_timeout_max),
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.checkpoint_entries),
+        max_in_snapshot_log_to_keep: config.log_entries_kept,
+        replication_lag_threshold: config.log_entries_kept,
+        install_snapshot_timeout: 60_000,
+        ..openraft::Config::default()
+    }
+    .validate()
+}
+
+/// What lies in the data directory, opened.
+struct Disk {
+    log: LogStore,
+    machine: StateMachineShell,
+    shared: Arc<Shared>,
+}
+
+impl Disk {
+    fn open(config: &Config) -> Result<Self, OpenError> {
+        let directory = |name: &str| {
+            let path = config.data_dir.join(name);
+            std::fs::create_dir_all(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+            Ok::<_, OpenError>(path)
+        };
+        let mut options = wal::Options::new(directory("wal")?, config.cluster_id, config.member_id);
+        options.segment_bytes = config.wal_segment_bytes;
+        let (wal, recovered) = Wal::open(&options)?;
+        if recovered.truncated_tail_bytes > 0 {
+            tracing::info!(bytes = recovered.truncated_tail_bytes, "cut off the log's unacknowledged tail");
+        }
+        let log = LogStore::new(wal, recovered)?;
+        let machine = StateMachineShell::open(&directory("checkpoint")?, directory("snapshot")?)?;
+        let shared = machine.shared();
+        let applied = shared.read().last_applied.map(|id| id.index);
+        if let Some(purged) = log.purged_index()
+            && applied < Some(purged)
+        {
+            return Err(OpenError::Gap { applied: applied.unwrap_or(0), purged });
+        }
+        Ok(Self { log, machine, shared })
+    }
+}
+
+/// Publishes who leads whenever that changes.
+async fn follow_leadership(store: Store, publish: watch::Sender<Leadership>) {
+    let mut metrics = store.raft().metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_watched();
+            let leads = metrics.state == openraft::ServerState::Leader;
+            let applied_term = metrics.last_applied.map(|id| id.leader_id.term);
+            Leadership {
+                term: metrics.current_term,
+                leader: metrics.current_leader,
+                is_self: leads && applied_term == Some(metrics.current_term),
+            }
+        };
+        publish.send_if_modified(|before| std::mem::replace(before, now) != now);
+        tokio::select! {
+            () = store.stopping() => return,
+            changed = metrics.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The replicated state of the store as a pure value: MVCC keyspace, transactions, store leases, alarms.
+//!
+//! A log entry's command goes in through [`StateMachine::apply`], an [`Outcome`] comes out; reads, watches,
+//! snapshots and checkpoints look at what is there. Semantics are etcd v3's.
+//!
+//! Promises:
+//! - **Deterministic.** No clock, no randomness, no unordered iteration: the same entries give the same
+//!   outcomes, the same [state hash](StateMachine::state_hash) and the same bytes everywhere.
+//! - **No panics.** Any bytes decode to a value or an error; any command applies to an outcome.
+//! - **Bounded work.** A command costs what it reads and writes. Compaction is O(1) when applied; its
+//!   garbage is trimmed in small steps. Snapshots and checkpoints are read in chunks, beside apply.
+//!
+//! It does no input or output, starts no thread, and knows nothing of raft beyond an entry's [`Position`].
+//! Store leases do not run out here: the leader's lessor decides that and proposes the revocation.
+//!
+//! Memory: a single put's value stays a slice of the buffer that its command was decoded from; so decode
+//! each log entry from a buffer of its own. Commands with several puts have their values copied.
+
+mod applier;
+mod checkpoint;
+mod command;
+mod command_codec;
+mod compaction;
+mod hash;
+mod history;
+mod key_index;
+mod lease;
+mod machine;
+mod mvcc;
+mod outcome;
+mod outcome_codec;
+mod rebuild;
+mod record;
+mod revision;
+mod snapshot;
+mod txn;
+mod wire;
+
+pub use checkpoint::{CheckpointDelta, RecordId};
+pub use command::{
+    Alarm, AlarmAction, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Fence,
+    LeaseRemaining, NestedTxn, Op, PutRequest, RangeRequest, SortOrder, SortTarget, TxnCommand,
+};
+pub use history::{Event, EventBatch, RevisionEvents};
+pub use lease::{LEASE_NONE, LEASE_TTL_SECONDS_MAX, LeaseState};
+pub use machine::StateMachine;
+pub use outcome::{ApplyError, OpResult, Outcome, RangeResponse, ReadError, TxnOutcome};
+pub use rebuild::{Rebuild, RebuildError, Rebuilt, StateHeader};
+pub use record::{KeyValue, Record};
+pub use revision::{Position, REVISION_INITIAL, Revision};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotWriter};
+pub use txn::{TXN_DEPTH_MAX, TXN_OPS_MAX};
+pub use wire::DecodeError;

@@ -1,0 +1,9 @@
+//! The state machine against a naive model of it, its encodings against damage, and etcd's rules one by one.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets an error is to stop there")]
+
+mod codec;
+mod model;
+mod rules;
+mod strategy;
+mod versus_model;

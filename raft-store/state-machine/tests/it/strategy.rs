@@ -1,0 +1,155 @@
+//! Random commands over a handful of keys, so that they meet often.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use state_machine::*;
+
+pub(crate) fn key() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        20 => prop::sample::select(vec!["a", "aa", "ab", "b", "b\0", "c"]).prop_map(Bytes::from_static_str),
+        1 => Just(Bytes::new()),
+    ]
+}
+
+trait FromStaticStr {
+    fn from_static_str(text: &'static str) -> Bytes;
+}
+
+impl FromStaticStr for Bytes {
+    fn from_static_str(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+}
+
+fn range_end() -> impl Strategy<Value = Bytes> {
+    prop_oneof![3 => Just(Bytes::new()), 1 => Just(Bytes::from_static(b"\0")), 2 => key()]
+}
+
+fn value() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        1 => Just(Bytes::new()),
+        4 => vec(0u8..4, 0..6).prop_map(Bytes::from),
+    ]
+}
+
+fn lease() -> impl Strategy<Value = i64> {
+    prop_oneof![3 => Just(0), 2 => -1i64..4]
+}
+
+/// Small, so that it often names a revision that exists.
+fn revision() -> impl Strategy<Value = u64> {
+    prop_oneof![3 => Just(0), 3 => 0u64..40]
+}
+
+prop_compose! {
+    pub(crate) fn range()(
+        key in key(),
+        range_end in range_end(),
+        limit in 0u64..4,
+        revision in revision(),
+        sort_order in prop::sample::select(vec![SortOrder::None, SortOrder::Ascend, SortOrder::Descend]),
+        sort_target in prop::sample::select(vec![
+            SortTarget::Key, SortTarget::Version, SortTarget::CreateRevision, SortTarget::ModRevision,
+            SortTarget::Value,
+        ]),
+        (keys_only, count_only) in (any::<bool>(), prop::bool::weighted(0.2)),
+        (min_mod_revision, max_mod_revision) in (revision(), revision()),
+        (min_create_revision, max_create_revision) in (revision(), revision()),
+    ) -> RangeRequest {
+        RangeRequest {
+            key, range_end, limit, revision, sort_order, sort_target, keys_only, count_only,
+            min_mod_revision, max_mod_revision, min_create_revision, max_create_revision,
+        }
+    }
+}
+
+prop_compose! {
+    fn put()(
+        key in key(),
+        value in value(),
+        lease in lease(),
+        prev_kv in any::<bool>(),
+        (ignore_value, ignore_lease) in (prop::bool::weighted(0.15), prop::bool::weighted(0.15)),
+        contradict in prop::bool::weighted(0.1),
+    ) -> PutRequest {
+        PutRequest {
+            key,
+            value: if ignore_value && !contradict { Bytes::new() } else { value },
+            lease: if ignore_lease && !contradict { 0 } else { lease },
+            prev_kv, ignore_value, ignore_lease,
+        }
+    }
+}
+
+prop_compose! {
+    fn delete()(key in key(), range_end in range_end(), prev_kv in any::<bool>()) -> DeleteRangeRequest {
+        DeleteRangeRequest { key, range_end, prev_kv }
+    }
+}
+
+prop_compose! {
+    fn compare()(
+        key in key(),
+        range_end in range_end(),
+        result in prop::sample::select(vec![
+            CompareResult::Equal, CompareResult::NotEqual, CompareResult::Greater, CompareResult::Less,
+        ]),
+        target in prop_oneof![
+            (0u64..4).prop_map(CompareTarget::Version),
+            (0u64..20).prop_map(CompareTarget::CreateRevision),
+            (0u64..20).prop_map(CompareTarget::ModRevision),
+            value().prop_map(CompareTarget::Value),
+            lease().prop_map(CompareTarget::Lease),
+        ],
+    ) -> Compare {
+        Compare { key, range_end, result, target }
+    }
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let leaf = prop_oneof![
+        6 => put().prop_map(Op::Put),
+        2 => range().prop_map(Op::Range),
+        3 => delete().prop_map(Op::DeleteRange),
+    ];
+    leaf.prop_recursive(2, 8, 2, |inner| {
+        (vec(compare(), 0..2), vec(inner.clone(), 0..3), vec(inner, 0..3))
+            .prop_map(|(compares, success, failure)| Op::Txn(NestedTxn { compares, success, failure }))
+    })
+}
+
+fn fence() -> impl Strategy<Value = Option<Fence>> {
+    option::weighted(0.2, (1u64..3).prop_map(|term| Fence { term }))
+}
+
+prop_compose! {
+    fn txn()(
+        fence in fence(),
+        compares in vec(compare(), 0..2),
+        success in vec(op(), 1..4),
+        failure in vec(op(), 0..3),
+    ) -> TxnCommand {
+        TxnCommand { fence, compares, success, failure }
+    }
+}
+
+pub(crate) fn command() -> impl Strategy<Value = Command> {
+    let remaining = (0i64..4, -1i64..20)
+        .prop_map(|(id, remaining_ttl_seconds)| LeaseRemaining { id, remaining_ttl_seconds });
+    let alarm = (prop::sample::select(vec![AlarmKind::NoSpace, AlarmKind::Corrupt]), 0u64..2)
+        .prop_map(|(kind, member_id)| Alarm { kind, member_id });
+    prop_oneof![
+        8 => put().prop_map(|put| Command::Txn(TxnCommand::of(Op::Put(put)))),
+        8 => txn().prop_map(Command::Txn),
+        3 => vec(txn(), 0..4).prop_map(Command::Batch),
+        3 => (0u64..40).prop_map(|revision| Command::Compact { revision }),
+        3 => (0i64..4, 0i64..20).prop_map(|(id, ttl_seconds)| Command::LeaseGrant { id, ttl_seconds }),
+        2 => (0i64..4, fence()).prop_map(|(id, fence)| Command::LeaseRevoke { id, fence }),
+        1 => (fence(), vec(remaining, 0..3))
+            .prop_map(|(fence, remaining)| Command::LeaseCheckpoint { fence, remaining }),
+        1 => alarm.clone().prop_map(|alarm| Command::Alarm { action: AlarmAction::Activate, alarm }),
+        3 => alarm.prop_map(|alarm| Command::Alarm { action: AlarmAction::Deactivate, alarm }),
+    ]
+}

@@ -1,0 +1,195 @@
+//! A group of members on loopback, each with a directory, a server and a store that can be stopped alone.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raft_store::state_machine::{
+    Command, Compare, CompareResult, CompareTarget, Fence, Op, Outcome, PutRequest, RangeRequest, TxnCommand,
+    TxnOutcome,
+};
+use raft_store::{Config, Error, Member, MemberId, Store};
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// Longest wait for anything in these tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A member with an event loop of its own, which takes every task and connection along when it ends, as the
+/// end of a process does.
+pub(crate) struct Running {
+    pub(crate) store: Store,
+    event_loop: Runtime,
+}
+
+pub(crate) struct Group {
+    directory: tempfile::TempDir,
+    members: BTreeMap<MemberId, Member>,
+    tune: fn(&mut Config),
+    pub(crate) running: BTreeMap<MemberId, Running>,
+}
+
+impl Group {
+    /// Starts all members of a new group.
+    pub(crate) async fn start(size: u64, tune: fn(&mut Config)) -> Self {
+        if std::env::var_os("BARQUE_TEST_LOG").is_some() {
+            log();
+        }
+        let mut listeners = BTreeMap::new();
+        let mut members = BTreeMap::new();
+        for id in 1..=size {
+            let listener = listen("127.0.0.1:0".parse().expect("an address"));
+            let address = listener.local_addr().expect("bound").to_string();
+            members.insert(id, Member { name: format!("m{id}"), address });
+            listeners.insert(id, listener);
+        }
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut group = Self { directory, members, tune, running: BTreeMap::new() };
+        for (id, listener) in listeners {
+            group.start_on(id, listener).await;
+        }
+        group
+    }
+
+    /// Starts a member that was stopped, at its old address.
+    pub(crate) async fn start_member(&mut self, id: MemberId) {
+        let address: SocketAddr = self.members[&id].address.parse().expect("an address");
+        let listener = listen(address);
+        self.start_on(id, listener).await;
+    }
+
+    async fn start_on(&mut self, id: MemberId, listener: TcpListener) {
+        let mut config = Config::new([7; 16], id, self.members.clone(), self.data_dir(id));
+        (self.tune)(&mut config);
+        let event_loop = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("an event loop");
+        let opened = event_loop.spawn(Store::open(config)).await.expect("opening does not panic");
+        let store = opened.expect("the store opens");
+        let service = store.peer_service();
+        event_loop.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .expect("the server runs");
+        });
+        self.running.insert(id, Running { store, event_loop });
+    }
+
+    /// Stops a member in an orderly way.
+    pub(crate) async fn stop_member(&mut self, id: MemberId) {
+        let Running { store, event_loop } = self.running.remove(&id).expect("it runs");
+        event_loop.spawn(async move { store.shutdown().await }).await.expect("stopping does not panic");
+        let ended = tokio::task::spawn_blocking(move || event_loop.shutdown_timeout(PATIENCE));
+        ended.await.expect("the event loop ends");
+    }
+
+    pub(crate) async fn stop(mut self) {
+        for id in self.running.keys().copied().collect::<Vec<_>>() {
+            self.stop_member(id).await;
+        }
+    }
+
+    pub(crate) fn data_dir(&self, id: MemberId) -> PathBuf {
+        self.directory.path().join(format!("m{id}"))
+    }
+
+    pub(crate) fn store(&self, id: MemberId) -> &Store {
+        &self.running[&id].store
+    }
+
+    /// Waits for a leader that every running member agrees on.
+    pub(crate) async fn leader(&self) -> MemberId {
+        let mut agreed = None;
+        eventually("all members agree on a leader", || {
+            let leaders: Vec<_> = self.running.values().map(|r| r.store.leadership().leader).collect();
+            let first = leaders[0].filter(|leader| self.running.contains_key(leader));
+            agreed = first.filter(|_| leaders.iter().all(|leader| *leader == first));
+            agreed.is_some_and(|leader| self.store(leader).leadership().is_self)
+        })
+        .await;
+        agreed.expect("just found")
+    }
+
+    pub(crate) async fn a_follower(&self) -> MemberId {
+        let leader = self.leader().await;
+        *self.running.keys().find(|id| **id != leader).expect("there is a follower")
+    }
+
+    /// Waits until every running member has applied the same and hashes it to the same value.
+    pub(crate) async fn converged(&self) {
+        eventually("all members have the same state", || {
+            let states: Vec<_> = self.running.values().map(|r| r.store.status()).collect();
+            states.iter().all(|s| {
+                (s.applied_index, s.state_hash, s.revision)
+                    == (states[0].applied_index, states[0].state_hash, states[0].revision)
+            })
+        })
+        .await;
+    }
+}
+
+fn listen(address: SocketAddr) -> TcpListener {
+    let listener = TcpListener::bind(address).expect("a free port");
+    listener.set_nonblocking(true).expect("a socket");
+    listener
+}
+
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) fn put_op(key: &str, value: &str) -> Op {
+    Op::Put(PutRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..PutRequest::default()
+    })
+}
+
+pub(crate) async fn put(store: &Store, key: &str, value: &str) -> Result<TxnOutcome, Error> {
+    txn(store, TxnCommand::of(put_op(key, value))).await
+}
+
+pub(crate) async fn txn(store: &Store, txn: TxnCommand) -> Result<TxnOutcome, Error> {
+    match store.propose(&Command::Txn(txn)).await? {
+        Outcome::Txn(outcome) => Ok(outcome),
+        other => panic!("a transaction gave {other:?}"),
+    }
+}
+
+/// Writes `key` only if its newest revision is `mod_revision`.
+pub(crate) fn put_if(key: &str, mod_revision: u64, value: &str, fence: Option<u64>) -> TxnCommand {
+    TxnCommand {
+        fence: fence.map(|term| Fence { term }),
+        compares: vec![Compare {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            range_end: Bytes::new(),
+            result: CompareResult::Equal,
+            target: CompareTarget::ModRevision(mod_revision),
+        }],
+        success: vec![put_op(key, value)],
+        failure: vec![],
+    }
+}
+
+pub(crate) fn get(store: &Store, key: &str) -> Option<String> {
+    let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..RangeRequest::default() };
+    let response = store.range(&request).expect("the newest revision can be read");
+    response.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).expect("text"))
+}
+
+/// Prints the log of everything to the test's output.
+pub(crate) fn log() {
+    let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).try_init();
+}

@@ -1,0 +1,5 @@
+//! Groups of real members over real sockets and real files, in one process.
+
+mod group;
+mod replication;
+mod restart;

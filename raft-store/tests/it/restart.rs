@@ -1,0 +1,108 @@
+//! Members that stop, come back, lag and lose their majority.
+
+use std::time::{Duration, Instant};
+
+use raft_store::Error;
+
+use crate::group::{Group, get, put};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_group_has_everything_and_goes_on() {
+    let mut group = Group::start(3, |_| {}).await;
+    let leader = group.leader().await;
+    let mut newest = 0;
+    for n in 0..50 {
+        newest = put(group.store(leader), &format!("/k{n}"), "v").await.expect("written").revision;
+    }
+    for id in 1..=3 {
+        group.stop_member(id).await;
+    }
+    for id in [3, 1, 2] {
+        group.start_member(id).await;
+    }
+    let leader = group.leader().await;
+    group.store(leader).linearize().await.expect("a majority is there");
+    assert_eq!(group.store(leader).revision(), newest);
+    for n in 0..50 {
+        assert_eq!(get(group.store(leader), &format!("/k{n}")).as_deref(), Some("v"));
+    }
+    let next = put(group.store(leader), "/more", "v").await.expect("written");
+    assert_eq!(next.revision, newest + 1, "revisions go on where they were");
+    group.converged().await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
+    let mut group = Group::start(3, |config| {
+        config.checkpoint_entries = 100;
+        config.log_entries_kept = 20;
+        config.wal_segment_bytes = 8 * 1024 * 1024;
+    })
+    .await;
+    let lagging = group.a_follower().await;
+    group.stop_member(lagging).await;
+    let leader = group.leader().await;
+    for n in 0..600 {
+        put(group.store(leader), &format!("/k{}", n % 40), &format!("v{n}")).await.expect("written");
+    }
+    let purged = group.store(leader).status().purged_index;
+    assert!(purged > 300, "the log is purged behind checkpoints: {purged}");
+    group.start_member(lagging).await;
+    group.leader().await;
+    group.store(lagging).linearize().await.expect("caught up");
+    assert_eq!(get(group.store(lagging), "/k39").as_deref(), Some("v599"));
+    group.converged().await;
+
+    // What it took over survives its restart.
+    group.stop_member(lagging).await;
+    group.start_member(lagging).await;
+    group.leader().await;
+    group.store(lagging).linearize().await.expect("caught up");
+    assert_eq!(get(group.store(lagging), "/k39").as_deref(), Some("v599"));
+    group.converged().await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_writes_are_refused_and_come_back_with_it() {
+    let mut group = Group::start(3, |config| {
+        config.propose_timeout = Duration::from_secs(1);
+        config.read_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let leader = group.leader().await;
+    put(group.store(leader), "/kept", "v").await.expect("written");
+    let others: Vec<_> = group.running.keys().copied().filter(|id| *id != leader).collect();
+    for id in &others {
+        group.stop_member(*id).await;
+    }
+    let refused = put(group.store(leader), "/lost", "v").await.expect_err("no majority");
+    assert!(
+        matches!(refused, Error::Unavailable { .. } | Error::Unknown { .. }),
+        "the error says what may have happened: {refused}"
+    );
+    assert!(group.store(leader).linearize().await.is_err(), "no majority confirms a read");
+    assert_eq!(get(group.store(leader), "/kept").as_deref(), Some("v"), "serializable reads go on");
+
+    group.start_member(others[0]).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while put(group.store(leader), "/back", "v").await.is_err() {
+        assert!(Instant::now() < deadline, "writes do not come back");
+    }
+    group.converged().await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_stop_of_the_leader_hands_over() {
+    let mut group = Group::start(3, |_| {}).await;
+    let leader = group.leader().await;
+    put(group.store(leader), "/a", "1").await.expect("written");
+    let started = Instant::now();
+    group.stop_member(leader).await;
+    let next = group.leader().await;
+    put(group.store(next), "/a", "2").await.expect("written");
+    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    group.stop().await;
+}

@@ -1,0 +1,218 @@
+//! The command line: every subcommand, its flags and its help text. Nothing happens here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where clusters made by `barque up` keep their files, unless told otherwise.
+pub(crate) const DATA_DIR: &str = "/var/lib/barque";
+/// The name of a cluster made by `barque up`, unless told otherwise.
+pub(crate) const CLUSTER_NAME: &str = "barque";
+
+/// A cluster store and scheduler that serves the Kubernetes API, in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "barque", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What is logged, to stderr: a level (error, warn, info, debug, trace), or levels by target, as in
+    /// `info,raft_store=debug`.
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info,openraft=warn")]
+    pub(crate) log_level: String,
+
+    /// Leaves the terminal's session before anything else. Used by `barque up` for what it starts.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) new_session: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes a whole cluster on this machine: masters and nodes, each a host of its own.
+    Up(UpArgs),
+    /// Removes a cluster made by `up`: processes, containers, mounts, links, files.
+    Down(DownArgs),
+    /// Shows masters, leader, term, applied index and nodes.
+    Status(StatusArgs),
+    /// Prints the path of a cluster's kubeconfig, for `export KUBECONFIG=$(barque kubeconfig)`.
+    Kubeconfig(KubeconfigArgs),
+    /// Makes the tokens with which machines become part of a cluster.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Runs one control-plane replica (a master).
+    Control(ConfigFile),
+    /// Runs the node agent of a machine that runs pods.
+    Node(ConfigFile),
+    /// Runs a local TCP endpoint that follows the healthy masters.
+    Endpoint(EndpointArgs),
+    /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
+    Hello(HelloArgs),
+    /// Prints the version.
+    Version,
+}
+
+/// Flags that name a cluster made by `up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClusterArgs {
+    /// The cluster's name.
+    #[arg(long, default_value = CLUSTER_NAME)]
+    pub(crate) name: String,
+
+    /// The directory that clusters' files lie in.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Flags of `up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+
+    /// How many masters: 1, 3, 5, 7 or 9.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) masters: u8,
+
+    /// How many nodes.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) nodes: u8,
+
+    /// The network of masters and nodes, /24 or larger, as in 10.89.0.0/24. Default: the first of
+    /// 10.89.0.0/24 to 10.89.255.0/24 that this machine does not use.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) subnet: Option<runtime::net::Prefix>,
+
+    /// The port on 127.0.0.1 at which the cluster's API is served.
+    #[arg(long, default_value_t = 6443)]
+    pub(crate) port: u16,
+
+    /// When something fails, leave what was made, for a look at its logs.
+    #[arg(long)]
+    pub(crate) keep_failed: bool,
+}
+
+/// Flags of `down`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+
+    /// Ask the cluster of this kubeconfig instead of one made by `up` on this machine.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Also show every process and its memory.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// Flags of `kubeconfig`.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct KubeconfigArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<KubeconfigCommand>,
+}
+
+/// What else can be done with kubeconfigs.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum KubeconfigCommand {
+    /// Makes an administrator's kubeconfig out of the control token and prints it.
+    Create(KubeconfigCreateArgs),
+}
+
+/// Flags of `kubeconfig create`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KubeconfigCreateArgs {
+    /// The file that holds the cluster's control token.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+
+    /// Address and port of a master, or of an endpoint in front of the masters.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) server: SocketAddr,
+
+    /// The user's name, as it stands in the certificate.
+    #[arg(long, default_value = "admin")]
+    pub(crate) user: String,
+
+    /// The cluster's name, as kubectl shows it.
+    #[arg(long, default_value = CLUSTER_NAME)]
+    pub(crate) cluster_name: String,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Makes a token and prints it.
+    Create(TokenCreateArgs),
+}
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// The cluster's root secret: the same one on every master, and nowhere else.
+    Control,
+    /// Lets machines join as nodes until it expires.
+    Node,
+}
+
+/// Flags of `token create`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    /// What the token is for.
+    #[arg(long, value_enum)]
+    pub(crate) role: TokenRole,
+
+    /// How long a node token is valid: 30m, 24h, 7d.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::config::parse_duration)]
+    pub(crate) ttl: std::time::Duration,
+
+    /// The file that holds the cluster's control token; needed for a node token.
+    #[arg(long, value_name = "FILE", required_if_eq("role", "node"))]
+    pub(crate) from: Option<PathBuf>,
+}
+
+/// The configuration file of a long-running process.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// Flags of `endpoint`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EndpointArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    pub(crate) listen: SocketAddr,
+
+    /// The cluster's CA certificate.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: PathBuf,
+
+    /// A master; give one for each.
+    #[arg(long = "master", value_name = "ADDRESS:PORT", required = true)]
+    pub(crate) masters: Vec<SocketAddr>,
+}
+
+/// Flags of `hello`.
+#[derive(Debug, Args)]
+pub(crate) struct HelloArgs {
+    /// The port to listen on.
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+}

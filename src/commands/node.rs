@@ -1,0 +1,21 @@
+//! `barque node`.
+
+use anyhow::Context as _;
+
+use crate::cli::ConfigFile;
+use crate::{config, signals};
+
+/// Worker threads: an agent waits more than it works, and each thread costs memory.
+const WORKER_THREADS_MAX: usize = 2;
+
+/// Runs a node agent until TERM or INT. Its pods go on without it.
+pub(crate) fn run(args: &ConfigFile) -> anyhow::Result<()> {
+    let config: node::Config = config::load(&args.config)?;
+    config
+        .validate()
+        .with_context(|| format!("the configuration file {} cannot be used", args.config.display()))?;
+    super::event_loop(WORKER_THREADS_MAX)?.block_on(async {
+        let shutdown = signals::shutdown_token()?;
+        Ok(node::run(config, shutdown).await?)
+    })
+}

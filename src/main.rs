@@ -1,0 +1,67 @@
+//! Barque: a distributed cluster store and scheduler that serves the Kubernetes API, in one binary.
+//!
+//! This package is composition only: command line, configuration files, logging, signals, and `up`/`down`,
+//! which make and remove a whole cluster on one machine.
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod endpoint;
+mod kubeconfig;
+mod logging;
+mod memory;
+mod signals;
+mod table;
+mod up;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+/// What a failed command exits with. (A wrong command line exits with 2, by clap.)
+const EXIT_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    // These two live beside every container and sandbox and must stay as small as they can be, so nothing
+    // else is set up before them.
+    match args.next().as_deref().and_then(|first| first.to_str()) {
+        Some("shim") => runtime::shim::main(args),
+        Some("pause") => runtime::pause::main(),
+        _ => {}
+    }
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // When standard error is closed there is nobody to tell.
+            let _closed = writeln!(std::io::stderr(), "barque: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    if cli.new_session {
+        nix::unistd::setsid().map_err(|errno| anyhow::anyhow!("cannot begin a new session: {errno}"))?;
+    }
+    let long_running = matches!(cli.command, Command::Control(_) | Command::Node(_) | Command::Endpoint(_));
+    if long_running {
+        logging::start(&cli.log_level)?;
+    }
+    match &cli.command {
+        Command::Up(args) => commands::up::run(args, &cli.log_level),
+        Command::Down(args) => commands::down::run(args),
+        Command::Status(args) => commands::status::run(args),
+        Command::Kubeconfig(args) => commands::kubeconfig::run(args),
+        Command::Token(command) => commands::token::run(command),
+        Command::Control(args) => commands::control::run(args),
+        Command::Node(args) => commands::node::run(args),
+        Command::Endpoint(args) => commands::endpoint::run(args),
+        Command::Hello(args) => commands::hello::run(args),
+        Command::Version => commands::version::run(),
+    }
+}

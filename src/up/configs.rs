@@ -1,0 +1,66 @@
+//! The configuration of each machine's process, as an operator would write it by hand.
+
+use std::collections::BTreeMap;
+
+use super::plan::{Machine, Plan};
+
+/// The cgroups, run directory and bridge name below belong to one node each: all nodes of a cluster share
+/// this machine's mounts and cgroups, and have a network namespace of their own.
+pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
+    let text = serde_json::json!({
+        "nodeName": node.name,
+        "dataDir": plan.machine_dir(node).join("data"),
+        "runDir": plan.run_directory.join(&node.name),
+        "controlAddresses": plan.servers(),
+        "joinToken": token,
+        "internalIp": node.address,
+        "cgroupRoot": format!("{}/{}", plan.cgroup, node.name),
+        "clusterName": plan.name,
+        "builtinImage": true,
+    });
+    serde_json::from_value(text).expect("the keys are those of the type")
+}
+
+/// A master's configuration.
+pub(crate) fn control(plan: &Plan, master: &Machine) -> serde_json::Value {
+    let members: BTreeMap<_, _> = plan.masters().map(|member| (&member.name, member.server())).collect();
+    serde_json::json!({
+        "name": master.name,
+        "dataDir": plan.machine_dir(master).join("data"),
+        "tokenFile": plan.control_token_file(),
+        "listenAddress": master.server(),
+        "initialMembers": members,
+        "podCIDR": plan.pod_range,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{ClusterArgs, UpArgs};
+
+    #[test]
+    fn both_configurations_are_what_the_packages_read() {
+        let args = UpArgs {
+            cluster: ClusterArgs { name: "lab".to_owned(), data_dir: "/tmp/data".into() },
+            masters: 3,
+            nodes: 2,
+            subnet: None,
+            port: 6443,
+            keep_failed: false,
+        };
+        let (subnet, pods) = ("10.89.7.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
+        let plan = Plan::new(&args, subnet, pods).unwrap();
+        for machine in plan.masters() {
+            let text = serde_saphyr::to_string(&control(&plan, machine)).unwrap();
+            let config = control::Config::parse(&text).unwrap();
+            assert_eq!(config.advertised(), machine.server());
+            assert_eq!(config.initial_members.len(), 3);
+        }
+        for machine in plan.nodes() {
+            let written = node(&plan, machine, "barque-node.x");
+            let text = serde_saphyr::to_string(&written).unwrap();
+            assert_eq!(node::Config::parse(&text).unwrap(), written);
+        }
+    }
+}

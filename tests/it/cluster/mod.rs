@@ -1,0 +1,126 @@
+//! Whole clusters: `barque up`, real processes in network namespaces, stock kubectl, kill -9, power cuts.
+//!
+//! They need root and run one after the other. Where something is missing they say what, and count as skipped.
+
+mod by_hand;
+mod first_pod;
+mod leader_loss;
+mod power_cut;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use chaos_tests::cluster::{Cluster, Options};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Longest wait for anything here; the machine may be slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One cluster at a time: they share this machine's processors.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A cluster, and the turn it runs in.
+pub(crate) struct Lab {
+    pub(crate) cluster: Cluster,
+    pub(crate) options: Options,
+    pub(crate) directory: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Says why a test is skipped on this machine, if it is.
+pub(crate) fn skipped(test: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return false;
+    }
+    skip(test, "clusters need root");
+    true
+}
+
+/// Says on standard error, past the test harness's capture, that a test does nothing here and why.
+pub(crate) fn skip(test: &str, reason: &str) {
+    crate::support::skipped(&format!("{test}: {reason}"));
+}
+
+/// Says a measurement, likewise.
+pub(crate) fn measured(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "measured: {text}");
+}
+
+impl Lab {
+    /// Brings a cluster up with its data in a new directory.
+    pub(crate) async fn up(name: &str, masters: u8, nodes: u8) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = directory.path().join("data");
+        Self::up_in(name, masters, nodes, directory, data_dir).await
+    }
+
+    /// Brings a cluster up with its data in `data_dir`.
+    pub(crate) async fn up_in(
+        name: &str,
+        masters: u8,
+        nodes: u8,
+        directory: tempfile::TempDir,
+        data_dir: PathBuf,
+    ) -> Self {
+        let turn = TURN.lock().await;
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let options = Options {
+            binary: env!("CARGO_BIN_EXE_barque").into(),
+            name: name.to_owned(),
+            data_dir,
+            port,
+            masters,
+            nodes,
+        };
+        let cluster = Cluster::up(options.clone()).unwrap();
+        Self { cluster, options, directory, _turn: turn }
+    }
+
+    /// Takes the cluster down and asserts that nothing of it is left.
+    pub(crate) fn down(self) {
+        let said = self.cluster.down().unwrap();
+        assert!(said.contains("is down"), "{said}");
+        let left = chaos_tests::cluster::leftovers(&self.options).unwrap();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+        drop(self.directory);
+    }
+}
+
+/// The kubectl to use: the newest of those beside the one on PATH, or the one on PATH.
+pub(crate) fn kubectls() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(found) = std::env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|file| file.exists())
+    else {
+        return Vec::new();
+    };
+    let resolved = found.canonicalize().unwrap_or_else(|_| found.clone());
+    let directory = resolved.parent().unwrap_or(Path::new("/"));
+    let versions: Vec<PathBuf> = (27..=33)
+        .map(|minor| directory.join(format!("kubectl.1.{minor}")))
+        .filter(|file| file.exists())
+        .collect();
+    if versions.is_empty() { vec![found] } else { versions }
+}
+
+/// Runs kubectl against a cluster.
+pub(crate) fn kubectl(kubectl: &Path, cluster: &Cluster, args: &[&str]) -> Output {
+    let home = cluster.directory();
+    Command::new(kubectl)
+        .args(args)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .env("HOME", home)
+        .output()
+        .unwrap()
+}
+
+/// Runs kubectl, expects success, returns what it printed.
+pub(crate) fn kubectl_ok(program: &Path, cluster: &Cluster, args: &[&str]) -> String {
+    let output = kubectl(program, cluster, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kubectl {args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -1,0 +1,11 @@
+//! The `barque` binary from outside.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a failed unwrap is the report")]
+
+mod cluster;
+mod command_line;
+mod down;
+mod endpoint;
+mod hello;
+mod support;
+mod up;
