@@ -1,7 +1,16 @@
 //! Generates the gRPC code with a protobuf compiler written in Rust, so that building needs no `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["barque/raft/v1/raft.proto", "barque/node/v1/node.proto", "barque/control/v1/control.proto"];
+    let files = [
+        "barque/raft/v1/raft.proto",
+        "barque/node/v1/node.proto",
+        "barque/control/v1/control.proto",
+        "etcd/kv.proto",
+        "etcd/auth.proto",
+        "etcd/rpc.proto",
+        "etcd/lock.proto",
+        "etcd/election.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -1,7 +1,7 @@
 //! The `.proto` files as Rust types and gRPC stubs. Generated code only, no logic.
 //!
 //! These types are the wire: they stop at the edges of the packages that speak it (the peer client and
-//! service in `raft-store`, `grpc/` in `control`, the session in `node`).
+//! service in `raft-store`, its `etcd/` services, `grpc/` in `control`, the session in `node`).
 
 /// `barque.raft.v1`: what members of the consensus group say to each other.
 pub mod raft {
@@ -19,4 +19,37 @@ pub mod node {
 pub mod control {
     #![allow(missing_docs, clippy::all)]
     tonic::include_proto!("barque.control.v1");
+}
+
+/// etcd's v3 protocol: five packages under the names that its clients use.
+pub mod etcd {
+    /// `mvccpb`: key-value pairs and events.
+    pub mod mvccpb {
+        #![allow(missing_docs, clippy::all)]
+        tonic::include_proto!("mvccpb");
+    }
+
+    /// `authpb`: users, roles, permissions.
+    pub mod authpb {
+        #![allow(missing_docs, clippy::all)]
+        tonic::include_proto!("authpb");
+    }
+
+    /// `etcdserverpb`: the services that every etcd v3 client uses.
+    pub mod etcdserverpb {
+        #![allow(missing_docs, clippy::all)]
+        tonic::include_proto!("etcdserverpb");
+    }
+
+    /// `v3lockpb`: the lock service.
+    pub mod v3lockpb {
+        #![allow(missing_docs, clippy::all)]
+        tonic::include_proto!("v3lockpb");
+    }
+
+    /// `v3electionpb`: the election service.
+    pub mod v3electionpb {
+        #![allow(missing_docs, clippy::all)]
+        tonic::include_proto!("v3electionpb");
+    }
 }

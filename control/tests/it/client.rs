@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use crate::server::TestServer;
 
 /// No test waits longer for one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Answer {
     pub(crate) code: StatusCode,

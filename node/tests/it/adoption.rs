@@ -144,13 +144,15 @@ async fn killed_agents_leak_nothing() {
         let uid = format!("{name}-uid");
         control.put(&pod(&name, &["serve"], |_| {}));
         tokio::time::sleep(Duration::from_millis(3 * round)).await;
-        agent = kill_and_spawn(&host, agent);
+        agent = kill_and_spawn(&host, &control, agent).await;
+        // The killed agent may already have said that the pod runs; only the new one can answer what comes.
+        control.until("a new session", |h| (!h.sessions.is_empty()).then_some(())).await;
         control.running(&uid).await;
         assert_eq!(host.containers(), 1, "round {round}: one container, whenever the agent died");
         serving(&control, &name).await;
         control.delete(&uid, 30);
         tokio::time::sleep(Duration::from_millis(2 * round)).await;
-        agent = kill_and_spawn(&host, agent);
+        agent = kill_and_spawn(&host, &control, agent).await;
         control.gone(&uid).await;
         control.remove(&uid);
     }
@@ -158,8 +160,9 @@ async fn killed_agents_leak_nothing() {
     host.assert_clean();
 }
 
-fn kill_and_spawn(host: &Host, agent: AgentProcess) -> AgentProcess {
+async fn kill_and_spawn(host: &Host, control: &Control, agent: AgentProcess) -> AgentProcess {
     drop(agent);
+    control.until("the dead agent's session ended", |h| h.sessions.is_empty().then_some(())).await;
     host.spawn()
 }
 

@@ -75,7 +75,7 @@ pub(crate) struct Heard {
     leads: Option<u64>,
     pods: BTreeMap<String, Pod>,
     network: Option<NodeNetwork>,
-    sessions: Vec<mpsc::Sender<Result<ToNode, Status>>>,
+    pub(crate) sessions: Vec<mpsc::Sender<Result<ToNode, Status>>>,
     streams: BTreeMap<String, mpsc::UnboundedSender<StreamFrame>>,
     pub(crate) node: Option<Node>,
     pub(crate) node_status: Option<NodeStatus>,
@@ -350,6 +350,7 @@ impl NodeSessions for Control {
                     break;
                 }
             }
+            control.heard().sessions.retain(|s| !s.same_channel(&sender));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::{Authority, Control};
 
 /// Longer than anything takes here, even on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The image that every test host has.
 pub(crate) const IMAGE: &str = "barque/hello:1.0";
 

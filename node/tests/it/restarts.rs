@@ -87,7 +87,7 @@ async fn unhealthy_containers_are_restarted() {
     let probe = |port: u16| serde_json::json!({"tcpSocket": {"port": port}, "periodSeconds": 1, "failureThreshold": 1});
     control.put(&pod("healthy", &["serve"], |pod| {
         pod["spec"]["containers"][0]["readinessProbe"] =
-            serde_json::json!({"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1});
+            serde_json::json!({"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1, "initialDelaySeconds": 1});
         pod["spec"]["containers"][0]["livenessProbe"] = probe(8080);
         pod["spec"]["containers"][0]["livenessProbe"]["initialDelaySeconds"] = 1.into();
     }));
