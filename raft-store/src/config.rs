@@ -29,6 +29,8 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// Largest encoded command.
     pub request_bytes_max: usize,
+    /// Most compares, and most operations in one branch, of an etcd client's transaction.
+    pub txn_ops_max: usize,
     /// How long a write looks for a leader and waits for a majority.
     pub propose_timeout: Duration,
     /// How long a linearizable read looks for a leader and waits to be applied here.
@@ -62,6 +64,7 @@ impl Config {
             election_timeout_min: Duration::from_millis(150),
             election_timeout_max: Duration::from_millis(300),
             request_bytes_max: 3 * 512 * 1024,
+            txn_ops_max: 128,
             propose_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             checkpoint_entries: 5_000,

@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod compactor;
 mod config;
 mod error;
+pub mod etcd;
 mod propose;
 mod raft;
 mod read_index;

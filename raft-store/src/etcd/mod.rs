@@ -1,0 +1,41 @@
+//! etcd's v3 services over one member's store: the same answers, errors and texts that etcd gives.
+//!
+//! Owns the translation between etcd's protocol and the store, and what etcd does beside its log: watch
+//! streams, lease clocks, users' tokens. Generated types stop here. It promises nothing that the store does
+//! not: a read is linearizable unless it asks to be serializable; a write is acknowledged when a majority
+//! has it on disk.
+
+mod access;
+mod convert;
+mod kv;
+mod status;
+
+use proto::etcd::etcdserverpb as pb;
+use tonic::service::{Routes, RoutesBuilder};
+
+use crate::store::Store;
+
+impl Store {
+    /// The header of an answer that shows the store as of `revision`.
+    pub(crate) fn etcd_header(&self, revision: u64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.etcd_cluster_id(),
+            member_id: self.member_id(),
+            revision: convert::signed(revision),
+            raft_term: self.leadership().term,
+        }
+    }
+
+    /// The group's id as etcd has it: the first half of ours.
+    pub(crate) fn etcd_cluster_id(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.config().cluster_id;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Every etcd v3 service of this member, ready to be served. TLS and who may connect are the server's matter.
+pub fn services(store: &Store) -> Routes {
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(kv::service(store.clone()));
+    routes.routes()
+}

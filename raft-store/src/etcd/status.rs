@@ -1,0 +1,115 @@
+//! Our errors as etcd says them. Clients match on code and text, so both are etcd's to the letter
+//! (its client-facing error list, package `v3rpc/rpctypes`).
+
+use state_machine::{ApplyError, ReadError};
+use tonic::{Code, Status};
+
+use crate::error::Error;
+
+pub(crate) fn empty_key() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: key is not provided")
+}
+
+pub(crate) fn key_not_found() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: key not found")
+}
+
+pub(crate) fn value_provided() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: value is provided")
+}
+
+pub(crate) fn lease_provided() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: lease is provided")
+}
+
+pub(crate) fn too_many_ops() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: too many operations in txn request")
+}
+
+pub(crate) fn duplicate_key() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: duplicate key given in txn request")
+}
+
+pub(crate) fn invalid_sort_option() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: invalid sort option")
+}
+
+pub(crate) fn compacted() -> Status {
+    Status::new(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted")
+}
+
+pub(crate) fn future_revision() -> Status {
+    Status::new(Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision")
+}
+
+pub(crate) fn no_space() -> Status {
+    Status::new(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+}
+
+pub(crate) fn too_large() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: request is too large")
+}
+
+pub(crate) fn lease_not_found() -> Status {
+    Status::new(Code::NotFound, "etcdserver: requested lease not found")
+}
+
+pub(crate) fn lease_exists() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: lease already exists")
+}
+
+pub(crate) fn lease_ttl_too_large() -> Status {
+    Status::new(Code::OutOfRange, "etcdserver: too large lease TTL")
+}
+
+pub(crate) fn stopped() -> Status {
+    Status::new(Code::Unavailable, "etcdserver: server stopped")
+}
+
+pub(crate) fn no_leader() -> Status {
+    Status::new(Code::Unavailable, "etcdserver: no leader")
+}
+
+pub(crate) fn timeout() -> Status {
+    Status::new(Code::Unavailable, "etcdserver: request timed out")
+}
+
+/// What a failed write, read or watch is to an etcd client.
+pub(crate) fn of_error(error: &Error) -> Status {
+    match error {
+        Error::Unavailable { .. } => no_leader(),
+        // etcd's own word for "we do not know": its client does not send a write again on it.
+        Error::Unknown { .. } => timeout(),
+        Error::TooLarge { .. } => too_large(),
+        Error::Compacted { .. } => compacted(),
+        Error::Future { .. } => future_revision(),
+        Error::Refused { reason } => Status::new(Code::FailedPrecondition, format!("etcdserver: {reason}")),
+        Error::Stopped { .. } => stopped(),
+    }
+}
+
+/// What a refused command is to an etcd client.
+pub(crate) fn of_apply_error(error: &ApplyError) -> Status {
+    match error {
+        ApplyError::Read(ReadError::Compacted { .. }) => compacted(),
+        ApplyError::Read(ReadError::Future { .. }) => future_revision(),
+        ApplyError::EmptyKey => empty_key(),
+        ApplyError::DuplicateKey => duplicate_key(),
+        ApplyError::KeyNotFound => key_not_found(),
+        ApplyError::ValueProvided => value_provided(),
+        ApplyError::LeaseProvided => lease_provided(),
+        ApplyError::LeaseNotFound { .. } => lease_not_found(),
+        ApplyError::LeaseExists { .. } => lease_exists(),
+        ApplyError::LeaseTtl { .. } => lease_ttl_too_large(),
+        ApplyError::TooManyOps { .. } => too_many_ops(),
+        ApplyError::NoSpace => no_space(),
+        ApplyError::TooDeep { .. } | ApplyError::Fenced { .. } | ApplyError::AlreadyApplied { .. } => {
+            Status::new(Code::FailedPrecondition, format!("etcdserver: {error}"))
+        }
+    }
+}
+
+/// The answer to a command did not fit the command: a fault of ours.
+pub(crate) fn unexpected_outcome() -> Status {
+    Status::new(Code::Internal, "etcdserver: the store answered another question than was asked")
+}
