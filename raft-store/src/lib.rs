@@ -9,13 +9,17 @@ mod compactor;
 mod config;
 mod error;
 pub mod etcd;
+mod gauges;
 mod propose;
+mod quota;
 mod raft;
 mod read_index;
 mod store;
+mod version_gate;
 pub mod wal;
 mod watch;
 
+pub use compactor::Compaction;
 pub use config::Config;
 pub use error::Error;
 pub use raft::{ConnectError, Connector, DecodeError, Member, MemberId, PeerServer, PeerService, PeerTls};

@@ -1,5 +1,8 @@
 //! Groups of real members over real sockets and real files, in one process.
 
+mod etcd_auth;
 mod group;
 mod replication;
+mod requests;
 mod restart;
+mod space;
