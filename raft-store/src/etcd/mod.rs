@@ -8,6 +8,8 @@
 mod access;
 mod convert;
 mod kv;
+mod limits;
+mod range_stream;
 mod status;
 
 use proto::etcd::etcdserverpb as pb;
