@@ -49,6 +49,9 @@ pub(crate) enum Command {
     Endpoint(EndpointArgs),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
     Hello(HelloArgs),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(crate::bench::BenchCommand),
     /// Prints the version.
     Version,
 }

@@ -3,6 +3,7 @@
 //! This package is composition only: command line, configuration files, logging, signals, and `up`/`down`,
 //! which make and remove a whole cluster on one machine.
 
+mod bench;
 mod cli;
 mod client;
 mod commands;
@@ -62,6 +63,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Node(args) => commands::node::run(args),
         Command::Endpoint(args) => commands::endpoint::run(args),
         Command::Hello(args) => commands::hello::run(args),
+        Command::Bench(command) => commands::bench::run(command),
         Command::Version => commands::version::run(),
     }
 }
