@@ -53,6 +53,9 @@ pub(crate) enum Command {
     Store(StoreArgs),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
     Hello(HelloArgs),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(crate::bench::BenchCommand),
     /// Prints the version.
     Version,
 }

@@ -3,6 +3,7 @@
 //! This package is composition only: command line, configuration files, logging, signals, and `up`/`down`,
 //! which make and remove a whole cluster on one machine.
 
+mod bench;
 mod cli;
 mod client;
 mod commands;
@@ -70,6 +71,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Endpoint(args) => commands::endpoint::run(args),
         Command::Store(args) => store::run(args.flags.iter().cloned()),
         Command::Hello(args) => commands::hello::run(args),
+        Command::Bench(command) => commands::bench::run(command),
         Command::Version => commands::version::run(),
     }
 }

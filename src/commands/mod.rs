@@ -1,5 +1,6 @@
 //! One module per subcommand. Each reads its flags, calls what does the work, and prints.
 
+pub(crate) mod bench;
 pub(crate) mod control;
 pub(crate) mod down;
 pub(crate) mod endpoint;
