@@ -93,7 +93,10 @@ impl Store {
         if let Some(refusal) = self.refuse_beyond_quota(command).await {
             return Ok(refusal);
         }
-        self.propose_until_known(entry).await
+        let counted = self.counters().proposal();
+        let result = self.propose_until_known(entry).await;
+        counted.end(result.is_ok());
+        result
     }
 
     async fn propose_until_known(&self, entry: Entry) -> Result<Outcome, Error> {

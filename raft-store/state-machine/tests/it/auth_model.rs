@@ -105,7 +105,7 @@ impl AuthModel {
             }
             AuthCommand::RoleGrantPermission { role, permission } => {
                 let Permission { kind, key, range_end } = permission.clone();
-                let backwards = range_end != "" && range_end != "\0" && range_end <= key;
+                let backwards = !range_end.is_empty() && range_end != "\0" && range_end <= key;
                 if key.is_empty() || backwards {
                     return Err(AuthError::InvalidManagement);
                 }
