@@ -4,11 +4,13 @@
 //! mean, is the pure core in `state-machine`; this is the shell: disks, sockets, tasks and their order.
 
 mod bootstrap;
+mod bundler;
 pub mod checkpoint;
 mod compactor;
 mod config;
 mod error;
 pub mod etcd;
+mod forward;
 mod gauges;
 mod metrics;
 mod propose;

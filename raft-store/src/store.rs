@@ -21,14 +21,15 @@ use tonic::transport::Channel;
 use proto::raft::raft_peer_client::RaftPeerClient;
 
 use crate::bootstrap;
+use crate::bundler::{self, PROPOSALS_WAITING_MAX};
 use crate::checkpoint;
 use crate::compactor;
 use crate::config::Config;
 use crate::error::Error;
 use crate::etcd::Tokens;
+use crate::forward::Forwarder;
 use crate::gauges::Gauges;
 use crate::metrics::Counters;
-use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
 use crate::raft::peer_client::NetworkFactory;
 use crate::raft::state_machine::{Shared, StateMachineShell};
@@ -152,6 +153,7 @@ struct Inner {
     connector: Connector,
     forwarder: Forwarder,
     tokens: Tokens,
+    proposals: mpsc::Sender<bundler::Waiting>,
     reads: mpsc::Sender<WaitingRead>,
     leadership: watch::Receiver<Leadership>,
     counters: Counters,
@@ -187,6 +189,7 @@ impl Store {
         .map_err(|fatal: Fatal<TypeConfig>| OpenError::Raft(fatal.to_string()))?;
         raft.run();
 
+        let (proposals, waiting_proposals) = mpsc::channel(PROPOSALS_WAITING_MAX);
         let (reads, waiting_reads) = mpsc::channel(READS_WAITING_MAX);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
         let tokens = Tokens::new(&config.auth_token);
@@ -198,12 +201,14 @@ impl Store {
             shared,
             connector,
             forwarder: Forwarder::default(),
+            proposals,
             reads,
             leadership,
             counters: Counters::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
+        store.tasks().spawn(bundler::run(store.clone(), waiting_proposals));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
         store.tasks().spawn(bootstrap::run(store.clone()));
@@ -417,6 +422,10 @@ impl Store {
     /// Looks at the applied state under its lock: briefly.
     pub(crate) fn read_state<T>(&self, look: impl FnOnce(&StateMachine) -> T) -> T {
         look(&self.0.shared.read().machine)
+    }
+
+    pub(crate) fn proposals(&self) -> &mpsc::Sender<bundler::Waiting> {
+        &self.0.proposals
     }
 
     pub(crate) fn reads(&self) -> &mpsc::Sender<WaitingRead> {

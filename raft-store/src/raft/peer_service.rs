@@ -5,8 +5,8 @@
 
 use std::pin::Pin;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use futures_util::{FutureExt, Stream};
+use futures_util::Stream;
+use futures_util::stream::StreamExt;
 use openraft::raft::TransferLeaderRequest;
 use proto::raft as wire;
 use proto::raft::raft_peer_server::{RaftPeer, RaftPeerServer};
@@ -17,10 +17,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::codec::{self, DecodeError};
 use super::peer_client::MESSAGE_BYTES_MAX;
 use super::snapshot_transfer;
+use crate::forward;
 use crate::store::Store;
 
-/// Forwarded commands of one member that wait for their outcome at the same time.
-const FORWARDED_IN_FLIGHT_MAX: usize = 4096;
+/// Messages with answers to one member that wait to be sent.
+const ANSWER_MESSAGES_MAX: usize = 64;
 
 /// The service that the replica's server mounts.
 pub type PeerServer = RaftPeerServer<PeerService>;
@@ -115,9 +116,9 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<Streaming<wire::ProposeRequest>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
-        let (tx, rx) = mpsc::channel(FORWARDED_IN_FLIGHT_MAX);
+        let (tx, rx) = mpsc::channel(ANSWER_MESSAGES_MAX);
         let store = self.store.clone();
-        self.store.tasks().spawn(answer_proposals(store, request.into_inner(), tx));
+        self.store.tasks().spawn(forward::answer_proposals(store, request.into_inner(), tx));
         Ok(Response::new(ReceiverStream::new(rx).map(Ok).boxed()))
     }
 
@@ -143,37 +144,5 @@ impl RaftPeer for PeerService {
             member_id: self.store.member_id(),
             has_log: self.store.has_log(),
         }))
-    }
-}
-
-/// Proposes what a follower forwards, answering each command as its outcome is known.
-async fn answer_proposals(
-    store: Store,
-    mut requests: Streaming<wire::ProposeRequest>,
-    responses: mpsc::Sender<wire::ProposeResponse>,
-) {
-    let mut waiting = FuturesUnordered::new();
-    let mut open = true;
-    while open || !waiting.is_empty() {
-        tokio::select! {
-            () = store.stopping() => return,
-            request = requests.next(), if open && waiting.len() < FORWARDED_IN_FLIGHT_MAX => match request {
-                Some(Ok(request)) => {
-                    let store = &store;
-                    waiting.push(
-                        store
-                            .propose_for_peer(request.command)
-                            .map(move |result| wire::ProposeResponse { sequence: request.sequence, result: Some(result) }),
-                    );
-                }
-                Some(Err(_)) | None => open = false,
-            },
-            Some(response) = waiting.next() => {
-                if responses.send(response).await.is_err() {
-                    // The follower has gone; what it proposed goes on without an answer.
-                    open = false;
-                }
-            }
-        }
     }
 }

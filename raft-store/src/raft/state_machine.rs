@@ -141,24 +141,23 @@ impl StateMachineShell {
         for (entry, responder) in batch {
             decoded.push((Step::of(&entry)?, entry, responder));
         }
-        let mut answers: Vec<(ApplyResponder<TypeConfig>, Option<Outcome>)> =
-            Vec::with_capacity(decoded.len());
+        let mut answers: Vec<(ApplyResponder<TypeConfig>, Vec<Outcome>)> = Vec::with_capacity(decoded.len());
         let mut applied = None;
         {
             let mut state = self.shared.write();
             let before = state.machine.revision();
             for (step, entry, responder) in decoded {
-                let outcome = step.apply(&mut state, entry);
+                let outcomes = step.apply(&mut state, entry);
                 applied = state.last_applied.map(|id| id.index);
-                answers.extend(responder.map(|responder| (responder, outcome)));
+                answers.extend(responder.map(|responder| (responder, outcomes)));
             }
             self.shared.hub.publish(&state.machine, before);
             state.machine.discard_events();
             self.shared.gauges.set(&state.machine);
         }
         self.shared.applied.send_replace(applied);
-        for (responder, outcome) in answers {
-            responder.send(Applied(outcome));
+        for (responder, outcomes) in answers {
+            responder.send(Applied(outcomes));
         }
         Ok(())
     }
@@ -181,15 +180,15 @@ impl StateMachineShell {
 
 /// What applying an entry means, decided before the lock is taken.
 enum Step {
-    Command(Envelope),
+    Commands(Vec<Envelope>),
     Other,
 }
 
 impl Step {
     fn of(entry: &Entry) -> io::Result<Self> {
         match &entry.payload {
-            EntryPayload::Normal(proposal) => Envelope::decode(proposal.0.clone())
-                .map(Self::Command)
+            EntryPayload::Normal(proposal) => Envelope::decode_all(proposal.0.clone())
+                .map(Self::Commands)
                 .map_err(|error| {
                     io::Error::other(format!(
                         "log entry {} holds a command that this version cannot read ({error}): upgrade this member",
@@ -200,21 +199,21 @@ impl Step {
         }
     }
 
-    fn apply(self, state: &mut State, entry: Entry) -> Option<Outcome> {
+    fn apply(self, state: &mut State, entry: Entry) -> Vec<Outcome> {
         let id = entry.log_id;
         let position = Position { log_index: id.index, term: id.leader_id.term };
-        let outcome = match self {
-            Self::Command(entry) => Some(state.machine.apply_envelope(position, &entry)),
+        let outcomes = match self {
+            Self::Commands(commands) => state.machine.apply_all(position, &commands),
             Self::Other => {
                 state.machine.skip(position);
-                None
+                Vec::new()
             }
         };
         if let EntryPayload::Membership(membership) = entry.payload {
             state.membership = StoredMembership::new(Some(id), membership);
         }
         state.last_applied = Some(log_id(id.leader_id.term, id.index));
-        outcome
+        outcomes
     }
 }
 

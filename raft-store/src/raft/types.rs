@@ -21,7 +21,7 @@ pub struct Member {
     pub address: String,
 }
 
-/// A command as it travels and lies in the log: encoded once, by whoever proposed it.
+/// One or several commands as they lie in the log: each encoded once, by whoever proposed it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proposal(pub(crate) Bytes);
 
@@ -37,9 +37,9 @@ impl fmt::Display for Proposal {
     }
 }
 
-/// What applying an entry gave; `None` for entries without a command.
+/// What applying an entry gave: one outcome for each of its commands.
 #[derive(Debug, Clone)]
-pub(crate) struct Applied(pub(crate) Option<Outcome>);
+pub(crate) struct Applied(pub(crate) Vec<Outcome>);
 
 openraft::declare_raft_types!(
     /// The one instantiation of the consensus library.

@@ -17,17 +17,32 @@ impl StateMachine {
     /// log; one that was applied before is refused, and changes nothing.
     pub fn apply(&mut self, position: Position, command: &Command) -> Outcome {
         match self.advance(position) {
-            Ok(()) => self.perform(position, command),
+            Ok(()) => self.perform(position, command, true),
             Err(error) => Outcome::Rejected(error),
         }
     }
 
-    /// Applies the entry at `position`: a command in its author's name, once for each request id.
-    pub fn apply_envelope(&mut self, position: Position, envelope: &Envelope) -> Outcome {
-        let Envelope { author, request_id, command } = envelope;
+    /// Applies the entry at `position`: each command in its author's name, in turn, each once for its
+    /// request id. One outcome for each.
+    pub fn apply_all(&mut self, position: Position, envelopes: &[Envelope]) -> Vec<Outcome> {
         if let Err(error) = self.advance(position) {
-            return Outcome::Rejected(error);
+            return vec![Outcome::Rejected(error); envelopes.len()];
         }
+        let alone = envelopes.len() == 1;
+        envelopes.iter().map(|envelope| self.apply_one(position, envelope, alone)).collect()
+    }
+
+    /// The same for an entry of one command.
+    pub fn apply_envelope(&mut self, position: Position, envelope: &Envelope) -> Outcome {
+        match self.advance(position) {
+            Ok(()) => self.apply_one(position, envelope, true),
+            Err(error) => Outcome::Rejected(error),
+        }
+    }
+
+    /// `alone`: nothing else lies in the buffer that the command was decoded from.
+    fn apply_one(&mut self, position: Position, envelope: &Envelope, alone: bool) -> Outcome {
+        let Envelope { author, request_id, command } = envelope;
         let user = author.as_ref().map_or("", |author| author.user.as_str());
         // Before permissions are looked at: whoever asks what became of an earlier request must not be told
         // that it was refused.
@@ -41,18 +56,19 @@ impl StateMachine {
             // Not kept: with new permissions, or a new token, the same request may be sent again.
             return Outcome::Rejected(error.into());
         }
-        let outcome = self.perform(position, command);
+        let outcome = self.perform(position, command, alone);
         if let Some(id) = request_id {
             self.requests.keep(position.log_index, id, user, outcome.encode());
         }
         outcome
     }
 
-    fn perform(&mut self, position: Position, command: &Command) -> Outcome {
+    fn perform(&mut self, position: Position, command: &Command, alone: bool) -> Outcome {
         let outcome = match command {
-            Command::Txn(txn) => self.txn(position, txn, true).map(Outcome::Txn),
+            Command::Txn(txn) => self.txn(position, txn, alone).map(Outcome::Txn),
             Command::Batch(txns) => {
-                Ok(Outcome::Batch(txns.iter().map(|txn| self.txn(position, txn, txns.len() == 1)).collect()))
+                let alone = alone && txns.len() == 1;
+                Ok(Outcome::Batch(txns.iter().map(|txn| self.txn(position, txn, alone)).collect()))
             }
             Command::Compact { revision } => self.compact(*revision),
             Command::LeaseGrant { id, ttl_seconds } => self.lease_grant(*id, *ttl_seconds),

@@ -3,6 +3,7 @@
 //! ```text
 //! entry = version:u8 command                                          nobody's: a member's own
 //!       | version:u8 64 flags:u8 [user auth_revision] [client sequence] command
+//! bundle = version:u8 65 count:varint (length:varint entry)…            several entries, to be applied in turn
 //! ```
 //!
 //! Bit 0 of the flags says that an author follows, bit 1 that a request id does.
@@ -19,8 +20,14 @@ use crate::wire::{DecodeError, Reader, Writer};
 /// Stands where a command's tag would.
 const TAG: u8 = 64;
 
+/// Stands there in a bundle.
+const BUNDLE_TAG: u8 = 65;
+
 const HAS_AUTHOR: u8 = 1;
 const HAS_REQUEST_ID: u8 = 2;
+
+/// Room for the length of an entry in a bundle, and for the bundle's head.
+const BUNDLE_OVERHEAD_BYTES: usize = 8;
 
 /// Room that author and request id usually need.
 const OVERHEAD_BYTES: usize = 48;
@@ -124,8 +131,69 @@ impl Envelope {
         Ok(envelope)
     }
 
+    /// Several encoded entries as one, which [`decode_all`](Self::decode_all) takes apart.
+    pub fn bundle(entries: &[Bytes]) -> Bytes {
+        if let [entry] = entries {
+            return entry.clone();
+        }
+        let bytes: usize = entries.iter().map(|entry| entry.len() + BUNDLE_OVERHEAD_BYTES).sum();
+        let mut writer = Writer::with_capacity(BUNDLE_OVERHEAD_BYTES + bytes);
+        write_version(&mut writer);
+        writer.u8(BUNDLE_TAG);
+        writer.list(entries, |writer, entry| writer.bytes(entry));
+        writer.finish()
+    }
+
+    /// Reads one entry, or all entries of a bundle.
+    ///
+    /// # Errors
+    /// When the bytes are not what this version knows.
+    pub fn decode_all(bytes: Bytes) -> Result<Vec<Self>, DecodeError> {
+        if bytes.get(1) != Some(&BUNDLE_TAG) {
+            return Ok(vec![Self::decode(bytes)?]);
+        }
+        let mut reader = Reader::new(bytes);
+        read_version(&mut reader)?;
+        reader.u8()?;
+        let entries = reader.list(|reader| Self::decode(reader.bytes()?))?;
+        reader.finish()?;
+        Ok(entries)
+    }
+
     /// Whether bytes that [`encode`](Self::encode) wrote name a request.
     pub fn names_request(bytes: &[u8]) -> bool {
         matches!(bytes, [_, TAG, flags, ..] if flags & HAS_REQUEST_ID != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(revision: u64) -> Envelope {
+        Envelope {
+            author: Some(Author { user: format!("user{revision}"), auth_revision: revision }),
+            request_id: None,
+            command: Command::Compact { revision },
+        }
+    }
+
+    #[test]
+    fn bundles_come_apart_in_order() {
+        for count in [1, 2, 300] {
+            let entries: Vec<_> = (0..count).map(entry).collect();
+            let encoded: Vec<_> = entries.iter().map(Envelope::encode).collect();
+            assert_eq!(Envelope::decode_all(Envelope::bundle(&encoded)).unwrap(), entries);
+        }
+    }
+
+    #[test]
+    fn a_bundle_that_is_cut_or_holds_a_bundle_is_refused() {
+        let bundle = Envelope::bundle(&[entry(1).encode(), entry(2).encode()]);
+        for cut in 0..bundle.len() {
+            assert!(Envelope::decode_all(bundle.slice(..cut)).is_err(), "cut at {cut}");
+        }
+        let nested = Envelope::bundle(&[bundle.clone(), bundle]);
+        assert!(Envelope::decode_all(nested).is_err());
     }
 }
