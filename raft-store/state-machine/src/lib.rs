@@ -19,6 +19,7 @@
 mod applier;
 mod auth;
 mod auth_codec;
+mod census;
 mod checkpoint;
 mod command;
 mod command_codec;
