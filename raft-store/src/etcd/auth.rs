@@ -8,9 +8,7 @@ use bytes::Bytes;
 use proto::etcd::authpb;
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::auth_server::{Auth as AuthRpc, AuthServer};
-use state_machine::{
-    AuthCommand, AuthError, Command, Outcome, Permission, PermissionKind, ROOT_ROLE, Secret, root_permission,
-};
+use state_machine::{AuthCommand, AuthError, Command, Outcome, Permission, PermissionKind, Secret};
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
@@ -283,11 +281,7 @@ impl AuthRpc for AuthService {
             caller.must_be_root(&self.store)?;
         }
         let perm = self.store.read_state(|machine| {
-            let granted = machine.auth().role(&role)?;
-            Some(match role.as_str() {
-                ROOT_ROLE => vec![shown(&root_permission())],
-                _ => granted.iter().map(shown).collect(),
-            })
+            machine.auth().role(&role).map(|granted| granted.iter().map(shown).collect())
         });
         let perm = perm.ok_or_else(|| status::of_auth_error(AuthError::RoleNotFound))?;
         Ok(Response::new(pb::AuthRoleGetResponse { header: self.header(), perm }))

@@ -18,7 +18,7 @@ use crate::envelope::Author;
 use crate::hash;
 use crate::key_index::KeyRange;
 use crate::lease::{LEASE_NONE, Leases};
-use crate::permission::{Permission, PermissionKind, UserPermissions};
+use crate::permission::{Permission, UserPermissions};
 use crate::secret::Secret;
 
 /// The user that must exist before authentication can be enabled.
@@ -516,9 +516,4 @@ impl Auth {
         }
         Ok(true)
     }
-}
-
-/// What etcd shows as the root role's one permission: everything.
-pub fn root_permission() -> Permission {
-    Permission { kind: PermissionKind::ReadWrite, key: Bytes::new(), range_end: Bytes::from_static(b"\0") }
 }

@@ -56,6 +56,11 @@ impl<'a> RevisionEvents<'a> {
         self.events.clone().map(move |event| (&event.kv, event.prev_kv.as_ref().filter(|_| !hide_prev)))
     }
 
+    /// The keys after the changes, in order.
+    pub(crate) fn into_records(self) -> impl Iterator<Item = &'a Arc<Record>> {
+        self.events.map(|event| &event.kv)
+    }
+
     /// The changes on their own.
     pub fn to_batch(&self) -> EventBatch {
         let events = self.iter().map(|(kv, prev)| Event { kv: kv.clone(), prev_kv: prev.cloned() });

@@ -19,6 +19,7 @@
 mod applier;
 mod auth;
 mod auth_codec;
+mod census;
 mod checkpoint;
 mod command;
 mod command_codec;
@@ -43,9 +44,7 @@ mod txn;
 mod version;
 mod wire;
 
-pub use auth::{
-    AUTH_REVISION_INITIAL, Auth, AuthCommand, AuthError, ROOT_ROLE, ROOT_USER, User, root_permission,
-};
+pub use auth::{AUTH_REVISION_INITIAL, Auth, AuthCommand, AuthError, ROOT_ROLE, ROOT_USER, User};
 pub use checkpoint::{CheckpointDelta, RecordId};
 pub use command::{
     Alarm, AlarmAction, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Fence,

@@ -207,7 +207,7 @@ impl StateMachine {
         self.keyspace.check_revision(revision)?;
         let revision = if revision == 0 { self.keyspace.revision } else { revision };
         let later = self.keyspace.history.since(revision + 1, 0);
-        let later = later.flat_map(|events| events.iter().map(|(kv, _)| kv.hash()).collect::<Vec<_>>());
+        let later = later.flat_map(|events| events.into_records().map(|kv| kv.hash()));
         let hash = later.fold(self.keyspace.live().hash, u64::wrapping_sub);
         let compact_revision = self.keyspace.compact_revision;
         let hash = hash::words(HASH_KV_DOMAIN, &[hash, revision, compact_revision]);

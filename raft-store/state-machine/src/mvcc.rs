@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::census::{CHUNK_KEYS_MAX, Census};
 use crate::command::{RangeRequest, SortOrder, SortTarget};
 use crate::history::{Event, History, Tally};
 use crate::key_index::{KeyHistory, KeyIndex, KeyRange};
@@ -19,10 +20,14 @@ use crate::revision::{REVISION_INITIAL, Revision};
 /// The revision that stands for "the newest, including what the running transaction wrote".
 pub(crate) const NEWEST: u64 = u64::MAX;
 
+/// Revisions that a count at an old revision looks through; beyond, it walks the range.
+const COUNT_BACK_REVISIONS_MAX: u64 = 10_000;
+
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Keyspace {
     pub(crate) index: KeyIndex,
+    pub(crate) census: Census,
     pub(crate) history: History,
     pub(crate) revision: u64,
     pub(crate) compact_revision: u64,
@@ -48,6 +53,7 @@ impl Keyspace {
     pub(crate) fn new() -> Self {
         Self {
             index: KeyIndex::new(),
+            census: Census::new(CHUNK_KEYS_MAX),
             history: History::new(),
             revision: REVISION_INITIAL,
             compact_revision: 0,
@@ -85,7 +91,7 @@ impl Keyspace {
         };
         // The key is a copy of its own, shared by all versions: the command's buffer must not live on
         // in the index when its value is long superseded.
-        match self.index.entry(Bytes::copy_from_slice(write.key)) {
+        let prev_kv = match self.index.entry(Bytes::copy_from_slice(write.key)) {
             Entry::Vacant(vacant) => {
                 kv.key = vacant.key().clone();
                 kv.value = write.value.unwrap_or_default();
@@ -115,7 +121,11 @@ impl Keyspace {
                 self.history.push(Event { kv: record, prev_kv: prev_kv.clone() });
                 prev_kv
             }
+        };
+        if prev_kv.is_none() {
+            self.census.born(write.key, &self.index);
         }
+        prev_kv
     }
 
     /// Deletes the keys of a range, handing each one's last version to `deleted`.
@@ -127,6 +137,7 @@ impl Keyspace {
             let record = Arc::new(Record::new(KeyValue::tombstone(key.clone(), revision)));
             self.all.add(&record);
             versions.push(record.clone());
+            self.census.died(&prev.key);
             deleted(&prev);
             self.history.push(Event { kv: record, prev_kv: Some(prev) });
         }
@@ -154,6 +165,9 @@ impl Keyspace {
             return response;
         };
         let limit = if request.limit == 0 { u64::MAX } else { request.limit };
+        if let Some(response) = self.page(request, at, revision) {
+            return response;
+        }
         // In key order, the first `limit` matches are the result; otherwise all must be seen first.
         let key_order = request.sort_target == SortTarget::Key && request.sort_order != SortOrder::Descend;
         for (_, versions) in self.index.range::<[u8], _>(bounds) {
@@ -177,11 +191,70 @@ impl Keyspace {
             response.kvs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
         if request.keys_only {
-            for record in &mut response.kvs {
-                *record = Arc::new(Record::detached(without_value(record)));
-            }
+            take_values(&mut response.kvs);
         }
         response
+    }
+
+    /// Answers a request for a count, or for the first keys of a range, without walking all of it; `None`
+    /// when that cannot be done.
+    fn page(&self, request: &RangeRequest, at: u64, revision: u64) -> Option<RangeResponse> {
+        let key_order = request.sort_target == SortTarget::Key && request.sort_order != SortOrder::Descend;
+        let is_page = request.count_only || (key_order && request.limit > 0);
+        if !is_page || is_bounded(request) || !self.can_count(request.revision) {
+            return None;
+        }
+        let range = KeyRange::of(&request.key, &request.range_end);
+        let mut kvs = Vec::new();
+        let mut cut = request.count_only;
+        if !request.count_only {
+            for (_, versions) in self.index.range::<[u8], _>(range.bounds()?) {
+                cut = kvs.len() as u64 == request.limit;
+                if cut {
+                    break;
+                }
+                kvs.extend(versions.at(at).cloned());
+            }
+        }
+        let count = if cut { self.count(range, request.revision) } else { kvs.len() as u64 };
+        let more = !request.count_only && count > kvs.len() as u64;
+        if request.keys_only {
+            take_values(&mut kvs);
+        }
+        Some(RangeResponse { revision, count, more, kvs })
+    }
+
+    /// Whether `count` is cheap at a revision: not much has changed since.
+    fn can_count(&self, revision: u64) -> bool {
+        revision == 0 || self.history.next_revision() - revision <= COUNT_BACK_REVISIONS_MAX
+    }
+
+    /// Live keys in a range at a revision (0: the newest): those of now, less what came since, and what went.
+    fn count(&self, range: KeyRange<'_>, revision: u64) -> u64 {
+        let now = self.census.count(range, &self.index);
+        if revision == 0 {
+            return now;
+        }
+        let later = self.history.since(revision + 1, 0).flat_map(|events| events.into_records());
+        later.filter(|kv| range.contains(&kv.key)).fold(now, |count, kv| match kv.version {
+            0 => count + 1,
+            1 => count - 1,
+            _ => count,
+        })
+    }
+}
+
+fn is_bounded(request: &RangeRequest) -> bool {
+    let RangeRequest { min_mod_revision, max_mod_revision, .. } = request;
+    let RangeRequest { min_create_revision, max_create_revision, .. } = request;
+    [min_mod_revision, max_mod_revision, min_create_revision, max_create_revision]
+        .into_iter()
+        .any(|bound| *bound != 0)
+}
+
+fn take_values(kvs: &mut [Arc<Record>]) {
+    for record in kvs {
+        *record = Arc::new(Record::detached(without_value(record)));
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Auth;
+use crate::census::Census;
 use crate::checkpoint::{CheckpointTracking, RecordId};
 use crate::command::Alarm;
 use crate::command_codec::{read_alarm, write_alarm};
@@ -286,6 +287,7 @@ impl Rebuild {
         }
         // In ascending order already, so the map is built in bulk.
         machine.keyspace.index = self.keys.into_iter().collect();
+        machine.keyspace.census = Census::of(&machine.keyspace.index);
         machine.keyspace.history = rebuild_history(self.events, header.compact_revision, header.revision)?;
         verify(&machine, &header)?;
         machine.tracking = CheckpointTracking::at(header.revision);

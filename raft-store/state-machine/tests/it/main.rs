@@ -9,4 +9,5 @@ mod hash_kv;
 mod model;
 mod rules;
 mod strategy;
+mod trim;
 mod versus_model;

@@ -5,6 +5,7 @@
 //! Where ours differ on purpose, the scenario's own call says so and why ([`Scenario::differs`]).
 //! `BARQUE_RECORD=1` writes `behaviour.txt` anew from the etcd on PATH, which must be 3.5.
 
+mod auth;
 mod kv;
 mod notes;
 mod real;
