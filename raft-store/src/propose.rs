@@ -68,7 +68,7 @@ impl Store {
                 Err(Attempt::Unknown(reason)) => return Err(Error::Unknown { reason }),
                 Err(Attempt::NotAppended(reason)) => {
                     if Instant::now() + RETRY_PAUSE >= deadline {
-                        let members = self.config().initial_members.len();
+                        let members = self.members().len();
                         let reason = format!(
                             "{reason}; a majority of the {members} members must be up to accept writes"
                         );
@@ -157,7 +157,7 @@ impl Forwarder {
             return Err(Attempt::NotAppended(format!("the address of leader {leader} is not known yet")));
         };
         let (tx, rx) = mpsc::channel(FORWARDING_QUEUE_MAX);
-        store.tasks().spawn(run_stream(store.clone(), address, rx));
+        store.tasks().spawn(run_stream(store.clone(), leader, address, rx));
         *current = Some((leader, tx.clone()));
         Ok(tx)
     }
@@ -165,10 +165,10 @@ impl Forwarder {
 
 /// Carries commands to one leader until the stream breaks; then every command that was sent has an unknown
 /// outcome, and those that were not are proposed again by their callers.
-async fn run_stream(store: Store, address: String, mut queue: mpsc::Receiver<Forwarded>) {
+async fn run_stream(store: Store, leader: MemberId, address: String, mut queue: mpsc::Receiver<Forwarded>) {
     let (requests, rx) = mpsc::channel(FORWARDING_QUEUE_MAX);
     let opened = async {
-        let mut client = store.connector().client(&address).map_err(|e| e.to_string())?;
+        let mut client = store.connector().client(leader, &address).map_err(|e| e.to_string())?;
         let responses = client.propose(ReceiverStream::new(rx)).await.map_err(|e| e.to_string())?;
         Ok::<_, String>(responses.into_inner())
     };

@@ -6,6 +6,7 @@
 //! has it on disk.
 
 mod access;
+pub(crate) mod cluster;
 mod convert;
 mod kv;
 mod limits;
@@ -45,5 +46,6 @@ impl Store {
 pub fn services(store: &Store) -> Routes {
     let mut routes = RoutesBuilder::default();
     routes.add_service(kv::service(store.clone()));
+    routes.add_service(cluster::service(store.clone()));
     routes.routes()
 }

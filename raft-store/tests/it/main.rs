@@ -2,5 +2,6 @@
 
 mod etcd;
 mod group;
+mod membership;
 mod replication;
 mod restart;
