@@ -9,14 +9,18 @@ mod compactor;
 mod config;
 mod error;
 pub mod etcd;
+mod gauges;
 mod metrics;
 mod propose;
+mod quota;
 mod raft;
 mod read_index;
 mod store;
+mod version_gate;
 pub mod wal;
 mod watch;
 
+pub use compactor::Compaction;
 pub use config::{Config, LEARNERS_MAX};
 pub use error::Error;
 pub use metrics::Exposition;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError};
+use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError, StateMachine};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,8 @@ use crate::checkpoint;
 use crate::compactor;
 use crate::config::Config;
 use crate::error::Error;
+use crate::etcd::Tokens;
+use crate::gauges::Gauges;
 use crate::metrics::Counters;
 use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
@@ -31,6 +33,7 @@ use crate::raft::state_machine::{Shared, StateMachineShell};
 use crate::raft::types::{LogId, Raft, TypeConfig};
 use crate::raft::{Connector, Member, MemberId, PeerClient, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
+use crate::version_gate;
 use crate::wal::{self, Wal};
 use crate::watch::Watcher;
 
@@ -154,6 +157,7 @@ struct Inner {
     shared: Arc<Shared>,
     connector: Connector,
     forwarder: Forwarder,
+    tokens: Tokens,
     reads: mpsc::Sender<WaitingRead>,
     leadership: watch::Receiver<Leadership>,
     counters: Counters,
@@ -195,8 +199,10 @@ impl Store {
 
         let (reads, waiting_reads) = mpsc::channel(READS_WAITING_MAX);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
+        let tokens = Tokens::new(&config.auth_token);
         let store = Self(Arc::new(Inner {
             config,
+            tokens,
             raft,
             log: disk.log,
             shared,
@@ -216,7 +222,9 @@ impl Store {
         store.tasks().spawn(bootstrap::run(store.clone()));
         store.tasks().spawn(membership::steward(store.clone()));
         store.tasks().spawn(membership::publish(store.clone()));
-        store.tasks().spawn(compactor::run(store.clone(), store.config().compaction_period));
+        store.tasks().spawn(compactor::run(store.clone()));
+        store.tasks().spawn(compactor::trim(store.clone()));
+        store.tasks().spawn(version_gate::run(store.clone()));
         Ok(store)
     }
 
@@ -474,6 +482,19 @@ impl Store {
 
     pub(crate) fn forwarder(&self) -> &Forwarder {
         &self.0.forwarder
+    }
+
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    pub(crate) fn gauges(&self) -> &Gauges {
+        &self.0.shared.gauges
+    }
+
+    /// Looks at the applied state under its lock: briefly.
+    pub(crate) fn read_state<T>(&self, look: impl FnOnce(&StateMachine) -> T) -> T {
+        look(&self.0.shared.read().machine)
     }
 
     pub(crate) fn reads(&self) -> &mpsc::Sender<WaitingRead> {

@@ -176,7 +176,10 @@ where
 }
 
 /// Says who sent a request.
-fn identify(_request: &mut Request<Incoming>, _common_name: &Arc<str>) {}
+fn identify(request: &mut Request<Incoming>, common_name: &Arc<str>) {
+    let common_name = Some(common_name.to_string());
+    request.extensions_mut().insert(raft_store::etcd::ClientIdentity { common_name });
+}
 
 impl Services {
     async fn call(&self, request: Request<Incoming>) -> Response<Body> {

@@ -21,7 +21,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use raft_store::{Member, MemberId, Store, wal};
@@ -194,11 +193,15 @@ fn store_config(settings: &Settings) -> anyhow::Result<raft_store::Config> {
     if let Some(bytes) = settings.max_request_bytes {
         config.request_bytes_max = bytes;
     }
-    config.compaction_period = match settings.compaction {
-        Compaction::Off => Duration::ZERO,
-        Compaction::Periodic(period) => period,
-        Compaction::Revisions(_) => bail!("--auto-compaction-mode revision is not there yet; use periodic"),
+    config.compaction = match settings.compaction {
+        Compaction::Off => raft_store::Compaction::Off,
+        Compaction::Periodic(period) => raft_store::Compaction::Period(period),
+        Compaction::Revisions(kept) => raft_store::Compaction::Revisions(kept),
     };
+    config.quota_bytes = settings.quota_bytes.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(-1));
+    if let Some(token) = &settings.auth_token {
+        config.auth_token = raft_store::etcd::AuthToken::parse(token).context("--auth-token")?;
+    }
     Ok(config)
 }
 

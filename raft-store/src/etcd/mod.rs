@@ -6,12 +6,21 @@
 //! has it on disk.
 
 mod access;
+mod auth;
 pub(crate) mod cluster;
 mod convert;
+mod jwt;
 mod kv;
 mod limits;
 mod range_stream;
+mod request_id;
 mod status;
+mod tokens;
+
+pub use access::ClientIdentity;
+pub use jwt::{Jwt, JwtError};
+pub(crate) use tokens::Tokens;
+pub use tokens::{AuthToken, AuthTokenError};
 
 use proto::etcd::etcdserverpb as pb;
 use tonic::service::{Routes, RoutesBuilder};
@@ -45,6 +54,7 @@ impl Store {
 /// Every etcd v3 service of this member, ready to be served. TLS and who may connect are the server's matter.
 pub fn services(store: &Store) -> Routes {
     let mut routes = RoutesBuilder::default();
+    routes.add_service(auth::service(store.clone()));
     routes.add_service(kv::service(store.clone()));
     routes.add_service(cluster::service(store.clone()));
     routes.routes()

@@ -1,7 +1,10 @@
 //! Groups of real members over real sockets and real files, in one process.
 
 mod etcd;
+mod etcd_auth;
 mod group;
 mod membership;
 mod replication;
+mod requests;
 mod restart;
+mod space;
