@@ -190,7 +190,7 @@ fn member_credentials(config: &Config, authority: &Authority) -> Result<Credenti
 
 fn store_config(config: &Config, authority: &Authority, credentials: Credentials) -> raft_store::Config {
     let members = config.initial_members.iter().map(|(name, address)| {
-        let member = Member { name: name.clone(), address: address.to_string() };
+        let member = Member::new(name, address.to_string());
         (member_id(authority, name), member)
     });
     let mut cluster_id = [0; 16];

@@ -8,6 +8,9 @@ use crate::compactor::Compaction;
 use crate::etcd::AuthToken;
 use crate::raft::{Member, MemberId, PeerTls};
 
+/// Learners at the same time, unless configured otherwise: each costs the leader as much as a voter.
+pub const LEARNERS_MAX: usize = 8;
+
 /// Settings of one member's store. [`Config::new`] fills in everything that has a sensible default.
 #[derive(Clone)]
 pub struct Config {
@@ -21,6 +24,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The members that form the group when it is first started; the same at each of them.
     pub initial_members: BTreeMap<MemberId, Member>,
+    /// The group exists already and has this member on its list: never form a new one.
+    pub join: bool,
+    /// Refuse changes of the membership that could lose the majority.
+    pub strict_membership: bool,
+    /// Learners at the same time.
+    pub learners_max: usize,
     /// How members prove who they are. `None`: clear text, for tests on loopback.
     pub peer_tls: Option<PeerTls>,
     /// Time between a leader's heartbeats.
@@ -68,6 +77,9 @@ impl Config {
             member: initial_members.get(&member_id).cloned().unwrap_or_default(),
             data_dir,
             initial_members,
+            join: false,
+            strict_membership: true,
+            learners_max: LEARNERS_MAX,
             peer_tls: None,
             heartbeat_interval: Duration::from_millis(40),
             election_timeout_min: Duration::from_millis(150),
@@ -84,5 +96,10 @@ impl Config {
             bcrypt_cost: 10,
             wal_segment_bytes: 64 * 1024 * 1024,
         }
+    }
+
+    /// The group's id in hexadecimal.
+    pub(crate) fn cluster_id_text(&self) -> String {
+        self.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -57,7 +57,7 @@ impl Forwarder {
             return Err(Attempt::NotAppended(format!("the address of leader {leader} is not known yet")));
         };
         let (tx, rx) = mpsc::channel(FORWARDING_QUEUE_MAX);
-        store.tasks().spawn(run_stream(store.clone(), address, rx));
+        store.tasks().spawn(run_stream(store.clone(), leader, address, rx));
         *current = Some((leader, tx.clone()));
         Ok(tx)
     }
@@ -65,10 +65,10 @@ impl Forwarder {
 
 /// Carries commands to one leader until the stream breaks; then every command that was sent has an unknown
 /// outcome, and those that were not are proposed again by their callers.
-async fn run_stream(store: Store, address: String, mut queue: mpsc::Receiver<Forwarded>) {
+async fn run_stream(store: Store, leader: MemberId, address: String, mut queue: mpsc::Receiver<Forwarded>) {
     let (requests, rx) = mpsc::channel(FORWARDING_QUEUE_MAX);
     let opened = async {
-        let mut client = store.connector().client(&address).map_err(|e| e.to_string())?;
+        let mut client = store.connector().client(leader, &address).map_err(|e| e.to_string())?;
         let responses = client.propose(ReceiverStream::new(rx)).await.map_err(|e| e.message().to_owned())?;
         Ok::<_, String>(responses.into_inner())
     };

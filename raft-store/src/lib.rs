@@ -23,10 +23,10 @@ pub mod wal;
 mod watch;
 
 pub use compactor::Compaction;
-pub use config::Config;
+pub use config::{Config, LEARNERS_MAX};
 pub use error::Error;
 pub use metrics::Exposition;
-pub use raft::{ConnectError, Connector, DecodeError, Member, MemberId, PeerServer, PeerService, PeerTls};
+pub use raft::{ConnectError, DecodeError, Member, MemberId, PeerServer, PeerService, PeerTls};
 pub use state_machine;
 pub use store::{Leadership, MemberStatus, OpenError, Role, Status, Store};
 pub use watch::Watcher;

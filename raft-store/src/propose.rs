@@ -127,7 +127,7 @@ impl Store {
         if let Some(reason) = doubt {
             return Error::Unknown { reason };
         }
-        let members = self.config().initial_members.len();
+        let members = self.members().len();
         let reason = format!("{reason}; a majority of the {members} members must be up to accept writes");
         Error::Unavailable { reason }
     }

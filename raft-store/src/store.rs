@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -16,9 +16,6 @@ use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError, StateMachine}
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
-
-use proto::raft::raft_peer_client::RaftPeerClient;
 
 use crate::bootstrap;
 use crate::bundler::{self, PROPOSALS_WAITING_MAX};
@@ -31,10 +28,11 @@ use crate::forward::Forwarder;
 use crate::gauges::Gauges;
 use crate::metrics::Counters;
 use crate::raft::log_store::LogStore;
+use crate::raft::membership;
 use crate::raft::peer_client::NetworkFactory;
 use crate::raft::state_machine::{Shared, StateMachineShell};
-use crate::raft::types::{Raft, TypeConfig};
-use crate::raft::{Connector, Member, MemberId, PeerServer, PeerService, codec};
+use crate::raft::types::{LogId, Raft, TypeConfig};
+use crate::raft::{Connector, Member, MemberId, PeerClient, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
 use crate::version_gate;
 use crate::wal::{self, Wal};
@@ -145,6 +143,14 @@ pub struct MemberStatus {
     pub matched_index: Option<u64>,
 }
 
+/// Whether this member takes part in consensus.
+#[derive(Debug)]
+enum Admission {
+    Asking,
+    Admitted,
+    Refused(String),
+}
+
 struct Inner {
     config: Config,
     raft: Raft,
@@ -157,6 +163,10 @@ struct Inner {
     reads: mpsc::Sender<WaitingRead>,
     leadership: watch::Receiver<Leadership>,
     counters: Counters,
+    admission: watch::Sender<Admission>,
+    /// When a leader last said something.
+    heard: std::sync::Mutex<Option<Instant>>,
+    membership_lock: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -175,7 +185,7 @@ impl Store {
         let opening = config.clone();
         let disk = tokio::task::spawn_blocking(move || Disk::open(&opening)).await;
         let disk = disk.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        let connector = Connector::new(config.peer_tls.clone());
+        let connector = Connector::new(config.peer_tls.clone(), &config.cluster_id_text());
         let shared = Arc::clone(&disk.shared);
 
         let raft = Raft::build(
@@ -205,6 +215,9 @@ impl Store {
             reads,
             leadership,
             counters: Counters::default(),
+            admission: watch::channel(Admission::Asking).0,
+            heard: std::sync::Mutex::default(),
+            membership_lock: tokio::sync::Mutex::new(()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
@@ -212,6 +225,8 @@ impl Store {
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
         store.tasks().spawn(bootstrap::run(store.clone()));
+        store.tasks().spawn(membership::steward(store.clone()));
+        store.tasks().spawn(membership::publish(store.clone()));
         store.tasks().spawn(compactor::run(store.clone()));
         store.tasks().spawn(compactor::trim(store.clone()));
         store.tasks().spawn(version_gate::run(store.clone()));
@@ -324,7 +339,7 @@ impl Store {
 
     /// The group's id, in hexadecimal.
     pub fn cluster_id(&self) -> String {
-        self.0.config.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0.config.cluster_id_text()
     }
 
     /// This member's numbers.
@@ -342,7 +357,7 @@ impl Store {
             },
         });
         let members = members.collect();
-        let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
+        let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
         let state = self.0.shared.read();
         Status {
             role: match metrics.state {
@@ -363,9 +378,25 @@ impl Store {
         }
     }
 
-    /// Why consensus has stopped by itself, if it has: for example because the disk failed. The process
-    /// should end then.
+    /// Why this member has stopped by itself, if it has: for example because the disk failed, because it was
+    /// removed, or because its directory is not what it was. The process should end then.
     pub async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.consensus_failed() => reason,
+            reason = self.refused() => reason,
+        }
+    }
+
+    async fn refused(&self) -> String {
+        let mut admission = self.0.admission.subscribe();
+        let refused = admission.wait_for(|admission| matches!(admission, Admission::Refused(_))).await;
+        match refused.as_deref() {
+            Ok(Admission::Refused(reason)) => reason.clone(),
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn consensus_failed(&self) -> String {
         let mut metrics = self.raft().metrics();
         loop {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
@@ -385,6 +416,53 @@ impl Store {
     /// Counters of the write-ahead log.
     pub fn wal_stats(&self) -> wal::Stats {
         self.0.log.stats()
+    }
+
+    /// This member may vote, acknowledge and campaign from now on.
+    pub(crate) fn admit(&self) {
+        self.raft().runtime_config().elect(true);
+        self.0.admission.send_replace(Admission::Admitted);
+    }
+
+    /// This member must not take part, any more or at all.
+    pub(crate) fn refuse(&self, reason: String) {
+        tracing::error!(%reason, "this member stops");
+        self.raft().runtime_config().elect(false);
+        self.0.admission.send_replace(Admission::Refused(reason));
+    }
+
+    /// A leader has said something.
+    pub(crate) fn heard_leader(&self) {
+        *self.0.heard.lock().expect("no code panics while it holds this lock") = Some(Instant::now());
+    }
+
+    /// How long no leader has said anything; `None`: none ever has.
+    pub(crate) fn leader_silence(&self) -> Option<Duration> {
+        self.0.heard.lock().expect("no code panics while it holds this lock").map(|heard| heard.elapsed())
+    }
+
+    pub(crate) fn takes_part(&self) -> bool {
+        matches!(*self.0.admission.borrow(), Admission::Admitted)
+    }
+
+    pub(crate) fn membership_lock(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.membership_lock
+    }
+
+    pub(crate) fn last_log_id(&self) -> Option<LogId> {
+        self.0.log.last_log_id()
+    }
+
+    /// The newest entry that another member has acknowledged to this leader.
+    pub(crate) fn acknowledged_by(&self, id: MemberId) -> Option<LogId> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.replication.as_ref()?.get(&id).copied().flatten()
+    }
+
+    /// The members by the newest list in the log, which may not be committed yet.
+    pub(crate) fn newest_members(&self) -> Vec<MemberStatus> {
+        self.status().members
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -457,7 +535,7 @@ impl Store {
     }
 
     /// A client of the leader for single questions.
-    pub(crate) fn leader_client(&self, leader: MemberId) -> Result<RaftPeerClient<Channel>, String> {
+    pub(crate) fn leader_client(&self, leader: MemberId) -> Result<PeerClient, String> {
         let address = self.address_of(leader).ok_or("the leader's address is not known yet")?;
         self.connector().cached_client(leader, &address).map_err(|e| e.to_string())
     }
@@ -486,6 +564,8 @@ fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigErro
         election_timeout_min: millis(config.election_timeout_min),
         election_timeout_max: millis(config.election_timeout_max),
         enable_pre_vote: Some(true),
+        // Switched on when the member is admitted.
+        enable_elect: false,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.checkpoint_entries),
         max_in_snapshot_log_to_keep: config.log_entries_kept,
         replication_lag_threshold: config.log_entries_kept,
@@ -534,6 +614,9 @@ async fn follow_leadership(store: Store, publish: watch::Sender<Leadership>) {
     loop {
         let now = {
             let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership().nodes();
+            let addresses = members.map(|(id, member)| (*id, member.address.clone()));
+            store.connector().set_addresses(addresses.collect());
             let leads = metrics.state == openraft::ServerState::Leader;
             let applied_term = metrics.last_applied.map(|id| id.leader_id.term);
             Leadership {

@@ -7,6 +7,7 @@
 
 mod access;
 mod auth;
+pub(crate) mod cluster;
 mod convert;
 mod jwt;
 mod kv;
@@ -55,5 +56,6 @@ pub fn services(store: &Store) -> Routes {
     let mut routes = RoutesBuilder::default();
     routes.add_service(auth::service(store.clone()));
     routes.add_service(kv::service(store.clone()));
+    routes.add_service(cluster::service(store.clone()));
     routes.routes()
 }

@@ -125,6 +125,40 @@ pub(crate) fn timeout() -> Status {
     Status::new(Code::Unavailable, "etcdserver: request timed out")
 }
 
+pub(crate) fn member_not_found() -> Status {
+    Status::new(Code::NotFound, "etcdserver: member not found")
+}
+
+pub(crate) fn member_bad_urls() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: given member URLs are invalid")
+}
+
+pub(crate) fn peer_urls_exist() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: Peer URLs already exists")
+}
+
+pub(crate) fn not_enough_started() -> Status {
+    let text = "etcdserver: re-configuration failed due to not enough started members";
+    Status::new(Code::FailedPrecondition, text)
+}
+
+pub(crate) fn member_not_learner() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: can only promote a learner member")
+}
+
+pub(crate) fn learner_not_ready() -> Status {
+    let text = "etcdserver: can only promote a learner member which is in sync with leader";
+    Status::new(Code::FailedPrecondition, text)
+}
+
+pub(crate) fn too_many_learners() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: too many learner members in cluster")
+}
+
+pub(crate) fn unhealthy_cluster() -> Status {
+    Status::new(Code::Unavailable, "etcdserver: unhealthy cluster")
+}
+
 /// What a failed write, read or watch is to an etcd client.
 pub(crate) fn of_error(error: &Error) -> Status {
     match error {

@@ -66,24 +66,38 @@ pub(crate) fn membership_to_wire(membership: &Membership) -> wire::Membership {
             .iter()
             .map(|voters| wire::VoterSet { member_ids: voters.iter().copied().collect() })
             .collect(),
-        members: membership
-            .nodes()
-            .map(|(id, member)| wire::Member {
-                id: *id,
-                name: member.name.clone(),
-                address: member.address.clone(),
-            })
-            .collect(),
+        members: membership.nodes().map(|(id, member)| member_to_wire(*id, member)).collect(),
     }
+}
+
+pub(crate) fn member_to_wire(id: MemberId, member: &Member) -> wire::Member {
+    wire::Member {
+        id,
+        name: member.name.clone(),
+        address: member.address.clone(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: member.client_urls.clone(),
+        started: member.started,
+        joining: member.joining,
+    }
+}
+
+pub(crate) fn member_from_wire(member: &wire::Member) -> (MemberId, Member) {
+    let content = Member {
+        name: member.name.clone(),
+        address: member.address.clone(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: member.client_urls.clone(),
+        started: member.started,
+        joining: member.joining,
+    };
+    (member.id, content)
 }
 
 pub(crate) fn membership_from_wire(membership: &wire::Membership) -> Result<Membership, DecodeError> {
     let configs: Vec<BTreeSet<MemberId>> =
         membership.configs.iter().map(|set| set.member_ids.iter().copied().collect()).collect();
-    let members = membership
-        .members
-        .iter()
-        .map(|m| (m.id, Member { name: m.name.clone(), address: m.address.clone() }));
+    let members = membership.members.iter().map(member_from_wire);
     Membership::new(configs, members.collect::<std::collections::BTreeMap<_, _>>())
         .map_err(|e| DecodeError::Membership(e.to_string()))
 }
@@ -255,7 +269,13 @@ mod tests {
     use super::*;
 
     fn membership() -> Membership {
-        let member = |name: &str| Member { name: name.into(), address: "127.0.0.1:1".into() };
+        let member = |name: &str| Member {
+            peer_urls: vec!["http://127.0.0.1:1".into()],
+            client_urls: vec!["http://127.0.0.1:2".into(), "http://127.0.0.1:3".into()],
+            started: true,
+            joining: name == "b",
+            ..Member::new(name, "127.0.0.1:1")
+        };
         Membership::new(
             vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
             std::collections::BTreeMap::from([(1, member("a")), (2, member("b")), (3, member("c"))]),

@@ -85,6 +85,11 @@ impl LogStore {
         self.lock().purged.map(|id| id.index)
     }
 
+    /// The newest entry.
+    pub(crate) fn last_log_id(&self) -> Option<LogId> {
+        self.lock().last_log_id()
+    }
+
     /// The write-ahead log's counters.
     pub(crate) fn stats(&self) -> wal::Stats {
         self.wal.stats()

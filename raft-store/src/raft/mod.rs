@@ -4,6 +4,7 @@
 pub(crate) mod checkpointer;
 pub(crate) mod codec;
 pub(crate) mod log_store;
+pub(crate) mod membership;
 pub(crate) mod peer_client;
 pub(crate) mod peer_service;
 pub(crate) mod snapshot_transfer;
@@ -11,6 +12,7 @@ pub(crate) mod state_machine;
 pub(crate) mod types;
 
 pub use codec::DecodeError;
-pub use peer_client::{ConnectError, Connector, PeerTls};
+pub use peer_client::{ConnectError, PeerTls};
+pub(crate) use peer_client::{Connector, PeerClient};
 pub use peer_service::{PeerServer, PeerService};
 pub use types::{Member, MemberId};

@@ -4,8 +4,9 @@
 //! that a heartbeat never waits behind entries or a slow disk. Connections are made on first use and again
 //! after a failure; nothing here retries, the consensus library does.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -19,8 +20,11 @@ use openraft::raft::{
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use proto::raft as wire;
 use proto::raft::raft_peer_client::RaftPeerClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::codec;
 use super::snapshot_transfer::{self, Snapshot, SnapshotData};
@@ -57,21 +61,57 @@ pub struct ConnectError {
     pub source: tonic::transport::Error,
 }
 
-/// A client and whose it is.
-type CachedClient = (MemberId, RaftPeerClient<Channel>);
+/// A client of the peer service.
+pub(crate) type PeerClient = RaftPeerClient<InterceptedService<Channel, Introduction>>;
+
+/// Header with the cluster's id.
+pub(crate) const CLUSTER_HEADER: &str = "barque-cluster-id";
+/// Header with the id of the member that a call is meant for.
+pub(crate) const TARGET_HEADER: &str = "barque-target-id";
+
+/// Says in each call which cluster it belongs to and whom it is for, so that a wrong address is noticed.
+#[derive(Clone)]
+pub(crate) struct Introduction {
+    cluster: MetadataValue<Ascii>,
+    target: MetadataValue<Ascii>,
+}
+
+impl Interceptor for Introduction {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(CLUSTER_HEADER, self.cluster.clone());
+        request.metadata_mut().insert(TARGET_HEADER, self.target.clone());
+        Ok(request)
+    }
+}
+
+/// A client, whose it is and where that is.
+type CachedClient = (MemberId, String, PeerClient);
 
 /// Makes connections to members.
 #[derive(Clone)]
-pub struct Connector {
+pub(crate) struct Connector {
     tls: Option<PeerTls>,
+    cluster: MetadataValue<Ascii>,
+    /// Newest addresses, which may change while a member is connected to.
+    addresses: Arc<RwLock<BTreeMap<MemberId, String>>>,
     /// The last client handed out by `cached_client`.
     cached: Arc<Mutex<Option<CachedClient>>>,
 }
 
 impl Connector {
     /// With `None` members talk in clear text: for tests on a loopback address only.
-    pub fn new(tls: Option<PeerTls>) -> Self {
-        Self { tls, cached: Arc::default() }
+    pub(crate) fn new(tls: Option<PeerTls>, cluster_id: &str) -> Self {
+        let cluster = cluster_id.parse().expect("hexadecimal digits make a header");
+        Self { tls, cluster, addresses: Arc::default(), cached: Arc::default() }
+    }
+
+    /// Remembers where members are; connections follow.
+    pub(crate) fn set_addresses(&self, addresses: BTreeMap<MemberId, String>) {
+        *self.addresses.write().expect("no code panics while it holds this lock") = addresses;
+    }
+
+    fn address_of(&self, member: MemberId) -> Option<String> {
+        self.addresses.read().expect("no code panics while it holds this lock").get(&member).cloned()
     }
 
     /// A connection that is opened on first use and reopened after a failure.
@@ -98,24 +138,23 @@ impl Connector {
     }
 
     /// A client for single questions to the leader, kept until somebody else leads.
-    pub(crate) fn cached_client(
-        &self,
-        member: MemberId,
-        address: &str,
-    ) -> Result<RaftPeerClient<Channel>, ConnectError> {
+    pub(crate) fn cached_client(&self, member: MemberId, address: &str) -> Result<PeerClient, ConnectError> {
         let mut cached = self.cached.lock().expect("no code panics while it holds this lock");
-        if let Some((id, client)) = &*cached
+        if let Some((id, at, client)) = &*cached
             && *id == member
+            && at == address
         {
             return Ok(client.clone());
         }
-        let client = self.client(address)?;
-        *cached = Some((member, client.clone()));
+        let client = self.client(member, address)?;
+        *cached = Some((member, address.to_owned(), client.clone()));
         Ok(client)
     }
 
-    pub(crate) fn client(&self, address: &str) -> Result<RaftPeerClient<Channel>, ConnectError> {
-        Ok(RaftPeerClient::new(self.channel(address)?)
+    pub(crate) fn client(&self, member: MemberId, address: &str) -> Result<PeerClient, ConnectError> {
+        let introduction =
+            Introduction { cluster: self.cluster.clone(), target: MetadataValue::from(member) };
+        Ok(RaftPeerClient::with_interceptor(self.channel(address)?, introduction)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
@@ -131,7 +170,9 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, target: MemberId, member: &Member) -> PeerNetwork {
-        PeerNetwork { id: self.id, target, client: self.connector.client(&member.address) }
+        let address = self.connector.address_of(target).unwrap_or_else(|| member.address.clone());
+        let client = self.connector.client(target, &address);
+        PeerNetwork { id: self.id, target, connector: self.connector.clone(), address, client }
     }
 }
 
@@ -139,11 +180,19 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 pub(crate) struct PeerNetwork {
     id: MemberId,
     target: MemberId,
-    client: Result<RaftPeerClient<Channel>, ConnectError>,
+    connector: Connector,
+    address: String,
+    client: Result<PeerClient, ConnectError>,
 }
 
 impl PeerNetwork {
-    fn client(&self) -> Result<RaftPeerClient<Channel>, RPCError<TypeConfig>> {
+    fn client(&mut self) -> Result<PeerClient, RPCError<TypeConfig>> {
+        if let Some(address) = self.connector.address_of(self.target)
+            && address != self.address
+        {
+            self.client = self.connector.client(self.target, &address);
+            self.address = address;
+        }
         match &self.client {
             Ok(client) => Ok(client.clone()),
             Err(error) => Err(RPCError::Unreachable(Unreachable::new(error))),
@@ -166,7 +215,7 @@ impl PeerNetwork {
     }
 
     async fn ask_vote(
-        &self,
+        &mut self,
         request: VoteRequest<TypeConfig>,
         pre_vote: bool,
         option: RPCOption,

@@ -4,6 +4,7 @@
 //! a request reaches this service (client certificates of members only).
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::StreamExt;
@@ -15,13 +16,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::codec::{self, DecodeError};
-use super::peer_client::MESSAGE_BYTES_MAX;
+use super::membership::ChangeError;
+use super::peer_client::{CLUSTER_HEADER, MESSAGE_BYTES_MAX, TARGET_HEADER};
 use super::snapshot_transfer;
+use super::types::MemberId;
+use crate::etcd::cluster;
 use crate::forward;
 use crate::store::Store;
 
 /// Messages with answers to one member that wait to be sent.
 const ANSWER_MESSAGES_MAX: usize = 64;
+
+/// How long a leader may take to have its leadership confirmed before it answers a probe.
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The service that the replica's server mounts.
 pub type PeerServer = RaftPeerServer<PeerService>;
@@ -48,6 +55,58 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("this member is stopping: {error}"))
 }
 
+impl PeerService {
+    /// Whether a call is meant for this member of this cluster. An address that leads elsewhere must not
+    /// answer in another's name.
+    fn meant_for_us<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
+        let ours = self.store.cluster_id();
+        let theirs = header(CLUSTER_HEADER).unwrap_or("none");
+        if theirs != ours {
+            return Err(Status::failed_precondition(format!(
+                "this member belongs to cluster {ours}, not to {theirs}: check the token and the addresses"
+            )));
+        }
+        let target = header(TARGET_HEADER).and_then(|text| text.parse::<u64>().ok());
+        if target != Some(self.store.member_id()) {
+            let own = self.store.member_id();
+            return Err(Status::failed_precondition(format!("this is the address of the member {own:x}")));
+        }
+        Ok(())
+    }
+
+    /// As `meant_for_us`; and this member takes part.
+    fn taking_part<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.meant_for_us(request)?;
+        match self.store.takes_part() {
+            true => Ok(()),
+            false => Err(Status::unavailable("this member does not take part yet")),
+        }
+    }
+
+    /// What this member knows of another one.
+    async fn describe_asker(&self, asker: MemberId) -> wire::ProbeResponse {
+        let store = &self.store;
+        let leads = store.leadership().is_self
+            && matches!(
+                tokio::time::timeout(CONFIRM_TIMEOUT, store.read_index_for_peer()).await,
+                Ok(wire::ReadIndexResponse { result: Some(wire::read_index_response::Result::LogIndex(_)) })
+            );
+        let known = store.newest_members().into_iter().find(|member| member.id == asker);
+        let acknowledged = store.acknowledged_by(asker);
+        wire::ProbeResponse {
+            member_id: store.member_id(),
+            has_log: store.has_log(),
+            established: store.last_log_id().is_some_and(|last| last.index > 0),
+            leads,
+            is_member: known.is_some(),
+            started: known.is_some_and(|member| member.member.started),
+            acknowledged_index: acknowledged.map_or(0, |id| id.index),
+            acknowledged_term: acknowledged.map_or(0, |id| id.leader_id.term),
+        }
+    }
+}
+
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -59,9 +118,12 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
+        self.taking_part(&request)?;
+        let store = self.store.clone();
         // A request that cannot be read ends the input: the leader sees the stream end and starts again.
-        let input = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
+        let input = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let request = request.map_err(|status| tracing::debug!(%status, "append stream ended")).ok()?;
+            store.heard_leader();
             codec::append_from_wire(request)
                 .map_err(|error| tracing::warn!(%error, "unreadable append request"))
                 .ok()
@@ -78,6 +140,7 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
+        self.taking_part(&request)?;
         let request = request.into_inner();
         let vote = codec::vote_request_from_wire(&request).map_err(invalid)?;
         let raft = self.store.raft();
@@ -89,6 +152,7 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<Streaming<wire::InstallSnapshotRequest>>,
     ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
+        self.taking_part(&request)?;
         let directory = self.store.snapshot_directory();
         let (vote, snapshot) = snapshot_transfer::receive(request.into_inner(), directory).await?;
         let response = self.store.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
@@ -99,6 +163,7 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<wire::TransferLeaderRequest>,
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        self.taking_part(&request)?;
         let request = request.into_inner();
         let from = codec::vote_from_wire(request.from_leader.as_ref()).map_err(invalid)?;
         let last = request.last_log_id.as_ref().map(codec::log_id_from_wire);
@@ -116,6 +181,7 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<Streaming<wire::ProposeRequest>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
+        self.taking_part(&request)?;
         let (tx, rx) = mpsc::channel(ANSWER_MESSAGES_MAX);
         let store = self.store.clone();
         self.store.tasks().spawn(forward::answer_proposals(store, request.into_inner(), tx));
@@ -124,8 +190,9 @@ impl RaftPeer for PeerService {
 
     async fn read_index(
         &self,
-        _: Request<wire::ReadIndexRequest>,
+        request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
+        self.taking_part(&request)?;
         Ok(Response::new(self.store.read_index_for_peer().await))
     }
 
@@ -133,16 +200,50 @@ impl RaftPeer for PeerService {
         &self,
         request: Request<wire::ProbeRequest>,
     ) -> Result<Response<wire::ProbeResponse>, Status> {
-        let theirs = request.into_inner().cluster_id;
-        if theirs != self.store.cluster_id() {
-            let ours = self.store.cluster_id();
-            return Err(Status::failed_precondition(format!(
-                "this member belongs to cluster {ours}, not to {theirs}: check the token and the addresses"
-            )));
-        }
-        Ok(Response::new(wire::ProbeResponse {
-            member_id: self.store.member_id(),
-            has_log: self.store.has_log(),
+        self.meant_for_us(&request)?;
+        Ok(Response::new(self.describe_asker(request.into_inner().member_id).await))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<wire::ChangeMembersRequest>,
+    ) -> Result<Response<wire::ChangeMembersResponse>, Status> {
+        self.taking_part(&request)?;
+        let change = cluster::change_from_wire(request.into_inner());
+        let change = change.ok_or_else(|| Status::invalid_argument("the change is missing"))?;
+        use wire::change_members_response::Result as R;
+        let result = match self.store.change_members(change).await {
+            Ok(member_id) => R::Changed(wire::Changed { member_id }),
+            Err(ChangeError::NotLeader) => {
+                R::NotLeader(wire::NotLeader { leader_id: self.store.leadership().leader.unwrap_or(0) })
+            }
+            Err(error) => return Err(cluster::of_change_error(&error)),
+        };
+        Ok(Response::new(wire::ChangeMembersResponse { result: Some(result) }))
+    }
+
+    async fn describe(
+        &self,
+        _: Request<wire::DescribeRequest>,
+    ) -> Result<Response<wire::DescribeResponse>, Status> {
+        let members = self.store.newest_members();
+        let members = members.iter().map(|status| codec::member_to_wire(status.id, &status.member));
+        Ok(Response::new(wire::DescribeResponse {
+            cluster_id: self.store.cluster_id(),
+            members: members.collect(),
+        }))
+    }
+
+    async fn state_hash(
+        &self,
+        request: Request<wire::StateHashRequest>,
+    ) -> Result<Response<wire::StateHashResponse>, Status> {
+        self.taking_part(&request)?;
+        let status = self.store.status();
+        Ok(Response::new(wire::StateHashResponse {
+            applied_index: status.applied_index,
+            state_hash: status.state_hash,
+            revision: status.revision,
         }))
     }
 }

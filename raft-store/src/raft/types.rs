@@ -17,8 +17,23 @@ pub type MemberId = u64;
 pub struct Member {
     /// The replica's name, for people.
     pub name: String,
-    /// `host:port` of its one TLS port; the host is an IP address.
+    /// `host:port` at which the other members reach it.
     pub address: String,
+    /// Where the other members find it, as etcd has it; may be empty where only `address` is used.
+    pub peer_urls: Vec<String>,
+    /// Where clients find it; published by the member itself.
+    pub client_urls: Vec<String>,
+    /// The member has taken part: it has a log, and starting it without one would make it forget its votes.
+    pub started: bool,
+    /// A learner that becomes a voter by itself as soon as it has caught up.
+    pub joining: bool,
+}
+
+impl Member {
+    /// A member known by name and address alone.
+    pub fn new(name: impl Into<String>, address: impl Into<String>) -> Self {
+        Self { name: name.into(), address: address.into(), ..Self::default() }
+    }
 }
 
 /// One or several commands as they lie in the log: each encoded once, by whoever proposed it.

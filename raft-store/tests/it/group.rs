@@ -42,7 +42,7 @@ impl Group {
         for id in 1..=size {
             let listener = listen("127.0.0.1:0".parse().expect("an address"));
             let address = listener.local_addr().expect("bound").to_string();
-            members.insert(id, Member { name: format!("m{id}"), address });
+            members.insert(id, Member::new(format!("m{id}"), address));
             listeners.insert(id, listener);
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -51,6 +51,28 @@ impl Group {
             group.start_on(id, listener).await;
         }
         group
+    }
+
+    /// An address for a member that is to join.
+    pub(crate) fn reserve(&self) -> (TcpListener, String) {
+        let listener = listen("127.0.0.1:0".parse().expect("an address"));
+        let address = listener.local_addr().expect("bound").to_string();
+        (listener, address)
+    }
+
+    /// Starts a member that was added to the list.
+    pub(crate) async fn join(&mut self, id: MemberId, listener: TcpListener) {
+        let address = listener.local_addr().expect("bound").to_string();
+        self.members.insert(id, Member::new(format!("m{id}"), address));
+        self.start_on(id, listener).await;
+    }
+
+    /// Starts a member that must not take part, and returns why it stops.
+    pub(crate) async fn start_refused(&mut self, id: MemberId) -> String {
+        self.start_member(id).await;
+        let store = self.store(id).clone();
+        let reason = tokio::time::timeout(PATIENCE, async move { store.failed().await }).await;
+        reason.expect("it stops by itself")
     }
 
     /// Starts a member that was stopped, at its old address.

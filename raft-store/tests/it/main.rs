@@ -3,6 +3,7 @@
 mod etcd;
 mod etcd_auth;
 mod group;
+mod membership;
 mod replication;
 mod requests;
 mod restart;
