@@ -9,6 +9,7 @@ mod compactor;
 mod config;
 mod error;
 pub mod etcd;
+mod metrics;
 mod propose;
 mod raft;
 mod read_index;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use config::Config;
 pub use error::Error;
+pub use metrics::Exposition;
 pub use raft::{ConnectError, Connector, DecodeError, Member, MemberId, PeerServer, PeerService, PeerTls};
 pub use state_machine;
 pub use store::{Leadership, MemberStatus, OpenError, Role, Status, Store};

@@ -41,6 +41,13 @@ enum Attempt {
 impl Store {
     /// Proposes a command and waits until it is applied at the member that proposed it.
     pub async fn propose(&self, command: &Command) -> Result<Outcome, Error> {
+        let counted = self.counters().proposal();
+        let result = self.propose_until_deadline(command).await;
+        counted.end(result.is_ok());
+        result
+    }
+
+    async fn propose_until_deadline(&self, command: &Command) -> Result<Outcome, Error> {
         let bytes = command.encode();
         let bytes_max = self.config().request_bytes_max;
         if bytes.len() > bytes_max {

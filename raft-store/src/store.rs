@@ -12,7 +12,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use state_machine::{RangeRequest, RangeResponse, ReadError};
+use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,7 @@ use crate::checkpoint;
 use crate::compactor;
 use crate::config::Config;
 use crate::error::Error;
+use crate::metrics::Counters;
 use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
 use crate::raft::peer_client::NetworkFactory;
@@ -149,6 +150,7 @@ struct Inner {
     forwarder: Forwarder,
     reads: mpsc::Sender<WaitingRead>,
     leadership: watch::Receiver<Leadership>,
+    counters: Counters,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -192,6 +194,7 @@ impl Store {
             forwarder: Forwarder::default(),
             reads,
             leadership,
+            counters: Counters::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
@@ -270,6 +273,11 @@ impl Store {
     /// The oldest revision that can still be read here.
     pub fn compact_revision(&self) -> u64 {
         self.0.shared.read().machine.compact_revision()
+    }
+
+    /// Takes some of what compactions left behind out of memory; whether there is more to do now.
+    pub(crate) fn trim(&self, events_max: usize) -> bool {
+        self.0.shared.trim(events_max)
     }
 
     /// Follows changes of the keys from `key` to `range_end` (as in a range), beginning with
@@ -354,6 +362,24 @@ impl Store {
                 return "consensus has ended".to_owned();
             }
         }
+    }
+
+    /// The alarms that are raised, as applied here.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.0.shared.read().machine.alarms().collect()
+    }
+
+    /// Counters of the write-ahead log.
+    pub fn wal_stats(&self) -> wal::Stats {
+        self.0.log.stats()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -486,7 +512,12 @@ async fn follow_leadership(store: Store, publish: watch::Sender<Leadership>) {
                 is_self: leads && applied_term == Some(metrics.current_term),
             }
         };
-        publish.send_if_modified(|before| std::mem::replace(before, now) != now);
+        publish.send_if_modified(|before| {
+            if now.leader.is_some() && now.leader != before.leader {
+                store.counters().count_leader();
+            }
+            std::mem::replace(before, now) != now
+        });
         tokio::select! {
             () = store.stopping() => return,
             changed = metrics.changed() => if changed.is_err() { return },

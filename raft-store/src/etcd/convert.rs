@@ -3,7 +3,7 @@
 use proto::etcd::{etcdserverpb as pb, mvccpb};
 use state_machine::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, NestedTxn, Op, OpResult, PutRequest,
-    RangeRequest, RangeResponse, Record, SortOrder, SortTarget, TxnCommand,
+    RangeRequest, RangeResponse, Record, SortOrder, SortTarget, TxnCommand, TxnOutcome,
 };
 use tonic::Status;
 
@@ -17,6 +17,11 @@ pub(crate) fn signed(number: u64) -> i64 {
 /// A revision or limit from the protocol: negative is as good as none.
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
+}
+
+/// The bounds of a revision: none is above a negative upper bound.
+fn bounds(min: i64, max: i64) -> (u64, u64) {
+    if max < 0 { (u64::MAX, 0) } else { (unsigned(min), unsigned(max)) }
 }
 
 pub(crate) fn key_value(record: &Record) -> mvccpb::KeyValue {
@@ -48,6 +53,9 @@ pub(crate) fn range(request: pb::RangeRequest) -> Result<RangeRequest, Status> {
         Ok(pb::range_request::SortTarget::Value) => SortTarget::Value,
         Err(_) => return Err(status::invalid_sort_option()),
     };
+    let (min_mod_revision, max_mod_revision) = bounds(request.min_mod_revision, request.max_mod_revision);
+    let (min_create_revision, max_create_revision) =
+        bounds(request.min_create_revision, request.max_create_revision);
     Ok(RangeRequest {
         key: request.key,
         range_end: request.range_end,
@@ -57,10 +65,10 @@ pub(crate) fn range(request: pb::RangeRequest) -> Result<RangeRequest, Status> {
         sort_target,
         keys_only: request.keys_only,
         count_only: request.count_only,
-        min_mod_revision: unsigned(request.min_mod_revision),
-        max_mod_revision: unsigned(request.max_mod_revision),
-        min_create_revision: unsigned(request.min_create_revision),
-        max_create_revision: unsigned(request.max_create_revision),
+        min_mod_revision,
+        max_mod_revision,
+        min_create_revision,
+        max_create_revision,
     })
 }
 
@@ -91,7 +99,8 @@ pub(crate) fn delete_range(request: pb::DeleteRangeRequest) -> Result<DeleteRang
     Ok(DeleteRangeRequest { key: request.key, range_end: request.range_end, prev_kv: request.prev_kv })
 }
 
-/// A transaction of at most `ops_max` compares and as many operations in each branch, at every level.
+/// A transaction of at most `ops_max` compares and as many operations in each branch. As in etcd, a nested
+/// transaction may have what the one around it left.
 pub(crate) fn txn(request: pb::TxnRequest, ops_max: usize) -> Result<TxnCommand, Status> {
     let NestedTxn { compares, success, failure } = nested_txn(request, ops_max)?;
     Ok(TxnCommand { fence: None, compares, success, failure })
@@ -99,19 +108,19 @@ pub(crate) fn txn(request: pb::TxnRequest, ops_max: usize) -> Result<TxnCommand,
 
 fn nested_txn(request: pb::TxnRequest, ops_max: usize) -> Result<NestedTxn, Status> {
     let widest = request.compare.len().max(request.success.len()).max(request.failure.len());
-    if widest > ops_max {
-        return Err(status::too_many_ops());
+    let left = ops_max.checked_sub(widest).ok_or_else(status::too_many_ops)?;
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(status::empty_key());
     }
     let ops = |ops: Vec<pb::RequestOp>| {
-        ops.into_iter()
-            .filter_map(|op| op.request)
-            .map(|op| self::op(op, ops_max))
-            .collect::<Result<_, Status>>()
+        // etcd's own answer to an operation that says nothing.
+        let op = |op: pb::RequestOp| self::op(op.request.ok_or_else(status::key_not_found)?, left);
+        ops.into_iter().map(op).collect::<Result<_, Status>>()
     };
     Ok(NestedTxn {
-        compares: request.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
         success: ops(request.success)?,
         failure: ops(request.failure)?,
+        compares: request.compare.into_iter().filter_map(compare).collect(),
     })
 }
 
@@ -125,33 +134,54 @@ fn op(op: pb::request_op::Request, ops_max: usize) -> Result<Op, Status> {
     })
 }
 
-fn compare(compare: pb::Compare) -> Result<Compare, Status> {
-    if compare.key.is_empty() {
-        return Err(status::empty_key());
-    }
+/// A condition; `None` if it holds whatever the state. What etcd does not know it does not refuse: an unknown
+/// result always holds, an unknown target is equal to anything, an operand of another kind than the
+/// target is absent.
+fn compare(compare: pb::Compare) -> Option<Compare> {
     use pb::compare::{CompareResult as Result_, CompareTarget as Target, TargetUnion as Operand};
-    let result = match Result_::try_from(compare.result) {
-        Ok(Result_::Equal) => CompareResult::Equal,
-        Ok(Result_::Greater) => CompareResult::Greater,
-        Ok(Result_::Less) => CompareResult::Less,
-        Ok(Result_::NotEqual) => CompareResult::NotEqual,
-        Err(_) => return Err(Status::invalid_argument("etcdserver: unknown comparison")),
+    let result = Result_::try_from(compare.result).ok();
+    let target = Target::try_from(compare.target).ok();
+    let number = match (target, &compare.target_union) {
+        (Some(Target::Version), Some(Operand::Version(n)))
+        | (Some(Target::Create), Some(Operand::CreateRevision(n)))
+        | (Some(Target::Mod), Some(Operand::ModRevision(n))) => *n,
+        _ => 0,
     };
-    // An operand of another kind than the target counts as absent, as in etcd.
-    let target = match (Target::try_from(compare.target), compare.target_union) {
-        (Ok(Target::Version), Some(Operand::Version(n))) => CompareTarget::Version(unsigned(n)),
-        (Ok(Target::Version), _) => CompareTarget::Version(0),
-        (Ok(Target::Create), Some(Operand::CreateRevision(n))) => CompareTarget::CreateRevision(unsigned(n)),
-        (Ok(Target::Create), _) => CompareTarget::CreateRevision(0),
-        (Ok(Target::Mod), Some(Operand::ModRevision(n))) => CompareTarget::ModRevision(unsigned(n)),
-        (Ok(Target::Mod), _) => CompareTarget::ModRevision(0),
-        (Ok(Target::Value), Some(Operand::Value(value))) => CompareTarget::Value(value),
-        (Ok(Target::Value), _) => CompareTarget::Value(bytes::Bytes::new()),
-        (Ok(Target::Lease), Some(Operand::Lease(id))) => CompareTarget::Lease(id),
-        (Ok(Target::Lease), _) => CompareTarget::Lease(0),
-        (Err(_), _) => return Err(Status::invalid_argument("etcdserver: unknown compare target")),
+    let (result, target) = match (target, result) {
+        // A key that is absent has no value to compare.
+        (Some(Target::Value), None) => (CompareResult::Greater, CompareTarget::Version(0)),
+        (_, None) | (None, Some(Result_::Equal)) => return None,
+        (None, Some(_)) => NEVER,
+        // Versions and revisions are never negative.
+        (Some(_), Some(Result_::Greater | Result_::NotEqual)) if number < 0 => return None,
+        (Some(_), Some(_)) if number < 0 => NEVER,
+        (Some(target), Some(result)) => {
+            let target = match (target, compare.target_union) {
+                (Target::Version, _) => CompareTarget::Version(unsigned(number)),
+                (Target::Create, _) => CompareTarget::CreateRevision(unsigned(number)),
+                (Target::Mod, _) => CompareTarget::ModRevision(unsigned(number)),
+                (Target::Value, Some(Operand::Value(value))) => CompareTarget::Value(value),
+                (Target::Value, _) => CompareTarget::Value(bytes::Bytes::new()),
+                (Target::Lease, Some(Operand::Lease(id))) => CompareTarget::Lease(id),
+                (Target::Lease, _) => CompareTarget::Lease(0),
+            };
+            (compare_result(result), target)
+        }
     };
-    Ok(Compare { key: compare.key, range_end: compare.range_end, result, target })
+    Some(Compare { key: compare.key, range_end: compare.range_end, result, target })
+}
+
+/// A condition that never holds.
+const NEVER: (CompareResult, CompareTarget) = (CompareResult::Less, CompareTarget::Version(0));
+
+fn compare_result(result: pb::compare::CompareResult) -> CompareResult {
+    use pb::compare::CompareResult as Result_;
+    match result {
+        Result_::Equal => CompareResult::Equal,
+        Result_::Greater => CompareResult::Greater,
+        Result_::Less => CompareResult::Less,
+        Result_::NotEqual => CompareResult::NotEqual,
+    }
 }
 
 /// What a range found. Only the outermost answer carries a full header.
@@ -167,25 +197,55 @@ pub(crate) fn range_response(
     }
 }
 
-pub(crate) fn op_result(result: &OpResult, revision: u64) -> pb::ResponseOp {
+/// What a transaction did. As in etcd, answers within say the revision only: the transaction's own from its
+/// first change on, before that the one it began at; nested transactions say none.
+pub(crate) fn txn_response(outcome: &TxnOutcome, header: pb::ResponseHeader) -> pb::TxnResponse {
+    let before = outcome.revision - u64::from(outcome.results.iter().any(changed));
+    let mut revisions = Revisions { now: before, after: outcome.revision };
+    pb::TxnResponse {
+        header: Some(header),
+        succeeded: outcome.succeeded,
+        responses: outcome.results.iter().map(|result| op_response(result, &mut revisions)).collect(),
+    }
+}
+
+struct Revisions {
+    /// As the operations so far left it.
+    now: u64,
+    /// When anything is changed.
+    after: u64,
+}
+
+fn changed(result: &OpResult) -> bool {
+    match result {
+        OpResult::Range(_) => false,
+        OpResult::Put { .. } => true,
+        OpResult::DeleteRange { deleted, .. } => *deleted > 0,
+        OpResult::Txn { results, .. } => results.iter().any(changed),
+    }
+}
+
+fn op_response(result: &OpResult, revisions: &mut Revisions) -> pb::ResponseOp {
     use pb::response_op::Response as R;
-    // Inside a transaction etcd fills in the revision only.
-    let header = |revision| Some(pb::ResponseHeader { revision: signed(revision), ..Default::default() });
+    if !matches!(result, OpResult::Txn { .. }) && changed(result) {
+        revisions.now = revisions.after;
+    }
+    let header = Some(pb::ResponseHeader { revision: signed(revisions.now), ..Default::default() });
     let response = match result {
-        OpResult::Range(response) => R::ResponseRange(range_response(response, header(response.revision))),
+        OpResult::Range(response) => R::ResponseRange(range_response(response, header)),
         OpResult::Put { prev_kv } => R::ResponsePut(pb::PutResponse {
-            header: header(revision),
+            header,
             prev_kv: prev_kv.as_ref().map(|record| key_value(record)),
         }),
         OpResult::DeleteRange { deleted, prev_kvs } => R::ResponseDeleteRange(pb::DeleteRangeResponse {
-            header: header(revision),
+            header,
             deleted: signed(*deleted),
             prev_kvs: prev_kvs.iter().map(|record| key_value(record)).collect(),
         }),
         OpResult::Txn { succeeded, results } => R::ResponseTxn(pb::TxnResponse {
-            header: header(revision),
+            header: Some(pb::ResponseHeader::default()),
             succeeded: *succeeded,
-            responses: results.iter().map(|result| op_result(result, revision)).collect(),
+            responses: results.iter().map(|result| op_response(result, revisions)).collect(),
         }),
     };
     pb::ResponseOp { response: Some(response) }

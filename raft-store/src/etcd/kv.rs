@@ -5,20 +5,20 @@ use std::pin::Pin;
 use futures_util::Stream;
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::kv_server::{Kv, KvServer};
-use state_machine::{Command, Op, OpResult, Outcome, TxnCommand, TxnOutcome};
+use state_machine::{Command, Op, OpResult, Outcome, RangeResponse, TxnCommand, TxnOutcome};
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
-use super::{convert, status};
+use super::{convert, limits, range_stream, status};
 use crate::store::Store;
 
-/// Beyond the payload's own limit, what its frame and the other fields of a request may take.
-const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Changes that a physical compaction trims while it holds the state's lock.
+const TRIM_STEP_EVENTS: usize = 2048;
 
 pub(crate) fn service(store: Store) -> KvServer<KvService> {
-    let request_bytes_max = store.config().request_bytes_max + REQUEST_OVERHEAD_BYTES;
+    let message_bytes_max = limits::message_bytes_max(&store);
     KvServer::new(KvService { store })
-        .max_decoding_message_size(request_bytes_max)
+        .max_decoding_message_size(message_bytes_max)
         .max_encoding_message_size(usize::MAX)
 }
 
@@ -27,15 +27,14 @@ pub(crate) struct KvService {
 }
 
 impl KvService {
-    async fn read(&self, caller: &Caller, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+    async fn read(&self, caller: &Caller, request: pb::RangeRequest) -> Result<RangeResponse, Status> {
         let serializable = request.serializable;
         let request = convert::range(request)?;
         caller.may_range(&self.store, &request.key, &request.range_end)?;
         if !serializable {
             self.store.linearize().await.map_err(|error| status::of_error(&error))?;
         }
-        let response = self.store.range(&request).map_err(|error| status::of_error(&error))?;
-        Ok(convert::range_response(&response, Some(self.store.etcd_header(response.revision))))
+        self.store.range(&request).map_err(|error| status::of_error(&error))
     }
 
     async fn write(&self, caller: &Caller, txn: TxnCommand) -> Result<TxnOutcome, Status> {
@@ -46,6 +45,16 @@ impl KvService {
             Ok(_) => Err(status::unexpected_outcome()),
             Err(error) => Err(status::of_error(&error)),
         }
+    }
+
+    /// Takes out of memory what compactions up to now left behind at this member.
+    async fn trim(&self) -> Result<(), Status> {
+        // A compaction that another member proposed may not be applied here yet.
+        self.store.linearize().await.map_err(|error| status::of_error(&error))?;
+        while self.store.trim(TRIM_STEP_EVENTS) {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     async fn write_one(&self, caller: &Caller, op: Op) -> Result<(pb::ResponseHeader, OpResult), Status> {
@@ -61,7 +70,9 @@ impl Kv for KvService {
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let caller = Caller::of(&self.store, &request)?;
-        self.read(&caller, request.into_inner()).await.map(Response::new)
+        let response = self.read(&caller, request.into_inner()).await?;
+        let header = self.store.etcd_header(response.revision);
+        Ok(Response::new(convert::range_response(&response, Some(header))))
     }
 
     async fn range_stream(
@@ -69,14 +80,17 @@ impl Kv for KvService {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let caller = Caller::of(&self.store, &request)?;
-        let response = self.read(&caller, request.into_inner()).await?;
-        let whole = pb::RangeStreamResponse { range_response: Some(response) };
-        Ok(Response::new(Box::pin(futures_util::stream::iter([Ok(whole)]))))
+        let mut request = request.into_inner();
+        // Left out piece by piece, which saves a second copy of every record.
+        let keys_only = std::mem::take(&mut request.keys_only);
+        let response = self.read(&caller, request).await?;
+        let header = self.store.etcd_header(response.revision);
+        Ok(Response::new(Box::pin(range_stream::pieces(response, header, keys_only))))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let caller = Caller::of(&self.store, &request)?;
-        let op = Op::Put(convert::put(request.into_inner())?);
+        let op = Op::Put(convert::put(limits::fitting(&self.store, request.into_inner())?)?);
         let (header, result) = self.write_one(&caller, op).await?;
         let OpResult::Put { prev_kv } = result else { return Err(status::unexpected_outcome()) };
         let prev_kv = prev_kv.map(|record| convert::key_value(&record));
@@ -88,7 +102,8 @@ impl Kv for KvService {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let caller = Caller::of(&self.store, &request)?;
-        let op = Op::DeleteRange(convert::delete_range(request.into_inner())?);
+        let request = limits::fitting(&self.store, request.into_inner())?;
+        let op = Op::DeleteRange(convert::delete_range(request)?);
         let (header, result) = self.write_one(&caller, op).await?;
         let OpResult::DeleteRange { deleted, prev_kvs } = result else {
             return Err(status::unexpected_outcome());
@@ -102,14 +117,11 @@ impl Kv for KvService {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let caller = Caller::of(&self.store, &request)?;
-        let txn = convert::txn(request.into_inner(), self.store.config().txn_ops_max)?;
+        let request = limits::fitting(&self.store, request.into_inner())?;
+        let txn = convert::txn(request, self.store.config().txn_ops_max)?;
         let outcome = self.write(&caller, txn).await?;
-        let revision = outcome.revision;
-        Ok(Response::new(pb::TxnResponse {
-            header: Some(self.store.etcd_header(revision)),
-            succeeded: outcome.succeeded,
-            responses: outcome.results.iter().map(|result| convert::op_result(result, revision)).collect(),
-        }))
+        let header = self.store.etcd_header(outcome.revision);
+        Ok(Response::new(convert::txn_response(&outcome, header)))
     }
 
     async fn compact(
@@ -117,9 +129,14 @@ impl Kv for KvService {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let caller = Caller::of(&self.store, &request)?;
-        let revision = u64::try_from(request.into_inner().revision).unwrap_or(0);
+        let request = request.into_inner();
+        // No revision is negative, and all before the first are compacted.
+        let revision = u64::try_from(request.revision).unwrap_or(0);
         match caller.propose(&self.store, &Command::Compact { revision }).await {
             Ok(Outcome::Compacted { revision, .. }) => {
+                if request.physical {
+                    self.trim().await?;
+                }
                 let header = Some(self.store.etcd_header(revision));
                 Ok(Response::new(pb::CompactionResponse { header }))
             }

@@ -8,12 +8,20 @@
 mod access;
 mod convert;
 mod kv;
+mod limits;
+mod range_stream;
 mod status;
 
 use proto::etcd::etcdserverpb as pb;
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::store::Store;
+
+/// The version of etcd whose behaviour is served, where clients ask for one. Clients turn on what a version is
+/// known to have: the Kubernetes API server wants 3.5.13 or newer before it asks watches for their progress.
+pub const VERSION: &str = "3.5.21";
+/// The cluster version: the oldest that every member understands.
+pub const CLUSTER_VERSION: &str = "3.5.0";
 
 impl Store {
     /// The header of an answer that shows the store as of `revision`.

@@ -50,6 +50,12 @@ pub(crate) fn too_large() -> Status {
     Status::new(Code::InvalidArgument, "etcdserver: request is too large")
 }
 
+/// A message beyond what the transport takes, in the words of etcd's gRPC library.
+pub(crate) fn message_too_large(bytes: usize, bytes_max: usize) -> Status {
+    let text = format!("grpc: received message larger than max ({bytes} vs. {bytes_max})");
+    Status::new(Code::ResourceExhausted, text)
+}
+
 pub(crate) fn lease_not_found() -> Status {
     Status::new(Code::NotFound, "etcdserver: requested lease not found")
 }

@@ -82,6 +82,24 @@ impl Group {
         self.running.insert(id, Running { store, event_loop });
     }
 
+    /// Serves etcd's protocol from a running member; returns the address.
+    pub(crate) fn serve_etcd(&self, id: MemberId) -> String {
+        let listener = listen("127.0.0.1:0".parse().expect("an address"));
+        let address = listener.local_addr().expect("bound").to_string();
+        let running = &self.running[&id];
+        let services = raft_store::etcd::services(&running.store);
+        running.event_loop.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
+            tonic::transport::Server::builder()
+                .tcp_nodelay(true)
+                .add_routes(services)
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .expect("the server runs");
+        });
+        address
+    }
+
     /// Stops a member in an orderly way.
     pub(crate) async fn stop_member(&mut self, id: MemberId) {
         let Running { store, event_loop } = self.running.remove(&id).expect("it runs");
