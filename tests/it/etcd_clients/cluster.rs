@@ -117,7 +117,7 @@ fn etcdctl_changes_membership() {
             "can only promote a learner member which is in sync with leader",
         );
         ctl.fails(&["member", "promote", &before[0]], "can only promote a learner member");
-        ctl.fails(&["member", "add", "m5", "--peer-urls", &peer], "Peer URLs already exists");
+        ctl.fails(&["member", "add", "m5", "--peer-urls", &peer], "already exist");
         let other = format!("http://{}", free_addresses(1)[0]);
         let updated = ctl.ok(&["member", "update", &id, "--peer-urls", &other]);
         assert!(updated.contains(&format!("Member {id} updated in cluster")), "{updated}");

@@ -71,6 +71,14 @@ impl Group {
             .spawn()
             .unwrap()
     }
+
+    /// Fails when a member's process has ended.
+    pub(super) fn assert_all_run(&mut self) {
+        for (number, member) in self.members.iter_mut().enumerate() {
+            let ended = member.try_wait().unwrap();
+            assert!(ended.is_none(), "member {number} ended: {ended:?}");
+        }
+    }
 }
 
 impl Drop for Group {

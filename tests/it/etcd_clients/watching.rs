@@ -13,7 +13,7 @@ fn etcdctl_watches() {
         ctl.ok(&["put", &a, "2"]);
         ctl.ok(&["put", &b, "1"]);
         ctl.ok(&["del", &prefix, "--prefix"]);
-        let expected = ["PUT", "", "", &a, "1", "PUT", &a, "1", &a, "2", "PUT", "", "", &b, "1"];
+        let expected = ["PUT", &a, "1", "PUT", &a, "1", &a, "2", "PUT", &b, "1"];
         let deleted = ["DELETE", &a, "2", &a, "", "DELETE", &b, "1", &b, ""];
         for line in expected.iter().chain(&deleted) {
             assert_eq!(watch.line(), *line);
