@@ -27,7 +27,7 @@ pub(crate) struct BenchStoreArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "against")]
     pub(crate) endpoints: Vec<String>,
 
-    /// The processes that serve --endpoints, for processor time, memory and bytes written.
+    /// The processes that serve --endpoints, for their processor time.
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "endpoints")]
     pub(crate) pids: Vec<i32>,
 

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::load::Target;
 use super::systems;
+use super::usage::Disk;
 use crate::up::process::log_tail;
 
 /// How many members.
@@ -74,7 +75,7 @@ impl Group {
     pub(crate) async fn target(&self) -> Target {
         let mut endpoints: Vec<String> = self.members.iter().map(|member| member.client.clone()).collect();
         systems::leader_first(&mut endpoints).await;
-        Target { endpoints, pids: self.pids() }
+        Target { endpoints, pids: self.pids(), disk: Disk::under(&self.directory) }
     }
 
     /// The processes that run.

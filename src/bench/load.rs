@@ -14,7 +14,7 @@ use tonic::Status;
 use super::client::{Client, Plan};
 use super::connection::{Connection, origin};
 use super::histogram::Histogram;
-use super::usage::{self, Usage};
+use super::usage::{self, Disk, Usage};
 
 /// Load before the window begins.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -31,6 +31,8 @@ pub(crate) struct Target {
     /// Client addresses, the leader's first.
     pub(crate) endpoints: Vec<String>,
     pub(crate) pids: Vec<i32>,
+    /// Where their files lie, if that is known.
+    pub(crate) disk: Option<Disk>,
 }
 
 /// How much load.
@@ -145,7 +147,7 @@ pub(crate) struct Observed {
 /// Watches from outside while the window passes.
 pub(crate) async fn observe(target: &Target, window: Window) -> Observed {
     let own = [i32::try_from(std::process::id()).unwrap_or_default()];
-    let used = || (Usage::of(&own), Usage::of(&target.pids));
+    let used = || (Usage::of(&own, None), Usage::of(&target.pids, target.disk));
     tokio::time::sleep_until((window.begins - FSYNC_LEAD).into()).await;
     // Asking takes a while, so the two counts have an interval of their own.
     let (fsyncs_before, asked) = (usage::fsyncs(&target.endpoints).await, Instant::now());

@@ -35,6 +35,7 @@ pub(crate) struct Cell {
     pub(crate) first_error: Option<String>,
     /// All members together; absent when nobody said which processes they are.
     pub(crate) server_cpu_seconds_per_operation: Option<f64>,
+    /// To the disk, whoever else may have written meanwhile.
     pub(crate) written_bytes_per_operation: Option<f64>,
     pub(crate) fsyncs_per_operation: Option<f64>,
     /// The load generator's own.
@@ -67,6 +68,7 @@ impl Cell {
         let rate = |turn: &Measured| turn.tally.latencies.count() as f64 / turn.window.as_secs_f64();
         let quantile = |share| over(&|turn| turn.tally.latencies.quantile(share).as_secs_f64());
         let servers_known = turns.iter().all(|turn| turn.observed.servers.cpu_seconds > 0.0);
+        let disk_known = turns.iter().all(|turn| turn.observed.servers.written_bytes.is_some());
         let fsyncs_known = turns.iter().all(|turn| turn.observed.fsyncs_per_second.is_some());
         Self {
             system,
@@ -81,8 +83,8 @@ impl Cell {
             first_error: turns.iter().find_map(|turn| turn.tally.first_error.clone()),
             server_cpu_seconds_per_operation: servers_known
                 .then(|| over(&|turn| turn.observed.servers.cpu_seconds / count(turn))),
-            written_bytes_per_operation: servers_known
-                .then(|| over(&|turn| turn.observed.servers.written_bytes as f64 / count(turn))),
+            written_bytes_per_operation: disk_known
+                .then(|| over(&|turn| turn.observed.servers.written_bytes.unwrap_or(0) as f64 / count(turn))),
             fsyncs_per_operation: fsyncs_known
                 .then(|| over(&|turn| turn.observed.fsyncs_per_second.unwrap_or(0.0) / rate(turn).max(1.0))),
             own_cpu_seconds_per_operation: over(&|turn| turn.observed.own_cpu_seconds / count(turn)),

@@ -146,7 +146,7 @@ async fn start(args: &BenchStoreArgs) -> anyhow::Result<Vec<System>> {
         let mut endpoints: Vec<String> =
             args.endpoints.iter().map(|given| given.trim_start_matches("http://").to_owned()).collect();
         systems::leader_first(&mut endpoints).await;
-        let target = Target { endpoints, pids: args.pids.clone() };
+        let target = Target { endpoints, pids: args.pids.clone(), disk: None };
         return Ok(vec![System { name: "given", target, _group: None }]);
     }
     let mut systems = Vec::new();

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::ops::Sub;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
+use nix::sys::stat::{major, minor};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -11,6 +14,9 @@ use crate::memory;
 
 /// What is asked of `/metrics`; etcd's name, which others give their log's fsyncs too.
 const FSYNC_METRIC: &str = "etcd_disk_wal_fsync_duration_seconds_count";
+/// Where a line of `/proc/diskstats` has the sectors written, and their size there, whatever the disk's is.
+const SECTORS_WRITTEN_FIELD: usize = 9;
+const SECTOR_BYTES: u64 = 512;
 /// Longest wait for `/metrics`.
 const METRICS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -19,19 +25,16 @@ const METRICS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 pub(crate) struct Usage {
     /// Processor time, user and system, in seconds.
     pub(crate) cpu_seconds: f64,
-    /// Bytes that the processes caused to be written to disks.
-    pub(crate) written_bytes: u64,
+    /// Bytes written to the disk, by whomever: the kernel's count by process (`write_bytes` in `/proc/<pid>/io`)
+    /// counts whole folios, up to a megabyte for one small append.
+    pub(crate) written_bytes: Option<u64>,
 }
 
 impl Usage {
     /// The sum over these processes; those that are gone count nothing.
-    pub(crate) fn of(pids: &[i32]) -> Self {
-        let mut sum = Self::default();
-        for pid in pids {
-            sum.cpu_seconds += cpu_seconds(*pid).unwrap_or(0.0);
-            sum.written_bytes += written_bytes(*pid).unwrap_or(0);
-        }
-        sum
+    pub(crate) fn of(pids: &[i32], disk: Option<Disk>) -> Self {
+        let cpu_seconds = pids.iter().filter_map(|pid| cpu_seconds(*pid)).sum();
+        Self { cpu_seconds, written_bytes: disk.and_then(Disk::written_bytes) }
     }
 }
 
@@ -41,8 +44,33 @@ impl Sub for Usage {
     fn sub(self, before: Self) -> Self {
         Self {
             cpu_seconds: self.cpu_seconds - before.cpu_seconds,
-            written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+            written_bytes: self.written_bytes.zip(before.written_bytes).map(|(after, before)| after - before),
         }
+    }
+}
+
+/// A disk or a partition, by its device number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disk {
+    major: u64,
+    minor: u64,
+}
+
+impl Disk {
+    /// The one that a directory lies on.
+    pub(crate) fn under(directory: &Path) -> Option<Self> {
+        let device = fs::metadata(directory).ok()?.dev();
+        Some(Self { major: major(device), minor: minor(device) })
+    }
+
+    /// What was written to it since the machine began; `None` when the file system is on no disk.
+    fn written_bytes(self) -> Option<u64> {
+        let text = fs::read_to_string("/proc/diskstats").ok()?;
+        text.lines().find_map(|line| {
+            let fields: Vec<u64> = line.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+            let is_this = fields.first() == Some(&self.major) && fields.get(1) == Some(&self.minor);
+            is_this.then(|| fields.get(SECTORS_WRITTEN_FIELD).map(|sectors| sectors * SECTOR_BYTES)).flatten()
+        })
     }
 }
 
@@ -72,11 +100,6 @@ fn cpu_seconds(pid: i32) -> Option<f64> {
     Some((user + system) as f64 / ticks_per_second as f64)
 }
 
-fn written_bytes(pid: i32) -> Option<u64> {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
-    io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
-}
-
 /// A plain HTTP/1.1 question whose answer ends with the connection.
 async fn fsyncs_of(endpoint: &str) -> Option<u64> {
     let mut stream = TcpStream::connect(endpoint).await.ok()?;
@@ -99,14 +122,14 @@ mod tests {
     #[test]
     fn this_process_uses_processor_time() {
         let pid = i32::try_from(std::process::id()).unwrap();
-        let before = Usage::of(&[pid]);
+        let before = Usage::of(&[pid], None);
         let began = std::time::Instant::now();
         while began.elapsed() < std::time::Duration::from_millis(50) {
             std::hint::black_box(0);
         }
-        let used = Usage::of(&[pid]) - before;
+        let used = Usage::of(&[pid], None) - before;
         assert!(used.cpu_seconds > 0.0 && used.cpu_seconds < 60.0, "{used:?}");
-        assert_eq!(Usage::of(&[-1]).written_bytes, 0);
+        assert!(Usage::of(&[-1], None).cpu_seconds < f64::EPSILON);
     }
 
     #[test]

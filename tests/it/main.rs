@@ -6,6 +6,7 @@ mod cluster;
 mod command_line;
 mod down;
 mod endpoint;
+mod etcd_clients;
 mod hello;
 mod support;
 mod up;
