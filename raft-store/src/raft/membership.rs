@@ -193,7 +193,8 @@ impl View {
         } else if store.config().strict_membership {
             let (started, total) = self.started(None);
             // The second member of a group of one cannot be asked whether it is there.
-            if !(started == 1 && total == 1) && started < (total + 1) / 2 + 1 {
+            let voters_after = total + 1;
+            if !(started == 1 && total == 1) && started < voters_after / 2 + 1 {
                 return Err(ChangeError::NotEnoughStarted);
             }
             if !self.voting().all(|(id, _)| self.connected.contains(&id)) {
