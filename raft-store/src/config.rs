@@ -41,6 +41,10 @@ pub struct Config {
     pub log_entries_kept: u64,
     /// How much history is kept for watches and paged lists; zero: all of it.
     pub compaction_period: Duration,
+    /// How often a watch that asks for it hears how far it is when nothing happens.
+    pub watch_progress_interval: Duration,
+    /// How often the leader notes in the log what is left of leases that live longer than this.
+    pub lease_checkpoint_interval: Duration,
     /// Size of one segment of the write-ahead log.
     pub wal_segment_bytes: u64,
 }
@@ -70,6 +74,8 @@ impl Config {
             checkpoint_entries: 5_000,
             log_entries_kept: 2_000,
             compaction_period: Duration::from_secs(300),
+            watch_progress_interval: Duration::from_secs(600),
+            lease_checkpoint_interval: Duration::from_secs(300),
             wal_segment_bytes: 64 * 1024 * 1024,
         }
     }

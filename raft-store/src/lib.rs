@@ -9,6 +9,7 @@ mod compactor;
 mod config;
 mod error;
 pub mod etcd;
+mod lessor;
 mod propose;
 mod raft;
 mod read_index;

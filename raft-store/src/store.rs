@@ -13,7 +13,7 @@ use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use state_machine::{RangeRequest, RangeResponse, ReadError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -25,6 +25,7 @@ use crate::checkpoint;
 use crate::compactor;
 use crate::config::Config;
 use crate::error::Error;
+use crate::lessor;
 use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
 use crate::raft::peer_client::NetworkFactory;
@@ -33,7 +34,7 @@ use crate::raft::types::{Raft, TypeConfig};
 use crate::raft::{Connector, Member, MemberId, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
 use crate::wal::{self, Wal};
-use crate::watch::Watcher;
+use crate::watch::{self, Watcher};
 
 /// How long a stopping leader waits for another member to take over.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -148,7 +149,7 @@ struct Inner {
     connector: Connector,
     forwarder: Forwarder,
     reads: mpsc::Sender<WaitingRead>,
-    leadership: watch::Receiver<Leadership>,
+    leadership: channel::Receiver<Leadership>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -182,7 +183,7 @@ impl Store {
         raft.run();
 
         let (reads, waiting_reads) = mpsc::channel(READS_WAITING_MAX);
-        let (leadership_tx, leadership) = watch::channel(Leadership::default());
+        let (leadership_tx, leadership) = channel::channel(Leadership::default());
         let store = Self(Arc::new(Inner {
             config,
             raft,
@@ -197,6 +198,8 @@ impl Store {
         }));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
+        store.tasks().spawn(watch::fan_out(store.shared(), store.stop_token()));
+        store.tasks().spawn(lessor::run(store.clone()));
         store.tasks().spawn(bootstrap::run(store.clone()));
         store.tasks().spawn(compactor::run(store.clone(), store.config().compaction_period));
         Ok(store)
@@ -297,7 +300,7 @@ impl Store {
     }
 
     /// Who leads, and every change of it.
-    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
+    pub fn watch_leadership(&self) -> channel::Receiver<Leadership> {
         self.0.leadership.clone()
     }
 
@@ -389,6 +392,14 @@ impl Store {
         self.0.stop.cancelled()
     }
 
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.0.stop.clone()
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0.shared)
+    }
+
     pub(crate) fn has_log(&self) -> bool {
         !self.0.log.is_blank()
     }
@@ -478,7 +489,7 @@ impl Disk {
 }
 
 /// Publishes who leads whenever that changes.
-async fn follow_leadership(store: Store, publish: watch::Sender<Leadership>) {
+async fn follow_leadership(store: Store, publish: channel::Sender<Leadership>) {
     let mut metrics = store.raft().metrics();
     loop {
         let now = {

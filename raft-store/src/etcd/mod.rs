@@ -6,11 +6,17 @@
 //! has it on disk.
 
 mod access;
+mod concurrency;
 mod convert;
+mod election;
 mod kv;
+mod lease;
 mod limits;
+mod lock;
 mod range_stream;
 mod status;
+mod watch;
+mod watch_codec;
 
 use proto::etcd::etcdserverpb as pb;
 use tonic::service::{Routes, RoutesBuilder};
@@ -39,5 +45,9 @@ impl Store {
 pub fn services(store: &Store) -> Routes {
     let mut routes = RoutesBuilder::default();
     routes.add_service(kv::service(store.clone()));
+    routes.add_service(watch::service(store.clone()));
+    routes.add_service(lease::service(store.clone()));
+    routes.add_service(lock::service(store.clone()));
+    routes.add_service(election::service(store.clone()));
     routes.routes()
 }

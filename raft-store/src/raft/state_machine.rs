@@ -22,6 +22,7 @@ use super::checkpointer::Checkpointer;
 use super::snapshot_transfer::{self, Snapshot, SnapshotData};
 use super::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id};
 use crate::checkpoint::{Checkpoint, Loaded};
+use crate::lessor::Lessor;
 use crate::raft::codec;
 use crate::store::OpenError;
 use crate::watch::Hub;
@@ -51,6 +52,7 @@ impl State {
 pub(crate) struct Shared {
     state: Arc<RwLock<State>>,
     pub(crate) hub: Hub,
+    pub(crate) lessor: Lessor,
     /// Index of the newest applied entry.
     pub(crate) applied: watch::Sender<Option<u64>>,
     checkpointer: Checkpointer,
@@ -112,8 +114,9 @@ impl StateMachineShell {
         hub.publish_all(state.machine.revision());
         let state = Arc::new(RwLock::new(state));
         let checkpointer = Checkpointer::start(checkpoint, Arc::clone(&state), installed);
-        let shared =
-            Shared { state, hub, applied: watch::channel(applied).0, checkpointer, snapshot_directory };
+        let applied = watch::channel(applied).0;
+        let lessor = Lessor::default();
+        let shared = Shared { state, hub, lessor, applied, checkpointer, snapshot_directory };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -135,6 +138,7 @@ impl StateMachineShell {
             for (step, entry, responder) in decoded {
                 let outcome = step.apply(&mut state, entry);
                 applied = state.last_applied.map(|id| id.index);
+                self.shared.lessor.note(outcome.as_ref());
                 answers.extend(responder.map(|responder| (responder, outcome)));
             }
             self.shared.hub.publish(&state.machine, before);

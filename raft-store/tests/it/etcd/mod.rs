@@ -6,9 +6,14 @@
 //! `BARQUE_RECORD=1` writes `behaviour.txt` anew from the etcd on PATH, which must be 3.5.
 
 mod kv;
+mod lease;
+mod lease_time;
+mod lock;
 mod notes;
 mod real;
 mod txn;
+mod watch;
+mod watch_load;
 
 use std::io::Write;
 
@@ -18,7 +23,7 @@ use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::kv_client::KvClient;
 use tonic::transport::Channel;
 
-use crate::group::Group;
+use crate::group::{Group, PATIENCE};
 use notes::{Note, Scenario};
 use real::RealEtcd;
 
@@ -37,8 +42,19 @@ const SCENARIOS: &[(&str, Run)] = &[
     ("txn duplicates", |s| Box::pin(txn::duplicates(s))),
     ("txn limits", |s| Box::pin(txn::limits(s))),
     ("txn ranges", |s| Box::pin(txn::ranges(s))),
+    ("watch events", |s| Box::pin(watch::events(s))),
+    ("watch response", |s| Box::pin(watch::one_response(s))),
+    ("watch ids", |s| Box::pin(watch::ids(s))),
+    ("watch progress", |s| Box::pin(watch::progress(s))),
+    ("watch fragments", |s| Box::pin(watch::fragments(s))),
+    ("lease grants", |s| Box::pin(lease::grants(s))),
+    ("lease keys", |s| Box::pin(lease::keys(s))),
+    ("locks", |s| Box::pin(lock::locks(s))),
+    ("lock, lost session", |s| Box::pin(lock::lost_session(s))),
+    ("elections", |s| Box::pin(lock::elections(s))),
     // These compact, so they come last.
     ("compaction", |s| Box::pin(kv::compaction(s))),
+    ("watch compacted", |s| Box::pin(watch::compacted(s))),
 ];
 
 /// What etcd 3.5.1 answered.
@@ -50,7 +66,8 @@ async fn run_all(addresses: &[String]) -> Vec<Note> {
         let address = &addresses[number % addresses.len()];
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let mut scenario = Scenario::begin(name, endpoint.connect().await.expect("it listens")).await;
-        run(&mut scenario).await;
+        let ran = tokio::time::timeout(PATIENCE, run(&mut scenario)).await;
+        assert!(ran.is_ok(), "{name} at {address} hangs after {:?}", scenario.last_label());
         notes.append(&mut scenario.end());
     }
     notes
