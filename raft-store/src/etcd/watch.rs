@@ -101,13 +101,7 @@ impl WatchStream {
     fn handle(&mut self, request: pb::WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.create(create),
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                if self.remove(cancel.watch_id) {
-                    let revision = self.store.revision();
-                    let watch_id = cancel.watch_id;
-                    self.say(revision, pb::WatchResponse { watch_id, canceled: true, ..Default::default() });
-                }
-            }
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => {
                 // Requests that come meanwhile share the answer.
                 let revision = self.store.revision();
@@ -120,6 +114,14 @@ impl WatchStream {
                 self.progress_asked = Some(reached.boxed());
             }
             None => {}
+        }
+    }
+
+    /// As in etcd, nothing is said of a watch that is not there.
+    fn cancel(&mut self, watch_id: i64) {
+        if self.remove(watch_id) {
+            let revision = self.store.revision();
+            self.say(revision, pb::WatchResponse { watch_id, canceled: true, ..Default::default() });
         }
     }
 
