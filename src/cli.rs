@@ -47,8 +47,15 @@ pub(crate) enum Command {
     Node(ConfigFile),
     /// Runs a local TCP endpoint that follows the healthy masters.
     Endpoint(EndpointArgs),
+    /// Runs one member of a store alone, in place of etcd. `barque store --help` lists its flags, which are
+    /// etcd's.
+    #[command(disable_help_flag = true)]
+    Store(StoreArgs),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
     Hello(HelloArgs),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(crate::bench::BenchCommand),
     /// Prints the version.
     Version,
 }
@@ -207,6 +214,14 @@ pub(crate) struct EndpointArgs {
     /// A master; give one for each.
     #[arg(long = "master", value_name = "ADDRESS:PORT", required = true)]
     pub(crate) masters: Vec<SocketAddr>,
+}
+
+/// Flags of `store`, read elsewhere: they are etcd's.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Flags of etcd.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) flags: Vec<std::ffi::OsString>,
 }
 
 /// Flags of `hello`.

@@ -3,6 +3,7 @@
 //! This package is composition only: command line, configuration files, logging, signals, and `up`/`down`,
 //! which make and remove a whole cluster on one machine.
 
+mod bench;
 mod cli;
 mod client;
 mod commands;
@@ -12,6 +13,7 @@ mod kubeconfig;
 mod logging;
 mod memory;
 mod signals;
+mod store;
 mod table;
 mod up;
 
@@ -32,9 +34,15 @@ fn main() -> ExitCode {
     match args.next().as_deref().and_then(|first| first.to_str()) {
         Some("shim") => runtime::shim::main(args),
         Some("pause") => runtime::pause::main(),
+        // Its flags are etcd's, which are not written as ours are.
+        Some("store") => return report(store::run(args)),
         _ => {}
     }
-    match run(&Cli::parse()) {
+    report(run(&Cli::parse()))
+}
+
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // When standard error is closed there is nobody to tell.
@@ -61,7 +69,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Control(args) => commands::control::run(args),
         Command::Node(args) => commands::node::run(args),
         Command::Endpoint(args) => commands::endpoint::run(args),
+        Command::Store(args) => store::run(args.flags.iter().cloned()),
         Command::Hello(args) => commands::hello::run(args),
+        Command::Bench(command) => commands::bench::run(command),
         Command::Version => commands::version::run(),
     }
 }

@@ -204,7 +204,7 @@ fn store_config(config: &Config, authority: &Authority, credentials: Credentials
         ca_pem: credentials.ca_pem,
         certificate_pem: credentials.certificate_pem,
         private_key_pem: credentials.key_pem,
-        server_name: MEMBER_SERVER_NAME.to_owned(),
+        server_name: Some(MEMBER_SERVER_NAME.to_owned()),
     });
     store
 }

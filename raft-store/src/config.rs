@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compactor::Compaction;
+use crate::etcd::AuthToken;
 use crate::raft::{Member, MemberId, PeerTls};
 
 /// Settings of one member's store. [`Config::new`] fills in everything that has a sensible default.
@@ -39,12 +41,19 @@ pub struct Config {
     pub checkpoint_entries: u64,
     /// Entries kept in the log behind a checkpoint, for followers that lag.
     pub log_entries_kept: u64,
-    /// How much history is kept for watches and paged lists; zero: all of it.
-    pub compaction_period: Duration,
     /// How often a watch that asks for it hears how far it is when nothing happens.
     pub watch_progress_interval: Duration,
     /// How often the leader notes in the log what is left of leases that live longer than this.
     pub lease_checkpoint_interval: Duration,
+    /// How much history is kept for watches and paged lists.
+    pub compaction: Compaction,
+    /// Most bytes that the state may take (`StateMachine::bytes_in_use`); 0: etcd's default of 2 GiB;
+    /// negative: no limit.
+    pub quota_bytes: i64,
+    /// How users of the etcd services prove who they are after they have given their password.
+    pub auth_token: AuthToken,
+    /// bcrypt's work factor for new passwords, 4 to 31.
+    pub bcrypt_cost: u32,
     /// Size of one segment of the write-ahead log.
     pub wal_segment_bytes: u64,
 }
@@ -73,9 +82,12 @@ impl Config {
             read_timeout: Duration::from_secs(5),
             checkpoint_entries: 5_000,
             log_entries_kept: 2_000,
-            compaction_period: Duration::from_secs(300),
             watch_progress_interval: Duration::from_secs(600),
             lease_checkpoint_interval: Duration::from_secs(300),
+            compaction: Compaction::Period(Duration::from_secs(300)),
+            quota_bytes: 0,
+            auth_token: AuthToken::default(),
+            bcrypt_cost: 10,
             wal_segment_bytes: 64 * 1024 * 1024,
         }
     }

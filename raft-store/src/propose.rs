@@ -2,7 +2,7 @@
 //!
 //! Checks the size, finds the leader and proposes there: here, if this member leads, or over one stream to
 //! the leader otherwise (never further). A command that was certainly not appended is tried again until the
-//! deadline; one whose fate is unknown is never tried again.
+//! deadline; one whose fate is unknown only if it names a request, which the state carries out once.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use openraft::errors::{ClientWriteError, RaftError};
 use proto::raft as wire;
-use state_machine::{Command, Outcome};
+use state_machine::{Author, Command, Envelope, Outcome, RequestId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +27,9 @@ const FORWARDING_QUEUE_MAX: usize = 4096;
 /// How long to wait before asking again who leads.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
+/// The cluster version from which on an entry may name author and request.
+const ENVELOPE_CLUSTER_VERSION: u32 = 2;
+
 /// How one attempt ended when it did not end with an outcome.
 #[derive(Debug)]
 enum Attempt {
@@ -38,39 +41,101 @@ enum Attempt {
     Failed(Error),
 }
 
+/// A command on its way into the log.
+struct Entry {
+    bytes: Bytes,
+    /// It names a request: should it be in the log twice, it is carried out once.
+    once: bool,
+}
+
 impl Store {
-    /// Proposes a command and waits until it is applied at the member that proposed it.
+    /// Proposes a member's own command and waits until it is applied at the member that proposed it.
+    ///
+    /// # Errors
+    /// When it was not made, or when that is not known.
     pub async fn propose(&self, command: &Command) -> Result<Outcome, Error> {
-        let bytes = command.encode();
-        let bytes_max = self.config().request_bytes_max;
-        if bytes.len() > bytes_max {
-            return Err(Error::TooLarge { bytes: bytes.len(), bytes_max });
+        self.propose_entry(None, None, command).await
+    }
+
+    /// Proposes a client's request. With an id it is carried out once, however often it is proposed; then
+    /// even an unknown fate is tried again until the deadline.
+    ///
+    /// # Errors
+    /// When it was not made, or when that is not known.
+    pub async fn propose_request(
+        &self,
+        author: Option<&Author>,
+        id: Option<&RequestId>,
+        command: &Command,
+    ) -> Result<Outcome, Error> {
+        if id.is_some() {
+            self.wait_cluster_version(ENVELOPE_CLUSTER_VERSION).await?;
         }
+        if self.cluster_version() >= ENVELOPE_CLUSTER_VERSION {
+            return self.propose_entry(author, id, command).await;
+        }
+        // Before, there are no users either, so that nothing depends on the author.
+        self.propose_entry(None, None, command).await
+    }
+
+    async fn propose_entry(
+        &self,
+        author: Option<&Author>,
+        id: Option<&RequestId>,
+        command: &Command,
+    ) -> Result<Outcome, Error> {
+        self.wait_cluster_version(command.cluster_version()).await?;
+        let entry = Entry { bytes: Envelope::encode_parts(author, id, command), once: id.is_some() };
+        let bytes_max = self.config().request_bytes_max;
+        if entry.bytes.len() > bytes_max {
+            return Err(Error::TooLarge { bytes: entry.bytes.len(), bytes_max });
+        }
+        if let Some(refusal) = self.refuse_beyond_quota(command).await {
+            return Ok(refusal);
+        }
+        let counted = self.counters().proposal();
+        let result = self.propose_until_known(entry).await;
+        counted.end(result.is_ok());
+        result
+    }
+
+    async fn propose_until_known(&self, entry: Entry) -> Result<Outcome, Error> {
         let deadline = Instant::now() + self.config().propose_timeout;
+        // Once an attempt may have been appended, "not made" cannot be said any more.
+        let mut doubt = None;
         loop {
             let attempt = match self.leadership().leader {
                 Some(leader) if leader == self.member_id() => {
-                    self.propose_here(bytes.clone(), deadline).await
+                    self.propose_here(entry.bytes.clone(), deadline).await
                 }
-                Some(leader) => self.forward(leader, bytes.clone(), deadline).await,
+                Some(leader) => self.forward(leader, entry.bytes.clone(), deadline).await,
                 None => Err(Attempt::NotAppended("no leader is known".into())),
             };
-            match attempt {
+            let reason = match attempt {
                 Ok(outcome) => return Ok(outcome),
-                Err(Attempt::Failed(error)) => return Err(error),
-                Err(Attempt::Unknown(reason)) => return Err(Error::Unknown { reason }),
-                Err(Attempt::NotAppended(reason)) => {
-                    if Instant::now() + RETRY_PAUSE >= deadline {
-                        let members = self.config().initial_members.len();
-                        let reason = format!(
-                            "{reason}; a majority of the {members} members must be up to accept writes"
-                        );
-                        return Err(Error::Unavailable { reason });
-                    }
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                Err(Attempt::Failed(error)) if doubt.is_none() => return Err(error),
+                Err(Attempt::Failed(error)) => return Err(Error::Unknown { reason: error.to_string() }),
+                Err(Attempt::Unknown(reason)) if !entry.once => return Err(Error::Unknown { reason }),
+                Err(Attempt::Unknown(reason)) => {
+                    doubt = Some(reason.clone());
+                    reason
                 }
+                Err(Attempt::NotAppended(reason)) => reason,
+            };
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(self.given_up(reason, doubt));
             }
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
+    }
+
+    fn given_up(&self, reason: String, doubt: Option<String>) -> Error {
+        if let Some(reason) = doubt {
+            return Error::Unknown { reason };
+        }
+        let members = self.config().initial_members.len();
+        let reason = format!("{reason}; a majority of the {members} members must be up to accept writes");
+        Error::Unavailable { reason }
     }
 
     async fn propose_here(&self, command: Bytes, deadline: Instant) -> Result<Outcome, Attempt> {

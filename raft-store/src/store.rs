@@ -12,8 +12,8 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use state_machine::{RangeRequest, RangeResponse, ReadError};
-use tokio::sync::{mpsc, watch as channel};
+use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError, StateMachine};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -25,7 +25,10 @@ use crate::checkpoint;
 use crate::compactor;
 use crate::config::Config;
 use crate::error::Error;
+use crate::etcd::Tokens;
+use crate::gauges::Gauges;
 use crate::lessor;
+use crate::metrics::Counters;
 use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
 use crate::raft::peer_client::NetworkFactory;
@@ -33,8 +36,9 @@ use crate::raft::state_machine::{Shared, StateMachineShell};
 use crate::raft::types::{Raft, TypeConfig};
 use crate::raft::{Connector, Member, MemberId, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
+use crate::version_gate;
 use crate::wal::{self, Wal};
-use crate::watch::{self, Watcher};
+use crate::watch::Watcher;
 
 /// How long a stopping leader waits for another member to take over.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -148,8 +152,10 @@ struct Inner {
     shared: Arc<Shared>,
     connector: Connector,
     forwarder: Forwarder,
+    tokens: Tokens,
     reads: mpsc::Sender<WaitingRead>,
-    leadership: channel::Receiver<Leadership>,
+    leadership: watch::Receiver<Leadership>,
+    counters: Counters,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -183,9 +189,11 @@ impl Store {
         raft.run();
 
         let (reads, waiting_reads) = mpsc::channel(READS_WAITING_MAX);
-        let (leadership_tx, leadership) = channel::channel(Leadership::default());
+        let (leadership_tx, leadership) = watch::channel(Leadership::default());
+        let tokens = Tokens::new(&config.auth_token);
         let store = Self(Arc::new(Inner {
             config,
+            tokens,
             raft,
             log: disk.log,
             shared,
@@ -193,15 +201,18 @@ impl Store {
             forwarder: Forwarder::default(),
             reads,
             leadership,
+            counters: Counters::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
-        store.tasks().spawn(watch::fan_out(store.shared(), store.stop_token()));
+        store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
         store.tasks().spawn(lessor::run(store.clone()));
         store.tasks().spawn(bootstrap::run(store.clone()));
-        store.tasks().spawn(compactor::run(store.clone(), store.config().compaction_period));
+        store.tasks().spawn(compactor::run(store.clone()));
+        store.tasks().spawn(compactor::trim(store.clone()));
+        store.tasks().spawn(version_gate::run(store.clone()));
         Ok(store)
     }
 
@@ -300,7 +311,7 @@ impl Store {
     }
 
     /// Who leads, and every change of it.
-    pub fn watch_leadership(&self) -> channel::Receiver<Leadership> {
+    pub fn watch_leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()
     }
 
@@ -364,6 +375,24 @@ impl Store {
         }
     }
 
+    /// The alarms that are raised, as applied here.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.0.shared.read().machine.alarms().collect()
+    }
+
+    /// Counters of the write-ahead log.
+    pub fn wal_stats(&self) -> wal::Stats {
+        self.0.log.stats()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
     }
@@ -380,6 +409,19 @@ impl Store {
         &self.0.forwarder
     }
 
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    pub(crate) fn gauges(&self) -> &Gauges {
+        &self.0.shared.gauges
+    }
+
+    /// Looks at the applied state under its lock: briefly.
+    pub(crate) fn read_state<T>(&self, look: impl FnOnce(&StateMachine) -> T) -> T {
+        look(&self.0.shared.read().machine)
+    }
+
     pub(crate) fn reads(&self) -> &mpsc::Sender<WaitingRead> {
         &self.0.reads
     }
@@ -394,10 +436,6 @@ impl Store {
 
     pub(crate) fn stop_token(&self) -> CancellationToken {
         self.0.stop.clone()
-    }
-
-    pub(crate) fn shared(&self) -> Arc<Shared> {
-        Arc::clone(&self.0.shared)
     }
 
     pub(crate) fn has_log(&self) -> bool {
@@ -489,7 +527,7 @@ impl Disk {
 }
 
 /// Publishes who leads whenever that changes.
-async fn follow_leadership(store: Store, publish: channel::Sender<Leadership>) {
+async fn follow_leadership(store: Store, publish: watch::Sender<Leadership>) {
     let mut metrics = store.raft().metrics();
     loop {
         let now = {
@@ -502,7 +540,12 @@ async fn follow_leadership(store: Store, publish: channel::Sender<Leadership>) {
                 is_self: leads && applied_term == Some(metrics.current_term),
             }
         };
-        publish.send_if_modified(|before| std::mem::replace(before, now) != now);
+        publish.send_if_modified(|before| {
+            if now.leader.is_some() && now.leader != before.leader {
+                store.counters().count_leader();
+            }
+            std::mem::replace(before, now) != now
+        });
         tokio::select! {
             () = store.stopping() => return,
             changed = metrics.changed() => if changed.is_err() { return },

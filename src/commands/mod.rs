@@ -1,5 +1,6 @@
 //! One module per subcommand. Each reads its flags, calls what does the work, and prints.
 
+pub(crate) mod bench;
 pub(crate) mod control;
 pub(crate) mod down;
 pub(crate) mod endpoint;
@@ -14,7 +15,7 @@ pub(crate) mod version;
 use anyhow::Context as _;
 
 /// An event loop on as many threads as the machine has processors, but not more than `threads_max`.
-fn event_loop(threads_max: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn event_loop(threads_max: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(processors.min(threads_max))

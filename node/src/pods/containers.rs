@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use runtime::{ContainerSpec, SandboxSpec};
@@ -15,6 +16,10 @@ use tokio::io::unix::AsyncFd;
 
 /// The label that ties sandboxes and containers to their pod.
 pub(crate) const POD_UID_LABEL: &str = "io.kubernetes.pod.uid";
+
+/// How long a start that was begun may take to succeed or fail before it counts as stuck.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
+const SETTLE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why a call of the runtime failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +38,7 @@ pub(crate) enum ContainerError {
 /// What a container does, as the runtime sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Seen {
-    /// A start that was never finished.
+    /// A start that is stuck half-way.
     Half,
     Running {
         started_at: Timestamp,
@@ -77,7 +82,8 @@ pub(crate) trait ContainerRuntime: Send + Sync + 'static {
     fn delete_sandbox(&self, id: &str) -> Result<(), ContainerError>;
     /// Starts a container; returns when its program was executed.
     fn start_container(&self, spec: &ContainerSpec) -> Result<Timestamp, ContainerError>;
-    /// One container, if it is there.
+    /// One container, if it is there. A start that another agent began and its shim is about to finish is
+    /// waited for: what already runs is adopted, not started a second time.
     fn observe(&self, id: &str) -> Result<Option<Seen>, ContainerError>;
     /// Sends a signal to a container's first process.
     fn signal(&self, id: &str, signal: i32) -> Result<(), ContainerError>;
@@ -108,7 +114,14 @@ impl ContainerRuntime for runtime::Runtime {
     }
 
     fn observe(&self, id: &str) -> Result<Option<Seen>, ContainerError> {
-        Ok(Self::observe(self, id)?.map(|o| seen(o.state)))
+        let deadline = Instant::now() + SETTLE_TIME_MAX;
+        loop {
+            let seen = Self::observe(self, id)?.map(|o| seen(o.state));
+            if seen != Some(Seen::Half) || Instant::now() > deadline {
+                return Ok(seen);
+            }
+            std::thread::sleep(SETTLE_PAUSE);
+        }
     }
 
     fn signal(&self, id: &str, signal: i32) -> Result<(), ContainerError> {

@@ -231,7 +231,7 @@ impl Worker {
                 self.watch(name, id);
                 self.probes.start(&self.record, name);
             }
-            Some(Seen::Half) | None if self.is_creating(name) => {
+            Some(Seen::Half | Seen::Lost { started_at: None }) | None if self.is_creating(name) => {
                 // The agent died between writing the id down and the start: nothing ran, nothing to count.
                 let id = id.to_owned();
                 let removed = self.blocking(move |context| context.runtime.delete_container(&id)).await;

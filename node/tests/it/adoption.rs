@@ -1,6 +1,6 @@
 //! The agent comes and goes; containers stay, and what happened meanwhile is told truthfully.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PodStatus;
 
@@ -103,7 +103,8 @@ async fn lost_checkpoints_start_anew() {
 async fn a_stop_that_was_only_written_down_is_sent() {
     for killed in [false, true] {
         let (mut host, control) = led_host().await;
-        control.put(&pod("asked", &["serve"], |_| {}));
+        // The agent repeats the stop before it hears of the deletion: nothing may be started in between.
+        control.put(&pod("asked", &["serve"], |pod| pod["spec"]["restartPolicy"] = "Never".into()));
         control.running("asked-uid").await;
         serving(&control, "asked").await;
         host.stop().await;
@@ -125,8 +126,14 @@ async fn a_stop_that_was_only_written_down_is_sent() {
 
 /// Waits until the program can take signals: as pid 1 it would not notice TERM before.
 async fn serving(control: &Control, name: &str) {
-    while control.logs(request(name)).await.unwrap() != "serving\n" {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match control.logs(request(name)).await.unwrap().as_str() {
+            "serving\n" => return,
+            "" => tokio::time::sleep(Duration::from_millis(5)).await,
+            log => panic!("{name} was started more than once: {log:?}"),
+        }
+        assert!(Instant::now() < end, "{name} does not begin to serve");
     }
 }
 

@@ -1,47 +1,107 @@
 //! Who calls, and what they may do.
 //!
-//! Every etcd service makes a [`Caller`] of its request first, and asks it before it reads or proposes.
+//! Every etcd service makes a [`Caller`] of its request first, and asks it before it reads or proposes. What
+//! it proposes carries user and auth revision into the log, where they are checked again: what is decided
+//! here only saves a refused command its way through the log.
 
 use bytes::Bytes;
-use state_machine::{Command, Outcome, TxnCommand};
+use state_machine::{Auth, AuthError, Author, Command, Outcome, RequestId, TxnCommand};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
+use super::{request_id, status};
 use crate::error::Error;
 use crate::store::Store;
+
+/// Where clients put their token; the second is what gateways from HTTP use.
+const TOKEN_KEYS: [&str; 2] = ["token", "authorization"];
+
+/// What a server that asked for a client certificate found in it. A server puts this into the extensions of
+/// each request that came over such a connection; without it, only tokens say who calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The certificate's common name: the user, unless the request carries a token.
+    pub common_name: Option<String>,
+}
 
 /// Whoever sent a request, as far as it could be established.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// The user, if authentication is on.
-    #[expect(dead_code, reason = "authentication is not there yet")]
-    pub(crate) user: Option<String>,
+    author: Author,
+    request_id: Option<RequestId>,
 }
 
 impl Caller {
-    /// Reads the request's token or client certificate.
-    #[expect(clippy::unnecessary_wraps, reason = "authentication is not there yet")]
-    pub(crate) fn of<T>(_store: &Store, _request: &Request<T>) -> Result<Self, Status> {
-        Ok(Self { user: None })
+    /// Reads the request's token or client certificate, and its request id.
+    pub(crate) fn of<T>(store: &Store, request: &Request<T>) -> Result<Self, Status> {
+        let request_id = request_id::of(request.metadata())?;
+        if !store.gauges().is_auth_enabled() {
+            return Ok(Self { author: Author::default(), request_id });
+        }
+        let author = store.read_state(|machine| {
+            let auth = machine.auth();
+            if let Some(token) = token(request.metadata()) {
+                return store.tokens().author(auth, token).ok_or_else(status::invalid_auth_token);
+            }
+            let identity = request.extensions().get::<ClientIdentity>();
+            let user = identity.and_then(|identity| identity.common_name.clone()).unwrap_or_default();
+            Ok(Author { user, auth_revision: auth.revision() })
+        })?;
+        Ok(Self { author, request_id })
+    }
+
+    /// The same caller for one of several proposals that a single request needs: its request id names one only.
+    pub(crate) fn for_part(&self) -> Self {
+        Self { author: self.author.clone(), request_id: None }
+    }
+
+    /// The user, if there is one; authentication may be off.
+    pub(crate) fn user(&self) -> &str {
+        &self.author.user
     }
 
     /// Whether the caller may read the range.
-    pub(crate) fn may_range(&self, _store: &Store, _key: &Bytes, _range_end: &Bytes) -> Result<(), Status> {
-        Ok(())
+    pub(crate) fn may_range(&self, store: &Store, key: &Bytes, range_end: &Bytes) -> Result<(), Status> {
+        if store.gauges().is_corrupt() {
+            return Err(status::corrupt());
+        }
+        self.ask(store, |auth| auth.may_read(&self.author, key, range_end))
     }
 
     /// Whether the caller may do everything that the transaction could do.
-    pub(crate) fn may_txn(&self, _store: &Store, _txn: &TxnCommand) -> Result<(), Status> {
-        Ok(())
+    pub(crate) fn may_txn(&self, store: &Store, txn: &TxnCommand) -> Result<(), Status> {
+        // A retry gets its first answer, even if permissions have changed: only the log knows whether it is one.
+        if self.request_id.is_some() || !store.gauges().is_auth_enabled() {
+            return Ok(());
+        }
+        let allowed = store.read_state(|machine| machine.authorize_txn(&self.author, txn));
+        allowed.map_err(status::of_auth_error)
     }
 
-    #[expect(dead_code, reason = "the services that need it are not there yet")]
     /// Whether the caller may change the store's configuration.
-    pub(crate) fn must_be_root(&self, _store: &Store) -> Result<(), Status> {
-        Ok(())
+    pub(crate) fn must_be_root(&self, store: &Store) -> Result<(), Status> {
+        self.ask(store, |auth| auth.must_be_root(&self.author))
     }
 
     /// Proposes in the caller's name: refused inside the log if its permissions changed meanwhile.
     pub(crate) async fn propose(&self, store: &Store, command: &Command) -> Result<Outcome, Error> {
-        store.propose(command).await
+        store.propose_request(Some(&self.author), self.request_id.as_ref(), command).await
     }
+
+    fn ask(
+        &self,
+        store: &Store,
+        question: impl FnOnce(&Auth) -> Result<(), AuthError>,
+    ) -> Result<(), Status> {
+        if !store.gauges().is_auth_enabled() {
+            return Ok(());
+        }
+        store.read_state(|machine| question(machine.auth())).map_err(status::of_auth_error)
+    }
+}
+
+fn token(metadata: &MetadataMap) -> Option<&str> {
+    let found = TOKEN_KEYS.iter().find_map(|key| metadata.get(*key))?;
+    // What is not text is no token that we gave.
+    Some(found.to_str().unwrap_or(""))
 }

@@ -45,7 +45,7 @@ fn missing_leader_key() -> Status {
 
 impl ElectionService {
     fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
-        Ok(Session { store: self.store.clone(), caller: Caller::of(&self.store, request)? })
+        Ok(Session { store: self.store.clone(), caller: Caller::of(&self.store, request)?.for_part() })
     }
 }
 

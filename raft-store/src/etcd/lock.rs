@@ -21,7 +21,7 @@ pub(crate) struct LockService {
 
 impl LockService {
     fn session<T>(&self, request: &Request<T>) -> Result<Session, Status> {
-        Ok(Session { store: self.store.clone(), caller: Caller::of(&self.store, request)? })
+        Ok(Session { store: self.store.clone(), caller: Caller::of(&self.store, request)?.for_part() })
     }
 }
 

@@ -6,22 +6,37 @@
 //! has it on disk.
 
 mod access;
+mod auth;
 mod concurrency;
 mod convert;
 mod election;
+mod jwt;
 mod kv;
 mod lease;
 mod limits;
 mod lock;
 mod range_stream;
+mod request_id;
 mod status;
+mod tokens;
 mod watch;
 mod watch_codec;
+
+pub use access::ClientIdentity;
+pub use jwt::{Jwt, JwtError};
+pub(crate) use tokens::Tokens;
+pub use tokens::{AuthToken, AuthTokenError};
 
 use proto::etcd::etcdserverpb as pb;
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::store::Store;
+
+/// The version of etcd whose behaviour is served, where clients ask for one. Clients turn on what a version is
+/// known to have: the Kubernetes API server wants 3.5.13 or newer before it asks watches for their progress.
+pub const VERSION: &str = "3.5.21";
+/// The cluster version: the oldest that every member understands.
+pub const CLUSTER_VERSION: &str = "3.5.0";
 
 impl Store {
     /// The header of an answer that shows the store as of `revision`.
@@ -44,6 +59,7 @@ impl Store {
 /// Every etcd v3 service of this member, ready to be served. TLS and who may connect are the server's matter.
 pub fn services(store: &Store) -> Routes {
     let mut routes = RoutesBuilder::default();
+    routes.add_service(auth::service(store.clone()));
     routes.add_service(kv::service(store.clone()));
     routes.add_service(watch::service(store.clone()));
     routes.add_service(lease::service(store.clone()));

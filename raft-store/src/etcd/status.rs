@@ -1,7 +1,7 @@
 //! Our errors as etcd says them. Clients match on code and text, so both are etcd's to the letter
 //! (its client-facing error list, package `v3rpc/rpctypes`).
 
-use state_machine::{ApplyError, ReadError};
+use state_machine::{ApplyError, AuthError, ReadError};
 use tonic::{Code, Status};
 
 use crate::error::Error;
@@ -68,6 +68,51 @@ pub(crate) fn lease_ttl_too_large() -> Status {
     Status::new(Code::OutOfRange, "etcdserver: too large lease TTL")
 }
 
+pub(crate) fn corrupt() -> Status {
+    Status::new(Code::DataLoss, "etcdserver: corrupt cluster")
+}
+
+pub(crate) fn auth_not_enabled() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: authentication is not enabled")
+}
+
+pub(crate) fn auth_failed() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
+}
+
+/// etcd forgot to translate this one: it comes out as it is inside.
+pub(crate) fn no_password_user() -> Status {
+    Status::new(Code::Unknown, "auth: authentication failed, password was given for no password user")
+}
+
+pub(crate) fn invalid_auth_token() -> Status {
+    Status::new(Code::Unauthenticated, "etcdserver: invalid auth token")
+}
+
+pub(crate) fn permission_not_given() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: permission not given")
+}
+
+/// Users, roles and permissions: the error's own text is etcd's.
+pub(crate) fn of_auth_error(error: AuthError) -> Status {
+    let code = match error {
+        AuthError::RootUserNotExist
+        | AuthError::RootRoleNotExist
+        | AuthError::UserAlreadyExists
+        | AuthError::UserNotFound
+        | AuthError::RoleAlreadyExists
+        | AuthError::RoleNotFound
+        | AuthError::RoleNotGranted
+        | AuthError::PermissionNotGranted => Code::FailedPrecondition,
+        AuthError::UserEmpty
+        | AuthError::RoleEmpty
+        | AuthError::InvalidManagement
+        | AuthError::OldRevision => Code::InvalidArgument,
+        AuthError::PermissionDenied => Code::PermissionDenied,
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
 pub(crate) fn stopped() -> Status {
     Status::new(Code::Unavailable, "etcdserver: server stopped")
 }
@@ -109,7 +154,12 @@ pub(crate) fn of_apply_error(error: &ApplyError) -> Status {
         ApplyError::LeaseTtl { .. } => lease_ttl_too_large(),
         ApplyError::TooManyOps { .. } => too_many_ops(),
         ApplyError::NoSpace => no_space(),
-        ApplyError::TooDeep { .. } | ApplyError::Fenced { .. } | ApplyError::AlreadyApplied { .. } => {
+        ApplyError::Corrupt => corrupt(),
+        ApplyError::Auth(error) => of_auth_error(*error),
+        ApplyError::TooDeep { .. }
+        | ApplyError::RequestForgotten { .. }
+        | ApplyError::Fenced { .. }
+        | ApplyError::AlreadyApplied { .. } => {
             Status::new(Code::FailedPrecondition, format!("etcdserver: {error}"))
         }
     }

@@ -157,7 +157,8 @@ impl WatchStream {
         };
         self.tokens += 1;
         let place = (Arc::clone(&self.mailbox), self.tokens);
-        let cursor = Cursor::start(self.store.shared(), (create.key, create.range_end), from, place);
+        let cursor =
+            Cursor::start(Arc::clone(self.store.shared()), (create.key, create.range_end), from, place);
         let began_at = cursor.began_at;
         let filters = |filter| create.filters.contains(&i32::from(filter));
         let variant = Variant {

@@ -85,6 +85,11 @@ impl LogStore {
         self.lock().purged.map(|id| id.index)
     }
 
+    /// The write-ahead log's counters.
+    pub(crate) fn stats(&self) -> wal::Stats {
+        self.wal.stats()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().expect("no code panics while it holds the log's lock")
     }

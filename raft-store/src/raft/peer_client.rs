@@ -42,8 +42,9 @@ pub struct PeerTls {
     pub certificate_pem: String,
     /// This member's private key.
     pub private_key_pem: String,
-    /// The name that every member's certificate carries, whatever its address.
-    pub server_name: String,
+    /// The name that every member's certificate carries, whatever its address; `None`: a certificate names
+    /// the host of its member's address.
+    pub server_name: Option<String>,
 }
 
 /// An address or a certificate with which no connection can be made.
@@ -79,10 +80,12 @@ impl Connector {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(context)?;
         if let Some(tls) = &self.tls {
-            let config = ClientTlsConfig::new()
+            let mut config = ClientTlsConfig::new()
                 .ca_certificate(Certificate::from_pem(&tls.ca_pem))
-                .identity(Identity::from_pem(&tls.certificate_pem, &tls.private_key_pem))
-                .domain_name(&tls.server_name);
+                .identity(Identity::from_pem(&tls.certificate_pem, &tls.private_key_pem));
+            if let Some(name) = &tls.server_name {
+                config = config.domain_name(name);
+            }
             endpoint = endpoint.tls_config(config).map_err(context)?;
         }
         Ok(endpoint

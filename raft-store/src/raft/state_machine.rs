@@ -15,13 +15,14 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
-use state_machine::{Command, Outcome, Position, StateMachine};
+use state_machine::{Envelope, Outcome, Position, StateMachine};
 use tokio::sync::watch;
 
 use super::checkpointer::Checkpointer;
 use super::snapshot_transfer::{self, Snapshot, SnapshotData};
 use super::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id};
 use crate::checkpoint::{Checkpoint, Loaded};
+use crate::gauges::Gauges;
 use crate::lessor::Lessor;
 use crate::raft::codec;
 use crate::store::OpenError;
@@ -52,6 +53,7 @@ impl State {
 pub(crate) struct Shared {
     state: Arc<RwLock<State>>,
     pub(crate) hub: Hub,
+    pub(crate) gauges: Gauges,
     pub(crate) lessor: Lessor,
     /// Index of the newest applied entry.
     pub(crate) applied: watch::Sender<Option<u64>>,
@@ -64,7 +66,7 @@ impl Shared {
         self.state.read().expect("no code panics while it holds the state's lock")
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().expect("no code panics while it holds the state's lock")
     }
 
@@ -80,6 +82,11 @@ impl Shared {
     /// Applied index of the newest checkpoint on disk.
     pub(crate) fn checkpoint_index(&self) -> u64 {
         self.checkpointer.durable_index()
+    }
+
+    /// Asks for a checkpoint without waiting for it.
+    pub(crate) fn checkpoint_soon(&self) {
+        self.checkpointer.write_in_background();
     }
 
     /// Writes a checkpoint of the state as it is and waits until it is on disk.
@@ -112,11 +119,13 @@ impl StateMachineShell {
         let applied = state.last_applied.map(|id| id.index);
         let hub = Hub::default();
         hub.publish_all(state.machine.revision());
+        let gauges = Gauges::default();
+        gauges.set(&state.machine);
         let state = Arc::new(RwLock::new(state));
         let checkpointer = Checkpointer::start(checkpoint, Arc::clone(&state), installed);
         let applied = watch::channel(applied).0;
         let lessor = Lessor::default();
-        let shared = Shared { state, hub, lessor, applied, checkpointer, snapshot_directory };
+        let shared = Shared { state, hub, gauges, lessor, applied, checkpointer, snapshot_directory };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -143,6 +152,7 @@ impl StateMachineShell {
             }
             self.shared.hub.publish(&state.machine, before);
             state.machine.discard_events();
+            self.shared.gauges.set(&state.machine);
         }
         self.shared.applied.send_replace(applied);
         for (responder, outcome) in answers {
@@ -158,6 +168,7 @@ impl StateMachineShell {
         {
             let mut state = self.shared.write();
             *state = State::from_meta(machine, meta.clone());
+            self.shared.gauges.set(&state.machine);
             self.shared.hub.publish_all(revision);
         }
         self.shared.applied.send_replace(meta.last_log_id.map(|id| id.index));
@@ -168,14 +179,14 @@ impl StateMachineShell {
 
 /// What applying an entry means, decided before the lock is taken.
 enum Step {
-    Command(Command),
+    Command(Envelope),
     Other,
 }
 
 impl Step {
     fn of(entry: &Entry) -> io::Result<Self> {
         match &entry.payload {
-            EntryPayload::Normal(proposal) => Command::decode(proposal.0.clone())
+            EntryPayload::Normal(proposal) => Envelope::decode(proposal.0.clone())
                 .map(Self::Command)
                 .map_err(|error| {
                     io::Error::other(format!(
@@ -191,7 +202,7 @@ impl Step {
         let id = entry.log_id;
         let position = Position { log_index: id.index, term: id.leader_id.term };
         let outcome = match self {
-            Self::Command(command) => Some(state.machine.apply(position, &command)),
+            Self::Command(entry) => Some(state.machine.apply_envelope(position, &entry)),
             Self::Other => {
                 state.machine.skip(position);
                 None

@@ -74,6 +74,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 
 pub use error::{Damage, Error};
+pub use segment::{Identity, identity_in};
 pub use state::Purged;
 pub use stats::{Latency, Stats};
 
@@ -81,7 +82,7 @@ use disk::{Disk, OsDisk};
 use preparer::{Order, Preparer};
 use queue::{Op, Queue};
 use recovery::Found;
-use segment::{BLOCK_BYTES, Identity};
+use segment::BLOCK_BYTES;
 use state::{CONTROL_BYTES_MAX, LogState, STATE_BYTES_MAX};
 use stats::Counters;
 use supply::{HelperThread, Supply};

@@ -14,7 +14,7 @@
 //! 72      8    sequence number
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, DiskFile};
 use super::error::{Damage, Error};
@@ -32,9 +32,11 @@ const IDENTITY_TEMPORARY_NAME: &str = "IDENTITY.tmp";
 
 /// Whose log it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) cluster_id: [u8; 16],
-    pub(super) member_id: u64,
+pub struct Identity {
+    /// The cluster.
+    pub cluster_id: [u8; 16],
+    /// The member.
+    pub member_id: u64,
 }
 
 /// What a segment's header block says.
@@ -130,7 +132,11 @@ impl SegmentHeader {
         }
         let version = u32_at(&block, 8);
         if version != VERSION {
-            return Err(Error::UnsupportedVersion { path, found: version, supported: VERSION });
+            return Err(Error::UnsupportedVersion {
+                path: path.to_owned(),
+                found: version,
+                supported: VERSION,
+            });
         }
         let header = Self::decode(&mut block).ok_or_else(|| damaged(Damage::Header))?;
         check_identity(path.clone(), identity, header.identity)?;
@@ -185,19 +191,36 @@ pub(super) fn read_identity<D: Disk>(disk: &D, names: &[String], expected: Ident
     let file = disk.open(IDENTITY_NAME).map_err(|e| Error::io("open", &path, e))?;
     let mut text = vec![0; 512];
     let read = file.read_at(0, &mut text).map_err(|e| Error::io("read", &path, e))?;
-    let text = String::from_utf8_lossy(&text[..read]);
+    let found = parse_identity(&path, &text[..read])?;
+    check_identity(path, expected, found)?;
+    Ok(true)
+}
+
+/// Whose log lies in a directory, without opening it; `None`: there is none.
+///
+/// # Errors
+/// When the identity is there and cannot be read.
+pub fn identity_in(dir: &Path) -> Result<Option<Identity>, Error> {
+    let path = dir.join(IDENTITY_NAME);
+    match std::fs::read(&path) {
+        Ok(text) => parse_identity(&path, &text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path, error)),
+    }
+}
+
+fn parse_identity(path: &Path, text: &[u8]) -> Result<Identity, Error> {
+    let text = String::from_utf8_lossy(text);
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
-    let damaged = || Error::Damaged { path: path.clone(), offset: 0, damage: Damage::Header };
+    let damaged = || Error::Damaged { path: path.to_owned(), offset: 0, damage: Damage::Header };
     let version = value("version").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
     if version != VERSION {
-        return Err(Error::UnsupportedVersion { path, found: version, supported: VERSION });
+        return Err(Error::UnsupportedVersion { path: path.to_owned(), found: version, supported: VERSION });
     }
-    let found = Identity {
+    Ok(Identity {
         cluster_id: value("cluster_id").and_then(unhex).ok_or_else(damaged)?,
         member_id: value("member_id").and_then(|text| text.parse().ok()).ok_or_else(damaged)?,
-    };
-    check_identity(path.clone(), expected, found)?;
-    Ok(true)
+    })
 }
 
 fn check_identity(path: PathBuf, expected: Identity, found: Identity) -> Result<(), Error> {

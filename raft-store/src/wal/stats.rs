@@ -41,6 +41,8 @@ pub struct Latency {
     pub max: Duration,
     /// The last one.
     pub last: Duration,
+    /// All of them together.
+    pub total: Duration,
 }
 
 impl Latency {
@@ -64,11 +66,17 @@ impl Latency {
         Duration::ZERO
     }
 
+    /// How many did not exceed the bound, within 12 %.
+    pub fn count_within(&self, bound: Duration) -> u64 {
+        let ends_within = |at: &usize| bucket_end(*at) <= bound;
+        (0..self.buckets.len()).take_while(ends_within).map(|at| self.buckets[at]).sum()
+    }
+
     /// What was counted after `earlier` was taken. `max` stays the one of the whole time.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let buckets = self.buckets.iter().zip(&earlier.buckets).map(|(now, then)| now - then).collect();
-        Self { buckets, max: self.max, last: self.last }
+        Self { buckets, max: self.max, last: self.last, total: self.total.saturating_sub(earlier.total) }
     }
 }
 
@@ -86,6 +94,7 @@ pub(super) struct Counters {
     sync_buckets: [AtomicU64; BUCKETS],
     sync_max_us: AtomicU64,
     sync_last_us: AtomicU64,
+    sync_total_us: AtomicU64,
 }
 
 impl Default for Counters {
@@ -102,6 +111,7 @@ impl Default for Counters {
             sync_buckets: std::array::from_fn(|_| AtomicU64::default()),
             sync_max_us: AtomicU64::default(),
             sync_last_us: AtomicU64::default(),
+            sync_total_us: AtomicU64::default(),
         }
     }
 }
@@ -112,6 +122,7 @@ impl Counters {
         self.sync_buckets[bucket(us)].fetch_add(1, Relaxed);
         self.sync_max_us.fetch_max(us, Relaxed);
         self.sync_last_us.store(us, Relaxed);
+        self.sync_total_us.fetch_add(us, Relaxed);
     }
 
     pub(super) fn snapshot(&self) -> Stats {
@@ -123,6 +134,7 @@ impl Counters {
                 buckets: self.sync_buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(),
                 max: Duration::from_micros(self.sync_max_us.load(Relaxed)),
                 last: Duration::from_micros(self.sync_last_us.load(Relaxed)),
+                total: Duration::from_micros(self.sync_total_us.load(Relaxed)),
             },
             segments: self.segments.load(Relaxed),
             spare_segments: self.spare_segments.load(Relaxed),
@@ -182,6 +194,9 @@ mod tests {
         assert!((90..=100).contains(&sync.quantile(0.5).as_micros()));
         assert!(sync.quantile(0.99) >= Duration::from_millis(5));
         assert_eq!((sync.max, sync.count()), (Duration::from_millis(7), 100));
+        assert_eq!(sync.total, Duration::from_micros(98 * 90 + 12_000));
+        assert_eq!(sync.count_within(Duration::from_millis(1)), 98);
+        assert_eq!(sync.count_within(Duration::from_secs(1)), 100);
         assert!(sync.since(&before).quantile(0.01) >= Duration::from_millis(5));
     }
 }

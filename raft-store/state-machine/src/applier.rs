@@ -3,19 +3,52 @@
 //! Reads no clock, no randomness, nothing but the state and the entry. Whatever the command says, it ends in
 //! an [`Outcome`]; a command that is refused changes nothing but the applied position.
 
+use crate::auth::{AuthCommand, AuthError};
 use crate::command::{Alarm, AlarmAction, Command, Fence, LeaseRemaining, TxnCommand};
+use crate::envelope::{Envelope, RequestId};
 use crate::machine::StateMachine;
 use crate::outcome::{ApplyError, Outcome, TxnOutcome};
+use crate::requests::Known;
 use crate::revision::Position;
 use crate::txn::{Run, Shape};
 
 impl StateMachine {
-    /// Applies the entry at `position`. Entries must come in the order of the log; one that was applied
-    /// before is refused, and changes nothing.
+    /// Applies a member's own command from the entry at `position`. Entries must come in the order of the
+    /// log; one that was applied before is refused, and changes nothing.
     pub fn apply(&mut self, position: Position, command: &Command) -> Outcome {
+        match self.advance(position) {
+            Ok(()) => self.perform(position, command),
+            Err(error) => Outcome::Rejected(error),
+        }
+    }
+
+    /// Applies the entry at `position`: a command in its author's name, once for each request id.
+    pub fn apply_envelope(&mut self, position: Position, envelope: &Envelope) -> Outcome {
+        let Envelope { author, request_id, command } = envelope;
         if let Err(error) = self.advance(position) {
             return Outcome::Rejected(error);
         }
+        let user = author.as_ref().map_or("", |author| author.user.as_str());
+        // Before permissions are looked at: whoever asks what became of an earlier request must not be told
+        // that it was refused.
+        let known = request_id.as_ref().map_or(Known::New, |id| self.requests.look(id, user));
+        if let Some(answer) = answer(known, request_id.as_ref()) {
+            return answer;
+        }
+        if let Some(author) = author
+            && let Err(error) = self.authorize(author, command)
+        {
+            // Not kept: with new permissions, or a new token, the same request may be sent again.
+            return Outcome::Rejected(error.into());
+        }
+        let outcome = self.perform(position, command);
+        if let Some(id) = request_id {
+            self.requests.keep(position.log_index, id, user, outcome.encode());
+        }
+        outcome
+    }
+
+    fn perform(&mut self, position: Position, command: &Command) -> Outcome {
         let outcome = match command {
             Command::Txn(txn) => self.txn(position, txn, true).map(Outcome::Txn),
             Command::Batch(txns) => {
@@ -28,6 +61,11 @@ impl StateMachine {
                 self.lease_checkpoint(position, *fence, remaining)
             }
             Command::Alarm { action, alarm } => Ok(self.alarm(*action, *alarm)),
+            Command::Auth(command) => self.change_auth(command),
+            Command::Version(command) => {
+                self.versions.apply(command);
+                Ok(Outcome::Version { cluster: self.versions.cluster })
+            }
         };
         outcome.unwrap_or_else(Outcome::Rejected)
     }
@@ -55,6 +93,7 @@ impl StateMachine {
             return Ok(TxnOutcome { revision, fenced: true, ..TxnOutcome::default() });
         }
         let shape = Shape::of(txn)?;
+        self.must_be_sound()?;
         if shape.puts > 0 && self.is_out_of_space() {
             return Err(ApplyError::NoSpace);
         }
@@ -62,11 +101,13 @@ impl StateMachine {
     }
 
     fn compact(&mut self, revision: u64) -> Result<Outcome, ApplyError> {
+        self.must_be_sound()?;
         self.keyspace.compact(revision)?;
         Ok(Outcome::Compacted { compact_revision: revision, revision: self.keyspace.revision })
     }
 
     fn lease_grant(&mut self, id: i64, ttl_seconds: i64) -> Result<Outcome, ApplyError> {
+        self.must_be_sound()?;
         if self.is_out_of_space() {
             return Err(ApplyError::NoSpace);
         }
@@ -81,6 +122,7 @@ impl StateMachine {
         fence: Option<Fence>,
     ) -> Result<Outcome, ApplyError> {
         check_fence(position, fence)?;
+        self.must_be_sound()?;
         let keys = self.leases.revoke(id)?;
         let (revision, deleted) = Run::new(&mut self.keyspace, &mut self.leases, false).delete_keys(&keys);
         Ok(Outcome::LeaseRevoked { revision, deleted })
@@ -99,12 +141,35 @@ impl StateMachine {
         Ok(Outcome::LeaseCheckpointed)
     }
 
+    fn must_be_sound(&self) -> Result<(), ApplyError> {
+        if self.is_corrupt() { Err(ApplyError::Corrupt) } else { Ok(()) }
+    }
+
+    fn change_auth(&mut self, command: &AuthCommand) -> Result<Outcome, ApplyError> {
+        self.auth.apply(command)?;
+        let (revision, auth_revision) = (self.keyspace.revision, self.auth.revision());
+        Ok(Outcome::AuthChanged { revision, auth_revision })
+    }
+
     fn alarm(&mut self, action: AlarmAction, alarm: Alarm) -> Outcome {
         match action {
             AlarmAction::Activate => self.alarms.insert(alarm),
             AlarmAction::Deactivate => self.alarms.remove(&alarm),
         };
         Outcome::Alarms(self.alarms.iter().copied().collect())
+    }
+}
+
+/// The answer to a request that is not new.
+fn answer(known: Known, id: Option<&RequestId>) -> Option<Outcome> {
+    let sequence = id.map_or(0, |id| id.sequence);
+    let forgotten = Outcome::Rejected(ApplyError::RequestForgotten { sequence });
+    match known {
+        Known::New => None,
+        // What cannot be read any more was written by another version: as good as forgotten.
+        Known::Before(bytes) => Some(Outcome::decode(bytes).unwrap_or(forgotten)),
+        Known::Forgotten => Some(forgotten),
+        Known::OfAnother => Some(Outcome::Rejected(AuthError::PermissionDenied.into())),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::machine::StateMachine;
-use crate::rebuild::StateHeader;
+use crate::rebuild::{Secrets, StateHeader};
 use crate::record::Record;
 
 /// Revisions and removed records that are kept for a checkpoint that lags; beyond, the next delta is full.
@@ -156,6 +156,7 @@ impl StateMachine {
             state_hash: self.state_hash(),
             leases: self.leases.states().collect(),
             alarms: self.alarms.iter().copied().collect(),
+            secrets: Secrets::encode(&self.auth, &self.requests, &self.versions),
         }
     }
 }

@@ -7,6 +7,9 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
+use crate::auth::AuthCommand;
+use crate::version::VersionCommand;
+
 /// An entry of the replicated log, as far as the state is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -47,6 +50,10 @@ pub enum Command {
         /// The alarm.
         alarm: Alarm,
     },
+    /// Change users, roles, or whether they count.
+    Auth(AuthCommand),
+    /// Agree on which commands may be proposed.
+    Version(VersionCommand),
 }
 
 /// Binds a write to one leader's term: it takes effect only in a log entry of this very term.

@@ -4,11 +4,13 @@
 
 use bytes::Bytes;
 
+use crate::auth_codec::{read_auth_command, write_auth_command};
 use crate::command::{
     Alarm, AlarmAction, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Fence,
     LeaseRemaining, NestedTxn, Op, PutRequest, RangeRequest, SortOrder, SortTarget, TxnCommand,
 };
 use crate::txn::TXN_DEPTH_MAX;
+use crate::version::{read_version_command, write_version_command};
 use crate::wire::{DecodeError, Reader, Writer};
 
 /// Version that `encode` writes, and the newest that `decode` reads.
@@ -20,48 +22,9 @@ const OP_OVERHEAD_BYTES: usize = 24;
 impl Command {
     /// The command's bytes.
     pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::with_capacity(self.size_hint());
-        writer.u8(VERSION);
-        match self {
-            Self::Txn(txn) => {
-                writer.u8(1);
-                write_txn_command(&mut writer, txn);
-            }
-            Self::Batch(txns) => {
-                writer.u8(2);
-                writer.list(txns, write_txn_command);
-            }
-            Self::Compact { revision } => {
-                writer.u8(3);
-                writer.varint(*revision);
-            }
-            Self::LeaseGrant { id, ttl_seconds } => {
-                writer.u8(4);
-                writer.i64(*id);
-                writer.i64(*ttl_seconds);
-            }
-            Self::LeaseRevoke { id, fence } => {
-                writer.u8(5);
-                writer.i64(*id);
-                writer.option(fence.as_ref(), write_fence);
-            }
-            Self::LeaseCheckpoint { fence, remaining } => {
-                writer.u8(6);
-                writer.option(fence.as_ref(), write_fence);
-                writer.list(remaining, |writer, lease| {
-                    writer.i64(lease.id);
-                    writer.i64(lease.remaining_ttl_seconds);
-                });
-            }
-            Self::Alarm { action, alarm } => {
-                writer.u8(7);
-                writer.u8(match action {
-                    AlarmAction::Activate => 1,
-                    AlarmAction::Deactivate => 2,
-                });
-                write_alarm(&mut writer, alarm);
-            }
-        }
+        let mut writer = Writer::with_capacity(size_hint(self));
+        write_version(&mut writer);
+        write_command(&mut writer, self);
         writer.finish()
     }
 
@@ -71,45 +34,110 @@ impl Command {
     /// When the bytes are not a command that this version knows.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        match reader.u8()? {
-            VERSION => {}
-            version => return Err(DecodeError::UnknownVersion { version, newest: VERSION }),
-        }
-        let command = match reader.u8()? {
-            1 => Self::Txn(read_txn_command(&mut reader)?),
-            2 => Self::Batch(reader.list(read_txn_command)?),
-            3 => Self::Compact { revision: reader.varint()? },
-            4 => Self::LeaseGrant { id: reader.i64()?, ttl_seconds: reader.i64()? },
-            5 => Self::LeaseRevoke { id: reader.i64()?, fence: reader.option(read_fence)? },
-            6 => Self::LeaseCheckpoint {
-                fence: reader.option(read_fence)?,
-                remaining: reader.list(|reader| {
-                    Ok(LeaseRemaining { id: reader.i64()?, remaining_ttl_seconds: reader.i64()? })
-                })?,
-            },
-            7 => Self::Alarm {
-                action: match reader.u8()? {
-                    1 => AlarmAction::Activate,
-                    2 => AlarmAction::Deactivate,
-                    tag => return Err(DecodeError::UnknownTag { what: "alarm action", tag }),
-                },
-                alarm: read_alarm(&mut reader)?,
-            },
-            tag => return Err(DecodeError::UnknownTag { what: "command", tag }),
-        };
+        read_version(&mut reader)?;
+        let command = read_command(&mut reader)?;
         reader.finish()?;
         Ok(command)
     }
+}
 
-    fn size_hint(&self) -> usize {
-        let txn = |txn: &TxnCommand| {
-            OP_OVERHEAD_BYTES + compares_size(&txn.compares) + ops_size(&txn.success) + ops_size(&txn.failure)
-        };
-        match self {
-            Self::Txn(command) => txn(command),
-            Self::Batch(commands) => OP_OVERHEAD_BYTES + commands.iter().map(txn).sum::<usize>(),
-            _ => OP_OVERHEAD_BYTES,
+pub(crate) fn write_version(writer: &mut Writer) {
+    writer.u8(VERSION);
+}
+
+pub(crate) fn read_version(reader: &mut Reader) -> Result<(), DecodeError> {
+    match reader.u8()? {
+        VERSION => Ok(()),
+        version => Err(DecodeError::UnknownVersion { version, newest: VERSION }),
+    }
+}
+
+pub(crate) fn write_command(writer: &mut Writer, command: &Command) {
+    match command {
+        Command::Txn(txn) => {
+            writer.u8(1);
+            write_txn_command(writer, txn);
         }
+        Command::Batch(txns) => {
+            writer.u8(2);
+            writer.list(txns, write_txn_command);
+        }
+        Command::Compact { revision } => {
+            writer.u8(3);
+            writer.varint(*revision);
+        }
+        Command::LeaseGrant { id, ttl_seconds } => {
+            writer.u8(4);
+            writer.i64(*id);
+            writer.i64(*ttl_seconds);
+        }
+        Command::LeaseRevoke { id, fence } => {
+            writer.u8(5);
+            writer.i64(*id);
+            writer.option(fence.as_ref(), write_fence);
+        }
+        Command::LeaseCheckpoint { fence, remaining } => {
+            writer.u8(6);
+            writer.option(fence.as_ref(), write_fence);
+            writer.list(remaining, |writer, lease| {
+                writer.i64(lease.id);
+                writer.i64(lease.remaining_ttl_seconds);
+            });
+        }
+        Command::Alarm { action, alarm } => {
+            writer.u8(7);
+            writer.u8(match action {
+                AlarmAction::Activate => 1,
+                AlarmAction::Deactivate => 2,
+            });
+            write_alarm(writer, alarm);
+        }
+        Command::Auth(command) => {
+            writer.u8(8);
+            write_auth_command(writer, command);
+        }
+        Command::Version(command) => {
+            writer.u8(9);
+            write_version_command(writer, command);
+        }
+    }
+}
+
+pub(crate) fn read_command(reader: &mut Reader) -> Result<Command, DecodeError> {
+    Ok(match reader.u8()? {
+        1 => Command::Txn(read_txn_command(reader)?),
+        2 => Command::Batch(reader.list(read_txn_command)?),
+        3 => Command::Compact { revision: reader.varint()? },
+        4 => Command::LeaseGrant { id: reader.i64()?, ttl_seconds: reader.i64()? },
+        5 => Command::LeaseRevoke { id: reader.i64()?, fence: reader.option(read_fence)? },
+        6 => Command::LeaseCheckpoint {
+            fence: reader.option(read_fence)?,
+            remaining: reader.list(|reader| {
+                Ok(LeaseRemaining { id: reader.i64()?, remaining_ttl_seconds: reader.i64()? })
+            })?,
+        },
+        7 => Command::Alarm {
+            action: match reader.u8()? {
+                1 => AlarmAction::Activate,
+                2 => AlarmAction::Deactivate,
+                tag => return Err(DecodeError::UnknownTag { what: "alarm action", tag }),
+            },
+            alarm: read_alarm(reader)?,
+        },
+        8 => Command::Auth(read_auth_command(reader)?),
+        9 => Command::Version(read_version_command(reader)?),
+        tag => return Err(DecodeError::UnknownTag { what: "command", tag }),
+    })
+}
+
+pub(crate) fn size_hint(command: &Command) -> usize {
+    let txn = |txn: &TxnCommand| {
+        OP_OVERHEAD_BYTES + compares_size(&txn.compares) + ops_size(&txn.success) + ops_size(&txn.failure)
+    };
+    match command {
+        Command::Txn(command) => txn(command),
+        Command::Batch(commands) => OP_OVERHEAD_BYTES + commands.iter().map(txn).sum::<usize>(),
+        _ => OP_OVERHEAD_BYTES,
     }
 }
 

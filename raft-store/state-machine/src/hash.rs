@@ -34,3 +34,8 @@ pub(crate) fn record(kv: &KeyValue) -> u64 {
 pub(crate) fn words(domain: u64, words: &[u64]) -> u64 {
     words.iter().fold(domain, |seed, word| xxh3_64_with_seed(&word.to_le_bytes(), seed))
 }
+
+/// Hash of a byte string, told apart from others by `domain`.
+pub(crate) fn bytes(domain: u64, bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, domain)
+}

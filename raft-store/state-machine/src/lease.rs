@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::hash;
 use crate::outcome::ApplyError;
+use crate::record::RECORD_OVERHEAD_BYTES;
 
 /// The longest time to live, as in etcd.
 pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
@@ -40,11 +41,17 @@ struct Lease {
     keys: BTreeSet<Bytes>,
 }
 
+fn charge(key: &[u8]) -> u64 {
+    key.len() as u64 + RECORD_OVERHEAD_BYTES
+}
+
 /// All store leases.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     by_id: BTreeMap<i64, Lease>,
     hash: u64,
+    /// Keys on all leases, with the flat charge for each.
+    key_bytes: u64,
 }
 
 impl Leases {
@@ -67,6 +74,7 @@ impl Leases {
         self.hash = self.hash.wrapping_add(state.hash());
         let lease = Lease { state, keys: BTreeSet::new() };
         if let Some(replaced) = self.by_id.insert(state.id, lease) {
+            self.key_bytes -= replaced.keys.iter().map(|key| charge(key)).sum::<u64>();
             self.hash = self.hash.wrapping_sub(replaced.state.hash());
         }
     }
@@ -75,6 +83,7 @@ impl Leases {
     pub(crate) fn revoke(&mut self, id: i64) -> Result<BTreeSet<Bytes>, ApplyError> {
         let lease = self.by_id.remove(&id).ok_or(ApplyError::LeaseNotFound { id })?;
         self.hash = self.hash.wrapping_sub(lease.state.hash());
+        self.key_bytes -= lease.keys.iter().map(|key| charge(key)).sum::<u64>();
         Ok(lease.keys)
     }
 
@@ -92,13 +101,25 @@ impl Leases {
 
     /// Hangs a key on a lease; returns whether the lease exists.
     pub(crate) fn attach(&mut self, id: i64, key: Bytes) -> bool {
-        self.by_id.get_mut(&id).map(|lease| lease.keys.insert(key)).is_some()
+        let Some(lease) = self.by_id.get_mut(&id) else { return false };
+        let bytes = charge(&key);
+        if lease.keys.insert(key) {
+            self.key_bytes += bytes;
+        }
+        true
     }
 
     pub(crate) fn detach(&mut self, id: i64, key: &[u8]) {
-        if let Some(lease) = self.by_id.get_mut(&id) {
-            lease.keys.remove(key);
+        if let Some(lease) = self.by_id.get_mut(&id)
+            && lease.keys.remove(key)
+        {
+            self.key_bytes -= charge(key);
         }
+    }
+
+    /// Bytes that the store's accounting charges for leases and the keys on them.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.by_id.len() as u64 * RECORD_OVERHEAD_BYTES + self.key_bytes
     }
 
     pub(crate) fn get(&self, id: i64) -> Option<(LeaseState, &BTreeSet<Bytes>)> {

@@ -17,10 +17,13 @@
 //! each log entry from a buffer of its own. Commands with several puts have their values copied.
 
 mod applier;
+mod auth;
+mod auth_codec;
 mod checkpoint;
 mod command;
 mod command_codec;
 mod compaction;
+mod envelope;
 mod hash;
 mod history;
 mod key_index;
@@ -29,25 +32,40 @@ mod machine;
 mod mvcc;
 mod outcome;
 mod outcome_codec;
+mod permission;
 mod rebuild;
 mod record;
+mod requests;
 mod revision;
+mod secret;
 mod snapshot;
 mod txn;
+mod version;
 mod wire;
 
+pub use auth::{
+    AUTH_REVISION_INITIAL, Auth, AuthCommand, AuthError, ROOT_ROLE, ROOT_USER, User, root_permission,
+};
 pub use checkpoint::{CheckpointDelta, RecordId};
 pub use command::{
     Alarm, AlarmAction, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Fence,
     LeaseRemaining, NestedTxn, Op, PutRequest, RangeRequest, SortOrder, SortTarget, TxnCommand,
 };
+pub use envelope::{Author, Envelope, RequestId};
 pub use history::{Event, EventBatch, RevisionEvents};
 pub use lease::{LEASE_NONE, LEASE_TTL_SECONDS_MAX, LeaseState};
-pub use machine::StateMachine;
+pub use machine::{HashKv, StateMachine};
 pub use outcome::{ApplyError, OpResult, Outcome, RangeResponse, ReadError, TxnOutcome};
+pub use permission::{Permission, PermissionKind};
 pub use rebuild::{Rebuild, RebuildError, Rebuilt, StateHeader};
-pub use record::{KeyValue, Record};
+pub use record::{KeyValue, RECORD_OVERHEAD_BYTES, Record};
+pub use requests::{
+    REQUEST_AGE_ENTRIES_MAX, REQUEST_BYTES_MAX, REQUEST_CLIENTS_MAX, REQUEST_OUTCOME_BYTES_MAX,
+    REQUESTS_PER_CLIENT,
+};
 pub use revision::{Position, REVISION_INITIAL, Revision};
+pub use secret::Secret;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotWriter};
 pub use txn::{TXN_DEPTH_MAX, TXN_OPS_MAX};
+pub use version::{CLUSTER_VERSION_INITIAL, CLUSTER_VERSION_SUPPORTED, VersionCommand};
 pub use wire::DecodeError;

@@ -8,22 +8,38 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::auth::{Auth, AuthError};
 use crate::checkpoint::CheckpointTracking;
-use crate::command::{Alarm, AlarmKind, RangeRequest};
+use crate::command::{Alarm, AlarmKind, Command, RangeRequest, TxnCommand};
+use crate::envelope::Author;
 use crate::hash;
 use crate::history::{EventBatch, RevisionEvents};
 use crate::lease::{LeaseState, Leases};
 use crate::mvcc::Keyspace;
 use crate::outcome::{RangeResponse, ReadError};
 use crate::record::Record;
+use crate::requests::Requests;
 use crate::revision::{Position, REVISION_INITIAL};
 use crate::snapshot::SnapshotPins;
+use crate::version::Versions;
 
 /// Changes that one `drain_events` trims for each that it returns, and at least.
 const TRIM_EVENTS_PER_DRAINED: usize = 4;
 const TRIM_EVENTS_MIN: usize = 64;
 
+const HASH_KV_DOMAIN: u64 = 0x6b76_0000_0000_0001;
 const STATE_HASH_DOMAIN: u64 = 0x7374_6174_6500_0001;
+
+/// See [`StateMachine::hash_kv`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKv {
+    /// The hash.
+    pub hash: u64,
+    /// The revision up to which it was taken.
+    pub revision: u64,
+    /// Versions that were superseded up to here are not in it.
+    pub compact_revision: u64,
+}
 
 /// The whole applied state, in memory. See the crate's head.
 #[derive(Debug)]
@@ -32,6 +48,9 @@ pub struct StateMachine {
     pub(crate) keyspace: Keyspace,
     pub(crate) leases: Leases,
     pub(crate) alarms: BTreeSet<Alarm>,
+    pub(crate) auth: Auth,
+    pub(crate) requests: Requests,
+    pub(crate) versions: Versions,
     /// Changes up to this revision were returned by `drain_events`.
     pub(crate) drained_revision: u64,
     pub(crate) tracking: CheckpointTracking,
@@ -52,6 +71,9 @@ impl StateMachine {
             keyspace: Keyspace::new(),
             leases: Leases::default(),
             alarms: BTreeSet::new(),
+            auth: Auth::default(),
+            requests: Requests::default(),
+            versions: Versions::default(),
             drained_revision: REVISION_INITIAL,
             tracking: CheckpointTracking::default(),
             pins: SnapshotPins::default(),
@@ -140,6 +162,16 @@ impl StateMachine {
         self.keyspace.trim(events_max, through, |record| tracking.removed(record))
     }
 
+    /// Everything that compactions at or before this revision made unreachable is out of memory.
+    pub fn trimmed_revision(&self) -> u64 {
+        self.keyspace.swept_revision
+    }
+
+    /// Whether nothing that a compaction made unreachable is left in memory.
+    pub fn is_trimmed(&self) -> bool {
+        self.keyspace.swept_revision >= self.keyspace.compact_revision
+    }
+
     /// A hash of all replicated state but the applied position. Equal on all members at equal positions.
     pub fn state_hash(&self) -> u64 {
         let live = self.keyspace.live();
@@ -153,7 +185,63 @@ impl StateMachine {
         for alarm in &self.alarms {
             words.extend([u64::from(alarm.kind.number()), alarm.member_id]);
         }
+        // What a state of the first release does not have does not change its hash.
+        let later = [
+            if self.auth.is_initial() { 0 } else { self.auth.hash() },
+            self.requests.hash(),
+            self.versions.hash(),
+        ];
+        if later != [0; 3] {
+            words.extend(later);
+        }
         hash::words(STATE_HASH_DOMAIN, &words)
+    }
+
+    /// The hash of all versions of all keys up to a revision (0: the newest) that a read or a watch can still
+    /// see. Equal on all members at the same compact revision, however much each has trimmed. Costs a walk
+    /// over the changes since that revision.
+    ///
+    /// # Errors
+    /// When that revision is compacted or in the future.
+    pub fn hash_kv(&self, revision: u64) -> Result<HashKv, ReadError> {
+        self.keyspace.check_revision(revision)?;
+        let revision = if revision == 0 { self.keyspace.revision } else { revision };
+        let later = self.keyspace.history.since(revision + 1, 0);
+        let later = later.flat_map(|events| events.iter().map(|(kv, _)| kv.hash()).collect::<Vec<_>>());
+        let hash = later.fold(self.keyspace.live().hash, u64::wrapping_sub);
+        let compact_revision = self.keyspace.compact_revision;
+        let hash = hash::words(HASH_KV_DOMAIN, &[hash, revision, compact_revision]);
+        Ok(HashKv { hash, revision, compact_revision })
+    }
+
+    /// Bytes that the state takes of the quota, equal on all members: for each readable version of a key the
+    /// key, the value and [`RECORD_OVERHEAD_BYTES`](crate::RECORD_OVERHEAD_BYTES); the same for each store lease and each key on one;
+    /// users and roles as encoded; kept outcomes with as much each. Compaction alone gives space back.
+    pub fn bytes_in_use(&self) -> u64 {
+        self.live_bytes() + self.leases.bytes() + self.auth.bytes() + self.requests.bytes()
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
+    /// The version whose commands may be proposed.
+    pub fn cluster_version(&self) -> u32 {
+        self.versions.cluster
+    }
+
+    /// What each member said it supports.
+    pub fn supported_versions(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.versions.supported.iter().map(|(member, version)| (*member, *version))
+    }
+
+    /// Whether the author may do everything that the command could do.
+    ///
+    /// # Errors
+    /// When not.
+    pub fn authorize(&self, author: &Author, command: &Command) -> Result<(), AuthError> {
+        self.auth.may(author, command, &self.leases)
     }
 
     /// How many records (versions of keys) are live.
@@ -164,6 +252,14 @@ impl StateMachine {
     /// Bytes of live records: keys, values, and a flat charge for each record.
     pub fn live_bytes(&self) -> u64 {
         self.keyspace.live().bytes
+    }
+
+    /// Whether the author may do everything that the transaction could do.
+    ///
+    /// # Errors
+    /// When not.
+    pub fn authorize_txn(&self, author: &Author, txn: &TxnCommand) -> Result<(), AuthError> {
+        self.auth.may_txn(author, txn, &self.leases)
     }
 
     /// A lease, and the keys that hang on it in order.
@@ -179,6 +275,11 @@ impl StateMachine {
     /// The alarms that are raised.
     pub fn alarms(&self) -> impl Iterator<Item = Alarm> {
         self.alarms.iter().copied()
+    }
+
+    /// Whether an alarm for a damaged member is raised: reads and writes are refused.
+    pub fn is_corrupt(&self) -> bool {
+        self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt)
     }
 
     /// Whether an alarm for used-up space is raised: puts and lease grants are refused.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::auth::AuthError;
 use crate::command::Alarm;
 use crate::record::Record;
 
@@ -40,6 +41,18 @@ pub enum Outcome {
     LeaseCheckpointed,
     /// Of `Command::Alarm`: the alarms that are raised afterwards.
     Alarms(Vec<Alarm>),
+    /// Of `Command::Auth`.
+    AuthChanged {
+        /// The store's revision.
+        revision: u64,
+        /// The auth revision afterwards.
+        auth_revision: u64,
+    },
+    /// Of `Command::Version`.
+    Version {
+        /// The cluster's version afterwards.
+        cluster: u32,
+    },
     /// The command had no effect.
     Rejected(ApplyError),
 }
@@ -173,6 +186,18 @@ pub enum ApplyError {
     /// The alarm for used-up space is raised.
     #[error("the store's space is used up: only deletions and reads are taken until the alarm is cleared")]
     NoSpace,
+    /// An alarm says that a member's state is damaged.
+    #[error("a member's state differs from the others': nothing is written until the alarm is cleared")]
+    Corrupt,
+    /// The author may not, or the auth command cannot be carried out.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The request was perhaps carried out before; its outcome is not kept any more. It was not now.
+    #[error("the outcome of request {sequence} is not known any more; it was not carried out again")]
+    RequestForgotten {
+        /// The request's sequence.
+        sequence: u64,
+    },
     /// The fence named another term than the entry's.
     #[error("the command was proposed under term {fence_term} and landed in term {entry_term}")]
     Fenced {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::auth::AuthError;
 use crate::command_codec::{read_alarm, write_alarm};
 use crate::outcome::{ApplyError, OpResult, Outcome, RangeResponse, ReadError, TxnOutcome};
 use crate::record::{KeyValue, Record};
@@ -61,6 +62,15 @@ impl Outcome {
                 writer.u8(8);
                 write_error(&mut writer, error);
             }
+            Self::AuthChanged { revision, auth_revision } => {
+                writer.u8(9);
+                writer.varint(*revision);
+                writer.varint(*auth_revision);
+            }
+            Self::Version { cluster } => {
+                writer.u8(10);
+                writer.varint(u64::from(*cluster));
+            }
         }
         writer.finish()
     }
@@ -90,6 +100,8 @@ impl Outcome {
             6 => Self::LeaseCheckpointed,
             7 => Self::Alarms(reader.list(read_alarm)?),
             8 => Self::Rejected(read_error(&mut reader)?),
+            9 => Self::AuthChanged { revision: reader.varint()?, auth_revision: reader.varint()? },
+            10 => Self::Version { cluster: reader.u32()? },
             tag => return Err(DecodeError::UnknownTag { what: "outcome", tag }),
         };
         reader.finish()?;
@@ -199,6 +211,9 @@ fn write_error(writer: &mut Writer, error: &ApplyError) {
         ApplyError::AlreadyApplied { log_index, applied_index } => {
             tagged(15, &[log_index.cast_signed(), applied_index.cast_signed()]);
         }
+        ApplyError::Corrupt => tagged(16, &[]),
+        ApplyError::Auth(error) => tagged(17, &[i64::from(error.number())]),
+        ApplyError::RequestForgotten { sequence } => tagged(18, &[sequence.cast_signed()]),
     }
 }
 
@@ -232,6 +247,13 @@ fn read_error(reader: &mut Reader) -> Result<ApplyError, DecodeError> {
             log_index: number()?.cast_unsigned(),
             applied_index: number()?.cast_unsigned(),
         },
+        16 => ApplyError::Corrupt,
+        17 => {
+            let number = u8::try_from(number()?);
+            let number = number.map_err(|_| DecodeError::OutOfRange { what: "an auth error" })?;
+            ApplyError::Auth(AuthError::of_number(number)?)
+        }
+        18 => ApplyError::RequestForgotten { sequence: number()?.cast_unsigned() },
         tag => return Err(DecodeError::UnknownTag { what: "apply error", tag }),
     })
 }

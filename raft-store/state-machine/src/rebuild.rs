@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::auth::Auth;
 use crate::checkpoint::{CheckpointTracking, RecordId};
 use crate::command::Alarm;
 use crate::command_codec::{read_alarm, write_alarm};
@@ -16,11 +17,17 @@ use crate::key_index::KeyHistory;
 use crate::lease::{LEASE_NONE, LeaseState};
 use crate::machine::StateMachine;
 use crate::record::{KeyValue, Record};
+use crate::requests::Requests;
 use crate::revision::{Position, REVISION_INITIAL};
+use crate::secret::Secret;
+use crate::version::Versions;
 use crate::wire::{DecodeError, Reader, Writer};
 
 /// Version that `StateHeader::encode` writes, and the newest that `decode` reads.
-const HEADER_VERSION: u8 = 1;
+const HEADER_VERSION: u8 = 2;
+
+/// Of states without users, request ids and versions. Written by the first release.
+const HEADER_VERSION_FIRST: u8 = 1;
 
 /// Names a state and holds all of it that is not records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +46,39 @@ pub struct StateHeader {
     pub leases: Vec<LeaseState>,
     /// All alarms.
     pub alarms: Vec<Alarm>,
+    /// Users, roles, kept outcomes and versions, encoded. Holds password hashes.
+    pub secrets: Secret,
+}
+
+/// What [`StateHeader::secrets`] holds.
+pub(crate) struct Secrets {
+    pub(crate) auth: Auth,
+    pub(crate) requests: Requests,
+    pub(crate) versions: Versions,
+}
+
+impl Secrets {
+    fn decode(bytes: &Secret) -> Result<Self, DecodeError> {
+        if bytes.is_empty() {
+            let (auth, requests, versions) = Default::default();
+            return Ok(Self { auth, requests, versions });
+        }
+        let mut reader = Reader::new(bytes.expose().clone());
+        // The version first: a member that is too old should hear just that.
+        let versions = Versions::read(&mut reader)?;
+        let auth = Auth::decode(reader.bytes()?)?;
+        let requests = Requests::read(&mut reader)?;
+        reader.finish()?;
+        Ok(Self { auth, requests, versions })
+    }
+
+    pub(crate) fn encode(auth: &Auth, requests: &Requests, versions: &Versions) -> Secret {
+        let mut writer = Writer::with_capacity(64 + auth.encoded.expose().len() + requests.bytes() as usize);
+        versions.write(&mut writer);
+        writer.bytes(auth.encoded.expose());
+        requests.write(&mut writer);
+        Secret::new(writer.finish())
+    }
 }
 
 impl StateHeader {
@@ -60,6 +100,7 @@ impl StateHeader {
             writer.i64(lease.remaining_ttl_seconds);
         });
         writer.list(&self.alarms, write_alarm);
+        writer.bytes(self.secrets.expose());
         writer.finish()
     }
 
@@ -69,8 +110,9 @@ impl StateHeader {
     /// When the bytes are not a header that this version knows.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        match reader.u8()? {
-            HEADER_VERSION => {}
+        let version = reader.u8()?;
+        match version {
+            HEADER_VERSION | HEADER_VERSION_FIRST => {}
             version => return Err(DecodeError::UnknownVersion { version, newest: HEADER_VERSION }),
         }
         let header = Self {
@@ -88,7 +130,13 @@ impl StateHeader {
                 })
             })?,
             alarms: reader.list(read_alarm)?,
+            secrets: match version {
+                HEADER_VERSION_FIRST => Secret::default(),
+                _ => Secret::new(reader.bytes()?),
+            },
         };
+        // Whether this member may start at all is decided here, not when the records are in.
+        Secrets::decode(&header.secrets)?;
         reader.finish()?;
         Ok(header)
     }
@@ -117,6 +165,9 @@ pub enum RebuildError {
         /// Of the gap.
         revision: u64,
     },
+    /// Users, roles, kept outcomes or versions cannot be read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     /// A key hangs on a lease that does not exist.
     #[error("a record hangs on lease {id}, which is not in the header")]
     LeaseMissing {
@@ -223,6 +274,8 @@ impl Rebuild {
         machine.keyspace.all = self.all;
         machine.drained_revision = header.revision;
         machine.alarms.extend(&header.alarms);
+        let Secrets { auth, requests, versions } = Secrets::decode(&header.secrets)?;
+        (machine.auth, machine.requests, machine.versions) = (auth, requests, versions);
         header.leases.iter().for_each(|lease| machine.leases.insert(*lease));
         for (key, versions) in &self.keys {
             if let Some(live) = versions.live().filter(|live| live.lease != LEASE_NONE)

@@ -134,7 +134,7 @@ impl Record {
 }
 
 /// Flat charge per record in the accounting of live bytes: revisions, pointers, allocation headers.
-pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 64;
+pub const RECORD_OVERHEAD_BYTES: u64 = 64;
 
 impl Deref for Record {
     type Target = KeyValue;

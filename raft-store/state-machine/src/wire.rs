@@ -33,6 +33,16 @@ pub enum DecodeError {
         /// What the input says.
         tag: u8,
     },
+    /// The cluster's version is beyond what this code supports.
+    #[error(
+        "the cluster is at version {cluster} and this member supports versions up to {supported}; upgrade this member"
+    )]
+    ClusterVersion {
+        /// What the input says.
+        cluster: u32,
+        /// What this code knows.
+        supported: u32,
+    },
     /// A number out of its range.
     #[error("{what} is out of range")]
     OutOfRange {
@@ -143,6 +153,11 @@ impl Reader {
         let byte = *self.input.get(self.at).ok_or(DecodeError::Truncated)?;
         self.at += 1;
         Ok(byte)
+    }
+
+    /// The next byte, which stays.
+    pub(crate) fn peek(&self) -> Result<u8, DecodeError> {
+        self.input.get(self.at).copied().ok_or(DecodeError::Truncated)
     }
 
     pub(crate) fn bool(&mut self) -> Result<bool, DecodeError> {

@@ -89,6 +89,7 @@ proptest! {
     fn any_bytes_decode_or_do_not_but_never_panic(bytes in vec(any::<u8>(), 0..200)) {
         let bytes = Bytes::from(bytes);
         let _ = Command::decode(bytes.clone());
+        let _ = Envelope::decode(bytes.clone());
         let _ = Outcome::decode(bytes.clone());
         let _ = StateHeader::decode(bytes.clone());
         let _ = KeyValue::decode_body(Bytes::new(), 1, bytes.clone());
@@ -97,15 +98,19 @@ proptest! {
 
     #[test]
     fn damaged_commands_apply_without_panic(
-        commands in vec((strategy::command(), any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        commands in vec(
+            (strategy::command(), strategy::request_id(), any::<prop::sample::Index>(), any::<u8>()),
+            1..20,
+        ),
     ) {
         let mut machine = StateMachine::new();
-        for (log_index, (command, at, xor)) in (1..).zip(&commands) {
-            let mut bytes = command.encode().to_vec();
+        for (log_index, (command, id, at, xor)) in (1..).zip(&commands) {
+            let author = id.map(|id| Author { user: "ann".into(), auth_revision: id.sequence });
+            let mut bytes = Envelope::encode_parts(author.as_ref(), id.as_ref(), command).to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= xor;
-            if let Ok(command) = Command::decode(bytes.into()) {
-                machine.apply(Position { log_index, term: 1 }, &command);
+            if let Ok(entry) = Envelope::decode(bytes.into()) {
+                machine.apply_envelope(Position { log_index, term: 1 }, &entry);
             }
         }
         // Still a state that can be handed on.

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets an error is to stop there")]
 
+mod auth;
+mod auth_model;
 mod codec;
+mod hash_kv;
 mod model;
 mod rules;
 mod strategy;

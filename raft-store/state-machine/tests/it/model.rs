@@ -7,6 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use state_machine::*;
 
+use crate::auth_model::AuthModel;
+
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Model {
     /// Every version of every key in the order of writing, tombstones included. Never shortened.
@@ -15,6 +17,11 @@ pub(crate) struct Model {
     pub(crate) compact_revision: u64,
     leases: BTreeMap<i64, (i64, i64)>,
     alarms: BTreeSet<Alarm>,
+    pub(crate) auth: AuthModel,
+    cluster: u32,
+    supported: BTreeMap<u64, u32>,
+    /// Outcomes of requests with an id.
+    requests: BTreeMap<RequestId, Outcome>,
 }
 
 fn covers(key: &[u8], range_end: &[u8], candidate: &[u8]) -> bool {
@@ -31,7 +38,17 @@ fn record(kv: &KeyValue) -> Arc<Record> {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { revision: 1, ..Self::default() }
+        Self { revision: 1, cluster: 1, ..Self::default() }
+    }
+
+    pub(crate) fn apply_once(&mut self, term: u64, id: Option<RequestId>, command: &Command) -> Outcome {
+        let Some(id) = id else { return self.apply(term, command) };
+        if let Some(outcome) = self.requests.get(&id) {
+            return outcome.clone();
+        }
+        let outcome = self.apply(term, command);
+        self.requests.insert(id, outcome.clone());
+        outcome
     }
 
     /// All keys as they were at `revision`.
@@ -116,6 +133,24 @@ impl Model {
                 };
                 Ok(Outcome::Alarms(self.alarms.iter().copied().collect()))
             }
+            Command::Auth(command) => self.auth.apply(command).map_err(ApplyError::from).map(|()| {
+                Outcome::AuthChanged { revision: self.revision, auth_revision: self.auth.revision }
+            }),
+            Command::Version(command) => {
+                match command {
+                    VersionCommand::Supports { member_id, version } => {
+                        self.supported.insert(*member_id, *version);
+                    }
+                    VersionCommand::Raise { version, members } => {
+                        self.supported.retain(|member, _| members.contains(member));
+                        let lowest = self.supported.values().min().copied().unwrap_or(0);
+                        if self.supported.len() == members.len() && lowest >= *version {
+                            self.cluster = self.cluster.max(*version);
+                        }
+                    }
+                }
+                Ok(Outcome::Version { cluster: self.cluster })
+            }
         };
         result.unwrap_or_else(Outcome::Rejected)
     }
@@ -124,7 +159,13 @@ impl Model {
         self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace)
     }
 
+    fn sound(&self) -> Result<(), ApplyError> {
+        let corrupt = self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
+        if corrupt { Err(ApplyError::Corrupt) } else { Ok(()) }
+    }
+
     fn compact(&mut self, revision: u64) -> Result<Outcome, ApplyError> {
+        self.sound()?;
         let (compact_revision, newest) = (self.compact_revision, self.revision);
         if revision <= compact_revision {
             return Err(ReadError::Compacted { requested: revision, compact_revision }.into());
@@ -137,6 +178,7 @@ impl Model {
     }
 
     fn grant(&mut self, id: i64, ttl_seconds: i64) -> Result<Outcome, ApplyError> {
+        self.sound()?;
         if self.out_of_space() {
             return Err(ApplyError::NoSpace);
         }
@@ -154,6 +196,7 @@ impl Model {
     }
 
     fn revoke(&mut self, id: i64) -> Result<Outcome, ApplyError> {
+        self.sound()?;
         self.leases.remove(&id).ok_or(ApplyError::LeaseNotFound { id })?;
         let main = self.revision + 1;
         let keys: Vec<_> = self.view(main).into_values().filter(|kv| kv.lease == id).collect();
@@ -164,6 +207,12 @@ impl Model {
             self.revision = main;
         }
         Ok(Outcome::LeaseRevoked { revision: self.revision, deleted: keys.len() as u64 })
+    }
+
+    /// What the state charges, added up anew.
+    pub(crate) fn key_bytes_on_leases(&self) -> u64 {
+        let hanging = self.leases().into_iter().flat_map(|(_, keys)| keys);
+        hanging.map(|key| key.len() as u64 + 64).sum::<u64>() + 64 * self.leases.len() as u64
     }
 
     /// The leases' keys and times, for comparison with `StateMachine::lease`.
@@ -191,6 +240,7 @@ impl Model {
                 no_key_twice(&path)?;
             }
         }
+        self.sound()?;
         if puts > 0 && self.out_of_space() {
             return Err(ApplyError::NoSpace);
         }

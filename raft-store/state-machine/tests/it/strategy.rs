@@ -135,6 +135,51 @@ prop_compose! {
     }
 }
 
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["root", "root", "ann", "bob", ""]).prop_map(str::to_owned)
+}
+
+fn secret() -> impl Strategy<Value = Secret> {
+    prop::sample::select(vec!["s1", "s2"]).prop_map(Secret::new)
+}
+
+fn auth() -> impl Strategy<Value = AuthCommand> {
+    let kind =
+        prop::sample::select(vec![PermissionKind::Read, PermissionKind::Write, PermissionKind::ReadWrite]);
+    prop_oneof![
+        2 => secret().prop_map(|token_secret| AuthCommand::Enable { token_secret }),
+        1 => Just(AuthCommand::Disable),
+        3 => (name(), option::of(secret()))
+            .prop_map(|(name, password)| AuthCommand::UserAdd { name, password }),
+        1 => name().prop_map(|name| AuthCommand::UserDelete { name }),
+        1 => (name(), secret())
+            .prop_map(|(name, password)| AuthCommand::UserChangePassword { name, password }),
+        3 => (name(), name()).prop_map(|(user, role)| AuthCommand::UserGrantRole { user, role }),
+        1 => (name(), name()).prop_map(|(user, role)| AuthCommand::UserRevokeRole { user, role }),
+        3 => name().prop_map(|name| AuthCommand::RoleAdd { name }),
+        1 => name().prop_map(|name| AuthCommand::RoleDelete { name }),
+        3 => (name(), kind, key(), range_end()).prop_map(|(role, kind, key, range_end)| {
+            AuthCommand::RoleGrantPermission { role, permission: Permission { kind, key, range_end } }
+        }),
+        1 => (name(), key(), range_end())
+            .prop_map(|(role, key, range_end)| AuthCommand::RoleRevokePermission { role, key, range_end }),
+    ]
+}
+
+fn version() -> impl Strategy<Value = VersionCommand> {
+    prop_oneof![
+        (1u64..4, 1u32..4).prop_map(|(member_id, version)| VersionCommand::Supports { member_id, version }),
+        (1u32..3, prop::collection::btree_set(1u64..4, 1..3))
+            .prop_map(|(version, members)| VersionCommand::Raise { version, members }),
+    ]
+}
+
+/// Of few requests, so that some come twice.
+pub(crate) fn request_id() -> impl Strategy<Value = Option<RequestId>> {
+    let id = (1u128..4, 1u64..9).prop_map(|(client, sequence)| RequestId { client, sequence });
+    option::weighted(0.4, id)
+}
+
 pub(crate) fn command() -> impl Strategy<Value = Command> {
     let remaining = (0i64..4, -1i64..20)
         .prop_map(|(id, remaining_ttl_seconds)| LeaseRemaining { id, remaining_ttl_seconds });
@@ -151,5 +196,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(fence, remaining)| Command::LeaseCheckpoint { fence, remaining }),
         1 => alarm.clone().prop_map(|alarm| Command::Alarm { action: AlarmAction::Activate, alarm }),
         3 => alarm.prop_map(|alarm| Command::Alarm { action: AlarmAction::Deactivate, alarm }),
+        4 => auth().prop_map(Command::Auth),
+        1 => version().prop_map(Command::Version),
     ]
 }

@@ -95,6 +95,7 @@ fn check_equal(machine: &StateMachine, model: &Model) {
     let leases: Vec<_> =
         machine.leases().map(|lease| (lease, machine.lease(lease.id).unwrap().1.clone())).collect();
     assert_eq!(leases, model.leases());
+    model.auth.check_equal(machine.auth());
     let first = model.compact_revision;
     let changes: Vec<_> = model
         .log
@@ -115,6 +116,11 @@ fn check_same(one: &StateMachine, other: &StateMachine, model: &Model) {
     check_equal(other, model);
     assert_eq!(one.header(), other.header());
     assert_eq!(one.live_bytes(), other.live_bytes());
+    assert_eq!(one.bytes_in_use(), other.bytes_in_use());
+    for revision in one.compact_revision().max(1)..=one.revision() {
+        assert_eq!(one.hash_kv(revision), other.hash_kv(revision));
+    }
+    assert!(one.bytes_in_use() >= one.live_bytes() + model.key_bytes_on_leases());
 }
 
 /// Draws the revision of a compaction near to those that exist.
@@ -141,7 +147,7 @@ proptest! {
 
     #[test]
     fn answers_as_the_model_does(
-        steps in vec((strategy::command(), 1u64..3, aside()), 1..60),
+        steps in vec((strategy::command(), strategy::request_id(), 1u64..3, aside()), 1..60),
         ranges in vec(strategy::range(), 8),
     ) {
         let mut model = Model::new();
@@ -151,17 +157,19 @@ proptest! {
         let mut drained = Vec::new();
         let mut snapshot = None;
         let mut log_index = 0;
-        for (command, term, aside) in &steps {
+        for (command, id, term, aside) in &steps {
             log_index += 1;
             let position = Position { log_index, term: *term };
             let command = &mostly_possible(command, &model);
-            let outcome = machine.apply(position, command);
-            prop_assert_eq!(&outcome, &model.apply(*term, command), "{:?}", command);
+            let entry = Envelope { author: None, request_id: *id, command: command.clone() };
+            let outcome = machine.apply_envelope(position, &entry);
+            prop_assert_eq!(&outcome, &model.apply_once(*term, *id, command), "{:?}", command);
 
             // Another member, which reads the entry from its log and never does anything aside.
-            let decoded = Command::decode(command.encode()).unwrap();
-            prop_assert_eq!(&decoded, command);
-            let replayed_outcome = Outcome::decode(replayed.apply(position, &decoded).encode()).unwrap();
+            let decoded = Envelope::decode(entry.encode()).unwrap();
+            prop_assert_eq!(&decoded, &entry);
+            let replayed_outcome = replayed.apply_envelope(position, &decoded);
+            let replayed_outcome = Outcome::decode(replayed_outcome.encode()).unwrap();
             prop_assert_eq!(&replayed_outcome, &outcome);
             prop_assert_eq!(machine.state_hash(), replayed.state_hash());
 

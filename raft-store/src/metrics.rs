@@ -1,0 +1,235 @@
+//! A member's numbers as etcd's dashboards read them: Prometheus text, etcd's names.
+//!
+//! Owns the counters that nobody else keeps. A number that etcd has and that means nothing here is left out
+//! rather than made up. What a server adds of its own (requests, the process) is the server's.
+
+use std::fmt::{Display, Write as _};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::etcd;
+use crate::store::{Role, Store};
+use crate::wal::Latency;
+
+/// Upper bounds of etcd's histogram of fsyncs: 1 ms, doubled 13 times.
+const FSYNC_BUCKETS: u32 = 14;
+const FSYNC_FIRST: Duration = Duration::from_millis(1);
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    leaders: AtomicU64,
+    proposals_pending: AtomicI64,
+    proposals_failed: AtomicU64,
+}
+
+impl Counters {
+    /// This member sees another leader than before.
+    pub(crate) fn count_leader(&self) {
+        self.leaders.fetch_add(1, Relaxed);
+    }
+
+    /// A proposal begins; it pends until the answer is dropped or ended.
+    pub(crate) fn proposal(&self) -> Proposal<'_> {
+        self.proposals_pending.fetch_add(1, Relaxed);
+        Proposal { counters: self, failed: true }
+    }
+}
+
+/// A proposal that pends; one whose caller goes away counts as failed.
+pub(crate) struct Proposal<'a> {
+    counters: &'a Counters,
+    failed: bool,
+}
+
+impl Proposal<'_> {
+    pub(crate) fn end(mut self, succeeded: bool) {
+        self.failed = !succeeded;
+    }
+}
+
+impl Drop for Proposal<'_> {
+    fn drop(&mut self) {
+        self.counters.proposals_pending.fetch_sub(1, Relaxed);
+        self.counters.proposals_failed.fetch_add(u64::from(self.failed), Relaxed);
+    }
+}
+
+/// Text under construction, in the Prometheus exposition format.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    /// A value that goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, help, "gauge");
+        self.sample(name, "", value);
+    }
+
+    /// A value that goes up only.
+    pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, help, "counter");
+        self.sample(name, "", value);
+    }
+
+    /// What stands before the samples of a metric.
+    pub fn head(&mut self, name: &str, help: &str, kind: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One sample; `labels` as in `method="Put",code="OK"`.
+    pub fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _ = match labels {
+            "" => writeln!(self.text, "{name} {value}"),
+            labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
+        };
+    }
+
+    /// The text.
+    pub fn finish(self) -> String {
+        self.text
+    }
+
+    fn fsync_histogram(&mut self, latency: &Latency) {
+        let name = "etcd_disk_wal_fsync_duration_seconds";
+        self.head(name, "The latency distributions of fsync called by WAL.", "histogram");
+        for power in 0..FSYNC_BUCKETS {
+            let bound = FSYNC_FIRST * (1 << power);
+            let labels = format!("le=\"{}\"", bound.as_secs_f64());
+            self.sample(&format!("{name}_bucket"), &labels, latency.count_within(bound));
+        }
+        self.sample(&format!("{name}_bucket"), "le=\"+Inf\"", latency.count());
+        self.sample(&format!("{name}_sum"), "", latency.total.as_secs_f64());
+        self.sample(&format!("{name}_count"), "", latency.count());
+    }
+}
+
+impl Store {
+    /// Adds this member's numbers to the text.
+    pub fn expose_metrics(&self, out: &mut Exposition) {
+        self.expose_consensus(out);
+        self.expose_state(out);
+        let wal = self.wal_stats();
+        out.fsync_histogram(&wal.sync);
+        out.counter(
+            "etcd_disk_wal_write_bytes_total",
+            "Total number of bytes written in WAL.",
+            wal.written_bytes,
+        );
+    }
+
+    fn expose_consensus(&self, out: &mut Exposition) {
+        let status = self.status();
+        let counters = self.counters();
+        let leader = status.leadership.leader;
+        let flag = u8::from;
+        out.head(
+            "etcd_server_version",
+            "Which version is running. 1 for 'server_version' label with current version.",
+            "gauge",
+        );
+        out.sample("etcd_server_version", &format!("server_version=\"{}\"", etcd::VERSION), 1);
+        out.head(
+            "etcd_server_id",
+            "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
+            "gauge",
+        );
+        out.sample("etcd_server_id", &format!("server_id=\"{:x}\"", self.member_id()), 1);
+        out.gauge(
+            "etcd_server_has_leader",
+            "Whether or not a leader exists. 1 is existence, 0 is not.",
+            flag(leader.is_some()),
+        );
+        out.gauge(
+            "etcd_server_is_leader",
+            "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+            flag(leader == Some(self.member_id())),
+        );
+        out.gauge(
+            "etcd_server_is_learner",
+            "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+            flag(status.role == Role::Learner),
+        );
+        out.counter(
+            "etcd_server_leader_changes_seen_total",
+            "The number of leader changes seen.",
+            counters.leaders.load(Relaxed),
+        );
+        out.gauge(
+            "etcd_server_proposals_committed_total",
+            "The total number of consensus proposals committed.",
+            status.committed_index.max(status.applied_index),
+        );
+        out.gauge(
+            "etcd_server_proposals_applied_total",
+            "The total number of consensus proposals applied.",
+            status.applied_index,
+        );
+        out.gauge(
+            "etcd_server_proposals_pending",
+            "The current number of pending proposals to commit.",
+            counters.proposals_pending.load(Relaxed),
+        );
+        out.counter(
+            "etcd_server_proposals_failed_total",
+            "The total number of failed proposals seen.",
+            counters.proposals_failed.load(Relaxed),
+        );
+    }
+
+    fn expose_state(&self, out: &mut Exposition) {
+        let (revision, compacted, keys, bytes) = {
+            let state = self.shared().read();
+            let machine = &state.machine;
+            (machine.revision(), machine.compact_revision(), machine.records(), machine.live_bytes())
+        };
+        out.gauge(
+            "etcd_mvcc_db_total_size_in_bytes",
+            "Total size of the underlying database physically allocated in bytes.",
+            bytes,
+        );
+        out.gauge(
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            "Total size of the underlying database logically in use in bytes.",
+            bytes,
+        );
+        out.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
+        out.gauge("etcd_debugging_mvcc_current_revision", "The current revision of store.", revision);
+        out.gauge(
+            "etcd_debugging_mvcc_compact_revision",
+            "The revision of the last compaction in store.",
+            compacted,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proposal_pends_until_it_ends_or_is_dropped() {
+        let counters = Counters::default();
+        let (good, lost) = (counters.proposal(), counters.proposal());
+        assert_eq!(counters.proposals_pending.load(Relaxed), 2);
+        good.end(true);
+        drop(lost);
+        assert_eq!(counters.proposals_pending.load(Relaxed), 0);
+        assert_eq!(counters.proposals_failed.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let mut out = Exposition::default();
+        out.gauge("a", "Help.", 1);
+        out.head("b", "More.", "counter");
+        out.sample("b", "x=\"y\"", 2.5);
+        assert_eq!(
+            out.finish(),
+            "# HELP a Help.\n# TYPE a gauge\na 1\n# HELP b More.\n# TYPE b counter\nb{x=\"y\"} 2.5\n"
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! `barque store`: one member of a store alone, in place of etcd.
+//!
+//! Composition root: settings, ids, the store, its ports; and their order at the start and at the end.
+//!
+//! ```text
+//!   flags, ETCD_*, file ─► settings ─► store ─► peer ports (barque.raft.v1)
+//!                                           └─► client ports (etcd v3, /health, /metrics)
+//! ```
+
+mod config_file;
+mod flags;
+mod ids;
+mod listener;
+mod metrics;
+mod plain;
+mod settings;
+mod tls;
+mod url;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use raft_store::{Member, MemberId, Store, wal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::RoutesBuilder;
+
+use flags::{Asked, Given};
+use listener::{Port, Services};
+use metrics::{GrpcMetrics, ProcessMetrics};
+use plain::Plain;
+use settings::{ClusterState, Compaction, Settings};
+use tls::Callers;
+
+use crate::{logging, signals};
+
+/// Worker threads: consensus is one task after another, and requests are short.
+const WORKER_THREADS_MAX: usize = 8;
+
+/// Runs a member until TERM or INT; prints help or version when asked to.
+pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let given = match flags::read(args, std::env::vars_os())? {
+        Asked::Run(given) => given,
+        Asked::Help => return print(&flags::help()),
+        Asked::Version => {
+            return print(&format!(
+                "barque {}\netcd version: {}\n",
+                env!("CARGO_PKG_VERSION"),
+                raft_store::etcd::VERSION
+            ));
+        }
+    };
+    let given = match given.get("config-file") {
+        Some(path) => config_file::read(Path::new(path))?,
+        None => given,
+    };
+    let settings = Settings::of(&given)?;
+    logging::start(&settings.log_level)?;
+    remark(&given);
+    crate::commands::event_loop(WORKER_THREADS_MAX)?.block_on(serve(settings))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
+fn remark(given: &Given) {
+    for remark in &given.remarks {
+        tracing::warn!("{remark}");
+    }
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let process = ProcessMetrics::new();
+    let shutdown = signals::shutdown_token()?;
+    let config = store_config(&settings)?;
+    let client_tls = settings.client_tls.as_ref().map(|files| {
+        let callers = if files.client_cert_auth { Callers::Must } else { Callers::May };
+        tls::server(files, callers)
+    });
+    let client_tls = client_tls.transpose().context("the certificates for clients")?;
+    let peer_tls = settings.peer_tls.as_ref().map(|files| tls::server(files, Callers::Must));
+    let peer_tls = peer_tls.transpose().context("the certificates for members")?;
+
+    // Everything is bound before the store opens: a second process fails here, and peers do not wait for it.
+    let mut peer_ports = Vec::new();
+    for url in &settings.listen_peer {
+        peer_ports.push(Port::bind(url, peer_tls.as_ref()).await?);
+    }
+    let mut client_ports = Vec::new();
+    for url in &settings.listen_client {
+        client_ports.push(Port::bind(url, client_tls.as_ref()).await?);
+    }
+    let mut plain_ports = Vec::new();
+    for url in settings.listen_metrics.iter().chain(&settings.listen_http) {
+        plain_ports.push(Port::bind(url, client_tls.as_ref()).await?);
+    }
+
+    let member_id = config.member_id;
+    let store = Store::open(config)
+        .await
+        .with_context(|| format!("the directory {}", settings.data_dir.display()))?;
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let mut peer_routes = RoutesBuilder::default();
+    peer_routes.add_service(store.peer_service());
+    let peers = Services {
+        grpc: Some(peer_routes.routes().prepare()),
+        plain: None,
+        metrics: None,
+        allowed_cn: settings.peer_allowed_cn.as_deref().map(Arc::from),
+    };
+    let grpc = Arc::new(GrpcMetrics::default());
+    let plain = Arc::new(Plain { store: store.clone(), grpc: Arc::clone(&grpc), process });
+    let clients = Services {
+        grpc: Some(raft_store::etcd::services(&store).prepare()),
+        plain: Some(Arc::clone(&plain)),
+        metrics: Some(grpc),
+        allowed_cn: None,
+    };
+    let plain = Services { grpc: None, plain: Some(plain), metrics: None, allowed_cn: None };
+    // Peers are answered until the very end: a leader hands over through this port.
+    let stop_peers = CancellationToken::new();
+    for port in peer_ports {
+        tasks.spawn(port.serve(peers.clone(), stop_peers.clone()));
+    }
+    for (ports, services) in [(client_ports, &clients), (plain_ports, &plain)] {
+        for port in ports {
+            tasks.spawn(port.serve(services.clone(), stop.clone()));
+        }
+    }
+    let clients = settings::texts(&settings.listen_client).join(",");
+    tracing::info!(name = settings.name, member_id = %format!("{member_id:x}"), clients, "serving");
+    let failed = tokio::select! {
+        () = shutdown.cancelled() => None,
+        reason = store.failed() => Some(reason),
+    };
+    stop.cancel();
+    store.shutdown().await;
+    stop_peers.cancel();
+    tasks.close();
+    tasks.wait().await;
+    match failed {
+        None => Ok(()),
+        Some(reason) => bail!("this member has stopped by itself: {reason}"),
+    }
+}
+
+/// Translates the settings into the store's configuration.
+fn store_config(settings: &Settings) -> anyhow::Result<raft_store::Config> {
+    refuse_foreign(&settings.data_dir)?;
+    if settings.state == ClusterState::Existing {
+        bail!("--initial-cluster-state existing is not there yet");
+    }
+    let members: BTreeMap<MemberId, Member> = settings
+        .initial_cluster
+        .iter()
+        .map(|(name, urls)| {
+            let id = ids::member_id(&settings::texts(urls), &settings.token);
+            let address = urls.first().map(url::Url::authority).unwrap_or_default();
+            (id, Member { name: name.clone(), address })
+        })
+        .collect();
+    let own = members.iter().find(|(_, member)| member.name == settings.name);
+    let own = own.map(|(id, _)| *id).context("--initial-cluster does not name this member")?;
+    let identity = match wal::identity_in(&settings.data_dir.join("wal"))? {
+        Some(identity) => identity,
+        None => {
+            wal::Identity { cluster_id: ids::cluster_id(members.keys().copied().collect()), member_id: own }
+        }
+    };
+    let mut config =
+        raft_store::Config::new(identity.cluster_id, identity.member_id, members, settings.data_dir.clone());
+    config.peer_tls = settings.peer_tls.as_ref().map(tls::peer).transpose()?;
+    if let Some(interval) = settings.heartbeat_interval {
+        config.heartbeat_interval = interval;
+    }
+    if let Some(timeout) = settings.election_timeout {
+        // As in etcd: a random time between once and twice of it.
+        config.election_timeout_min = timeout;
+        config.election_timeout_max = 2 * timeout;
+    }
+    if let Some(entries) = settings.snapshot_count {
+        config.checkpoint_entries = entries.max(1);
+    }
+    if let Some(ops) = settings.max_txn_ops {
+        config.txn_ops_max = ops;
+    }
+    if let Some(bytes) = settings.max_request_bytes {
+        config.request_bytes_max = bytes;
+    }
+    config.compaction = match settings.compaction {
+        Compaction::Off => raft_store::Compaction::Off,
+        Compaction::Periodic(period) => raft_store::Compaction::Period(period),
+        Compaction::Revisions(kept) => raft_store::Compaction::Revisions(kept),
+    };
+    config.quota_bytes = settings.quota_bytes.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(-1));
+    if let Some(token) = &settings.auth_token {
+        config.auth_token = raft_store::etcd::AuthToken::parse(token).context("--auth-token")?;
+    }
+    Ok(config)
+}
+
+/// A directory of etcd is neither read nor overwritten.
+fn refuse_foreign(data_dir: &Path) -> anyhow::Result<()> {
+    if data_dir.join("member").is_dir() {
+        bail!(
+            "{} belongs to etcd. Copy the data with `etcdctl snapshot` or `etcdctl make-mirror` into a store that \
+             runs on a directory of its own",
+            data_dir.display()
+        );
+    }
+    Ok(())
+}
