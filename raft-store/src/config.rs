@@ -50,6 +50,10 @@ pub struct Config {
     pub checkpoint_entries: u64,
     /// Entries kept in the log behind a checkpoint, for followers that lag.
     pub log_entries_kept: u64,
+    /// How often a watch that asks for it hears how far it is when nothing happens.
+    pub watch_progress_interval: Duration,
+    /// How often the leader notes in the log what is left of leases that live longer than this.
+    pub lease_checkpoint_interval: Duration,
     /// How much history is kept for watches and paged lists.
     pub compaction: Compaction,
     /// Most bytes that the state may take (`StateMachine::bytes_in_use`); 0: etcd's default of 2 GiB;
@@ -90,6 +94,8 @@ impl Config {
             read_timeout: Duration::from_secs(5),
             checkpoint_entries: 5_000,
             log_entries_kept: 2_000,
+            watch_progress_interval: Duration::from_secs(600),
+            lease_checkpoint_interval: Duration::from_secs(300),
             compaction: Compaction::Period(Duration::from_secs(300)),
             quota_bytes: 0,
             auth_token: AuthToken::default(),

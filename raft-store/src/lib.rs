@@ -12,6 +12,7 @@ mod error;
 pub mod etcd;
 mod forward;
 mod gauges;
+mod lessor;
 mod metrics;
 mod propose;
 mod quota;

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::etcd::Tokens;
 use crate::forward::Forwarder;
 use crate::gauges::Gauges;
+use crate::lessor;
 use crate::metrics::Counters;
 use crate::raft::log_store::LogStore;
 use crate::raft::membership;
@@ -224,6 +225,8 @@ impl Store {
         store.tasks().spawn(bundler::run(store.clone(), waiting_proposals));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
+        store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
+        store.tasks().spawn(lessor::run(store.clone()));
         store.tasks().spawn(bootstrap::run(store.clone()));
         store.tasks().spawn(membership::steward(store.clone()));
         store.tasks().spawn(membership::publish(store.clone()));
@@ -516,6 +519,10 @@ impl Store {
 
     pub(crate) fn stopping(&self) -> WaitForCancellationFuture<'_> {
         self.0.stop.cancelled()
+    }
+
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.0.stop.clone()
     }
 
     pub(crate) fn has_log(&self) -> bool {

@@ -50,6 +50,11 @@ impl Caller {
         Ok(Self { author, request_id })
     }
 
+    /// The same caller for one of several proposals that a single request needs: its request id names one only.
+    pub(crate) fn for_part(&self) -> Self {
+        Self { author: self.author.clone(), request_id: None }
+    }
+
     /// The user, if there is one; authentication may be off.
     pub(crate) fn user(&self) -> &str {
         &self.author.user

@@ -8,14 +8,20 @@
 mod access;
 mod auth;
 pub(crate) mod cluster;
+mod concurrency;
 mod convert;
+mod election;
 mod jwt;
 mod kv;
+mod lease;
 mod limits;
+mod lock;
 mod range_stream;
 mod request_id;
 mod status;
 mod tokens;
+mod watch;
+mod watch_codec;
 
 pub use access::ClientIdentity;
 pub use jwt::{Jwt, JwtError};
@@ -57,5 +63,9 @@ pub fn services(store: &Store) -> Routes {
     routes.add_service(auth::service(store.clone()));
     routes.add_service(kv::service(store.clone()));
     routes.add_service(cluster::service(store.clone()));
+    routes.add_service(watch::service(store.clone()));
+    routes.add_service(lease::service(store.clone()));
+    routes.add_service(lock::service(store.clone()));
+    routes.add_service(election::service(store.clone()));
     routes.routes()
 }

@@ -196,6 +196,13 @@ impl RaftPeer for PeerService {
         Ok(Response::new(self.store.read_index_for_peer().await))
     }
 
+    async fn lease_time(
+        &self,
+        request: Request<wire::LeaseTimeRequest>,
+    ) -> Result<Response<wire::LeaseTimeResponse>, Status> {
+        Ok(Response::new(self.store.lease_time_for_peer(request.into_inner()).await))
+    }
+
     async fn probe(
         &self,
         request: Request<wire::ProbeRequest>,

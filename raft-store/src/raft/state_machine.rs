@@ -23,6 +23,7 @@ use super::snapshot_transfer::{self, Snapshot, SnapshotData};
 use super::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id};
 use crate::checkpoint::{Checkpoint, Loaded};
 use crate::gauges::Gauges;
+use crate::lessor::Lessor;
 use crate::raft::codec;
 use crate::store::OpenError;
 use crate::watch::Hub;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     state: Arc<RwLock<State>>,
     pub(crate) hub: Hub,
     pub(crate) gauges: Gauges,
+    pub(crate) lessor: Lessor,
     /// Index of the newest applied entry.
     pub(crate) applied: watch::Sender<Option<u64>>,
     checkpointer: Checkpointer,
@@ -121,14 +123,9 @@ impl StateMachineShell {
         gauges.set(&state.machine);
         let state = Arc::new(RwLock::new(state));
         let checkpointer = Checkpointer::start(checkpoint, Arc::clone(&state), installed);
-        let shared = Shared {
-            state,
-            hub,
-            gauges,
-            applied: watch::channel(applied).0,
-            checkpointer,
-            snapshot_directory,
-        };
+        let applied = watch::channel(applied).0;
+        let lessor = Lessor::default();
+        let shared = Shared { state, hub, gauges, lessor, applied, checkpointer, snapshot_directory };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -149,6 +146,9 @@ impl StateMachineShell {
             for (step, entry, responder) in decoded {
                 let outcomes = step.apply(&mut state, entry);
                 applied = state.last_applied.map(|id| id.index);
+                for outcome in &outcomes {
+                    self.shared.lessor.note(outcome);
+                }
                 answers.extend(responder.map(|responder| (responder, outcomes)));
             }
             self.shared.hub.publish(&state.machine, before);

@@ -7,9 +7,14 @@
 
 mod auth;
 mod kv;
+mod lease;
+mod lease_time;
+mod lock;
 mod notes;
 mod real;
 mod txn;
+mod watch;
+mod watch_load;
 
 use std::io::Write;
 
@@ -19,7 +24,7 @@ use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::kv_client::KvClient;
 use tonic::transport::Channel;
 
-use crate::group::Group;
+use crate::group::{Group, PATIENCE};
 use notes::{Note, Scenario};
 use real::RealEtcd;
 
@@ -38,8 +43,19 @@ const SCENARIOS: &[(&str, Run)] = &[
     ("txn duplicates", |s| Box::pin(txn::duplicates(s))),
     ("txn limits", |s| Box::pin(txn::limits(s))),
     ("txn ranges", |s| Box::pin(txn::ranges(s))),
+    ("watch events", |s| Box::pin(watch::events(s))),
+    ("watch response", |s| Box::pin(watch::one_response(s))),
+    ("watch ids", |s| Box::pin(watch::ids(s))),
+    ("watch progress", |s| Box::pin(watch::progress(s))),
+    ("watch fragments", |s| Box::pin(watch::fragments(s))),
+    ("lease grants", |s| Box::pin(lease::grants(s))),
+    ("lease keys", |s| Box::pin(lease::keys(s))),
+    ("locks", |s| Box::pin(lock::locks(s))),
+    ("lock, lost session", |s| Box::pin(lock::lost_session(s))),
+    ("elections", |s| Box::pin(lock::elections(s))),
     // These compact, so they come last.
     ("compaction", |s| Box::pin(kv::compaction(s))),
+    ("watch compacted", |s| Box::pin(watch::compacted(s))),
 ];
 
 /// What etcd 3.5.1 answered.
@@ -51,7 +67,8 @@ async fn run_all(addresses: &[String]) -> Vec<Note> {
         let address = &addresses[number % addresses.len()];
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let mut scenario = Scenario::begin(name, endpoint.connect().await.expect("it listens")).await;
-        run(&mut scenario).await;
+        let ran = tokio::time::timeout(PATIENCE, run(&mut scenario)).await;
+        assert!(ran.is_ok(), "{name} at {address} hangs after {:?}", scenario.last_label());
         notes.append(&mut scenario.end());
     }
     notes
@@ -66,7 +83,7 @@ async fn our_answers_are_etcds() {
     group.converged().await;
 
     if let Some(etcd) = RealEtcd::start().await {
-        let theirs = run_all(&[etcd.address.clone()]).await;
+        let theirs = run_all(std::slice::from_ref(&etcd.address)).await;
         if std::env::var_os("BARQUE_RECORD").is_some() {
             assert!(etcd.version >= (3, 5), "record etcd 3.5, not {:?}", etcd.version);
             let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/etcd/behaviour.txt");

@@ -6,6 +6,10 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::kv_client::KvClient;
+use proto::etcd::etcdserverpb::lease_client::LeaseClient;
+use proto::etcd::etcdserverpb::watch_client::WatchClient;
+use proto::etcd::v3electionpb::election_client::ElectionClient;
+use proto::etcd::v3lockpb::lock_client::LockClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -34,6 +38,10 @@ impl Note {
 pub(crate) struct Scenario {
     name: &'static str,
     pub(crate) kv: KvClient<Channel>,
+    pub(crate) watch: WatchClient<Channel>,
+    pub(crate) lease: LeaseClient<Channel>,
+    pub(crate) lock: LockClient<Channel>,
+    pub(crate) election: ElectionClient<Channel>,
     /// The revision that the scenario began at.
     pub(crate) base: i64,
     ids: BTreeMap<i64, usize>,
@@ -43,17 +51,25 @@ pub(crate) struct Scenario {
 
 impl Scenario {
     pub(crate) async fn begin(name: &'static str, channel: Channel) -> Self {
-        let mut kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+        let mut kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
         let probe = pb::RangeRequest { key: key("none"), ..Default::default() };
         let answer = kv.range(probe).await.expect("the store answers").into_inner();
         Self {
             name,
             kv,
+            watch: WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX),
+            lease: LeaseClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel),
             base: answer.header.expect("a header").revision,
             ids: BTreeMap::new(),
             notes: Vec::new(),
             differs: false,
         }
+    }
+
+    pub(crate) fn last_label(&self) -> Option<&str> {
+        self.notes.last().map(|note| note.label.as_str())
     }
 
     pub(crate) fn end(self) -> Vec<Note> {
