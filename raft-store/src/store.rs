@@ -12,7 +12,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError, StateMachine};
+use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -26,7 +26,6 @@ use crate::compactor;
 use crate::config::Config;
 use crate::error::Error;
 use crate::etcd::Tokens;
-use crate::gauges::Gauges;
 use crate::metrics::Counters;
 use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
@@ -410,15 +409,6 @@ impl Store {
         &self.0.tokens
     }
 
-    pub(crate) fn gauges(&self) -> &Gauges {
-        &self.0.shared.gauges
-    }
-
-    /// Looks at the applied state under its lock: briefly.
-    pub(crate) fn read_state<T>(&self, look: impl FnOnce(&StateMachine) -> T) -> T {
-        look(&self.0.shared.read().machine)
-    }
-
     pub(crate) fn reads(&self) -> &mpsc::Sender<WaitingRead> {
         &self.0.reads
     }
@@ -460,7 +450,7 @@ impl Store {
     }
 }
 
-fn read_error(error: ReadError) -> Error {
+pub(crate) fn read_error(error: ReadError) -> Error {
     match error {
         ReadError::Compacted { requested, compact_revision } => {
             Error::Compacted { requested, compact_revision }
