@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
-use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError, StateMachine};
+use state_machine::{Alarm, RangeRequest, RangeResponse, ReadError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
@@ -25,7 +25,6 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::etcd::Tokens;
 use crate::forward::Forwarder;
-use crate::gauges::Gauges;
 use crate::lessor;
 use crate::metrics::Counters;
 use crate::raft::log_store::LogStore;
@@ -496,15 +495,6 @@ impl Store {
         &self.0.tokens
     }
 
-    pub(crate) fn gauges(&self) -> &Gauges {
-        &self.0.shared.gauges
-    }
-
-    /// Looks at the applied state under its lock: briefly.
-    pub(crate) fn read_state<T>(&self, look: impl FnOnce(&StateMachine) -> T) -> T {
-        look(&self.0.shared.read().machine)
-    }
-
     pub(crate) fn proposals(&self) -> &mpsc::Sender<bundler::Waiting> {
         &self.0.proposals
     }
@@ -554,7 +544,7 @@ impl Store {
     }
 }
 
-fn read_error(error: ReadError) -> Error {
+pub(crate) fn read_error(error: ReadError) -> Error {
     match error {
         ReadError::Compacted { requested, compact_revision } => {
             Error::Compacted { requested, compact_revision }

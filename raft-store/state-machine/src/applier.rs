@@ -3,7 +3,7 @@
 //! Reads no clock, no randomness, nothing but the state and the entry. Whatever the command says, it ends in
 //! an [`Outcome`]; a command that is refused changes nothing but the applied position.
 
-use crate::auth::{AuthCommand, AuthError};
+use crate::auth_command::{AuthCommand, AuthError};
 use crate::command::{Alarm, AlarmAction, Command, Fence, LeaseRemaining, TxnCommand};
 use crate::envelope::{Envelope, RequestId};
 use crate::machine::StateMachine;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::auth::{Auth, AuthCommand, AuthError, User};
+use crate::auth::{Auth, User};
+use crate::auth_command::{AuthCommand, AuthError};
 use crate::permission::{Permission, PermissionKind};
 use crate::secret::Secret;
 use crate::wire::{DecodeError, Reader, Writer};

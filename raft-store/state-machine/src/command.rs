@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use crate::auth::AuthCommand;
+use crate::auth_command::AuthCommand;
 use crate::version::VersionCommand;
 
 /// An entry of the replicated log, as far as the state is concerned.

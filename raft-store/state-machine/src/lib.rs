@@ -19,6 +19,7 @@
 mod applier;
 mod auth;
 mod auth_codec;
+mod auth_command;
 mod census;
 mod checkpoint;
 mod command;
@@ -44,7 +45,8 @@ mod txn;
 mod version;
 mod wire;
 
-pub use auth::{AUTH_REVISION_INITIAL, Auth, AuthCommand, AuthError, ROOT_ROLE, ROOT_USER, User};
+pub use auth::{AUTH_REVISION_INITIAL, Auth, ROOT_ROLE, ROOT_USER, User};
+pub use auth_command::{AuthCommand, AuthError};
 pub use checkpoint::{CheckpointDelta, RecordId};
 pub use command::{
     Alarm, AlarmAction, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, Fence,

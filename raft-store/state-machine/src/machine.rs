@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::auth::{Auth, AuthError};
+use crate::auth::Auth;
+use crate::auth_command::AuthError;
 use crate::checkpoint::CheckpointTracking;
 use crate::command::{Alarm, AlarmKind, Command, RangeRequest, TxnCommand};
 use crate::envelope::Author;
@@ -39,6 +40,13 @@ pub struct HashKv {
     pub revision: u64,
     /// Versions that were superseded up to here are not in it.
     pub compact_revision: u64,
+}
+
+impl HashKv {
+    /// The 32 bits that etcd's answer has room for.
+    pub fn hash32(&self) -> u32 {
+        (self.hash >> 32) as u32 ^ self.hash as u32
+    }
 }
 
 /// The whole applied state, in memory. See the crate's head.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::AuthError;
+use crate::auth_command::AuthError;
 use crate::command::Alarm;
 use crate::record::Record;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::auth::AuthError;
+use crate::auth_command::AuthError;
 use crate::command_codec::{read_alarm, write_alarm};
 use crate::outcome::{ApplyError, OpResult, Outcome, RangeResponse, ReadError, TxnOutcome};
 use crate::record::{KeyValue, Record};
