@@ -8,5 +8,6 @@ mod down;
 mod endpoint;
 mod etcd_clients;
 mod hello;
+mod store;
 mod support;
 mod up;

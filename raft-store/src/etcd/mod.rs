@@ -16,6 +16,7 @@ mod kv;
 mod lease;
 mod limits;
 mod lock;
+mod maintenance;
 mod range_stream;
 mod request_id;
 mod status;
@@ -67,5 +68,6 @@ pub fn services(store: &Store) -> Routes {
     routes.add_service(lease::service(store.clone()));
     routes.add_service(lock::service(store.clone()));
     routes.add_service(election::service(store.clone()));
+    routes.add_service(maintenance::service(store.clone()));
     routes.routes()
 }

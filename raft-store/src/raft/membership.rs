@@ -21,7 +21,8 @@ use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::types::{Member, MemberId};
-use crate::store::{MemberStatus, Store};
+use crate::status::MemberStatus;
+use crate::store::Store;
 
 /// A learner that lacks no more than so many entries has caught up: the rest takes a moment.
 const CAUGHT_UP_ENTRIES: u64 = 1000;
