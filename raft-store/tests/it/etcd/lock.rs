@@ -79,7 +79,7 @@ pub(crate) async fn lost_session(s: &mut Scenario) {
     revoke(s, &[812]).await;
     s.kv.delete_range(delete("lost/", "lost0")).await.expect("deleted");
     let lost = waiting.await.expect("does not panic");
-    s.note("the waiter's lease is gone", &lost);
+    s.since((3, 5)).note("the waiter's lease is gone", &lost);
     revoke(s, &[811]).await;
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Note {
     scenario: &'static str,
     label: String,
     text: String,
+    /// First etcd version that answers so.
+    since: (u32, u32),
     differs: bool,
 }
 
@@ -29,8 +31,8 @@ impl Note {
         format!("{}: {}: {}", self.scenario, self.label, self.text)
     }
 
-    pub(crate) fn must_agree(&self) -> bool {
-        !self.differs
+    pub(crate) fn must_agree_with(&self, version: (u32, u32)) -> bool {
+        !self.differs && version >= self.since
     }
 }
 
@@ -46,6 +48,7 @@ pub(crate) struct Scenario {
     pub(crate) base: i64,
     ids: BTreeMap<i64, usize>,
     notes: Vec<Note>,
+    since: (u32, u32),
     differs: bool,
 }
 
@@ -64,6 +67,7 @@ impl Scenario {
             base: answer.header.expect("a header").revision,
             ids: BTreeMap::new(),
             notes: Vec::new(),
+            since: (0, 0),
             differs: false,
         }
     }
@@ -74,6 +78,12 @@ impl Scenario {
 
     pub(crate) fn end(self) -> Vec<Note> {
         self.notes
+    }
+
+    /// The next note is about what etcd does so only since this version.
+    pub(crate) fn since(&mut self, version: (u32, u32)) -> &mut Self {
+        self.since = version;
+        self
     }
 
     /// The next note differs from etcd's on purpose.
@@ -94,8 +104,9 @@ impl Scenario {
 
     pub(crate) fn note_text(&mut self, label: &str, text: &str) {
         let text = self.normal(text);
+        let since = std::mem::take(&mut self.since);
         let differs = std::mem::take(&mut self.differs);
-        self.notes.push(Note { scenario: self.name, label: label.to_owned(), text, differs });
+        self.notes.push(Note { scenario: self.name, label: label.to_owned(), text, since, differs });
     }
 
     /// Takes out what differs between two stores that behave alike.
