@@ -51,6 +51,15 @@ pub(crate) enum Command {
     /// etcd's.
     #[command(disable_help_flag = true)]
     Store(StoreArgs),
+    /// Lists, adds, removes, promotes and updates members of a store.
+    #[command(subcommand)]
+    Member(crate::commands::member::MemberCommand),
+    /// Hands the leadership of a store over.
+    #[command(subcommand)]
+    Leader(crate::commands::leader::LeaderCommand),
+    /// Saves, checks and restores snapshots of a store.
+    #[command(subcommand)]
+    Snapshot(crate::commands::snapshot::SnapshotCommand),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
     Hello(HelloArgs),
     /// Measures.

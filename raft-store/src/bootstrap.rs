@@ -156,7 +156,7 @@ async fn without_log(store: &Store, others: &BTreeMap<MemberId, Member>, round: 
     if store.config().join || round.answers.iter().any(|answer| answer.established) {
         return Admission::Wait;
     }
-    let majority = (others.len() + 1) / 2 + 1;
+    let majority = others.len().div_ceil(2) + 1;
     if round.answers.len() + 1 < majority {
         return Admission::Wait;
     }

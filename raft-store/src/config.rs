@@ -59,6 +59,8 @@ pub struct Config {
     pub auth_token: AuthToken,
     /// bcrypt's work factor for new passwords, 4 to 31.
     pub bcrypt_cost: u32,
+    /// Between two comparisons of the members' states; zero: none.
+    pub hash_check_period: Duration,
     /// Size of one segment of the write-ahead log.
     pub wal_segment_bytes: u64,
 }
@@ -94,6 +96,7 @@ impl Config {
             quota_bytes: 0,
             auth_token: AuthToken::default(),
             bcrypt_cost: 10,
+            hash_check_period: Duration::from_secs(60),
             wal_segment_bytes: 64 * 1024 * 1024,
         }
     }

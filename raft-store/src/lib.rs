@@ -3,6 +3,7 @@
 //! A library: every control-plane replica embeds it through [`Store`]. The state itself, and what commands
 //! mean, is the pure core in `state-machine`; this is the shell: disks, sockets, tasks and their order.
 
+mod admission;
 mod bootstrap;
 pub mod checkpoint;
 mod compactor;
@@ -10,11 +11,14 @@ mod config;
 mod error;
 pub mod etcd;
 mod gauges;
+mod guards;
 mod metrics;
+pub mod offline;
 mod propose;
 mod quota;
 mod raft;
 mod read_index;
+mod status;
 mod store;
 mod version_gate;
 pub mod wal;
@@ -24,7 +28,11 @@ pub use compactor::Compaction;
 pub use config::{Config, LEARNERS_MAX};
 pub use error::Error;
 pub use metrics::Exposition;
-pub use raft::{ConnectError, DecodeError, Member, MemberId, PeerServer, PeerService, PeerTls};
+pub use raft::{
+    ConnectError, DecodeError, Description, Member, MemberId, PeerServer, PeerService, PeerTls,
+    describe_cluster,
+};
 pub use state_machine;
-pub use store::{Leadership, MemberStatus, OpenError, Role, Status, Store};
+pub use status::{Leadership, MemberStatus, Role, Status};
+pub use store::{OpenError, Store};
 pub use watch::Watcher;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::etcd;
-use crate::store::{Role, Store};
+use crate::status::Role;
+use crate::store::Store;
 use crate::wal::Latency;
 
 /// Upper bounds of etcd's histogram of fsyncs: 1 ms, doubled 13 times.
@@ -184,8 +185,13 @@ impl Store {
         let (revision, compacted, keys, bytes) = {
             let state = self.shared().read();
             let machine = &state.machine;
-            (machine.revision(), machine.compact_revision(), machine.records(), machine.live_bytes())
+            (machine.revision(), machine.compact_revision(), machine.records(), machine.bytes_in_use())
         };
+        out.gauge(
+            "etcd_server_quota_backend_bytes",
+            "Current backend storage quota size in bytes.",
+            self.quota_bytes().unwrap_or(0),
+        );
         out.gauge(
             "etcd_mvcc_db_total_size_in_bytes",
             "Total size of the underlying database physically allocated in bytes.",

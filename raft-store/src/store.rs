@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
 use crate::bootstrap;
 use crate::checkpoint;
 use crate::compactor;
@@ -24,15 +25,18 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::etcd::Tokens;
 use crate::gauges::Gauges;
+use crate::guards;
 use crate::metrics::Counters;
+use crate::offline;
 use crate::propose::Forwarder;
 use crate::raft::log_store::LogStore;
 use crate::raft::membership;
 use crate::raft::peer_client::NetworkFactory;
 use crate::raft::state_machine::{Shared, StateMachineShell};
 use crate::raft::types::{LogId, Raft, TypeConfig};
-use crate::raft::{Connector, Member, MemberId, PeerClient, PeerServer, PeerService, codec};
+use crate::raft::{Connector, MemberId, PeerClient, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
+use crate::status::{Leadership, MemberStatus};
 use crate::version_gate;
 use crate::wal::{self, Wal};
 use crate::watch::Watcher;
@@ -75,79 +79,15 @@ pub enum OpenError {
         /// What the log no longer holds.
         purged: u64,
     },
+    /// The directory's cluster was given up.
+    #[error("{reason}")]
+    Fenced {
+        /// What took its place.
+        reason: String,
+    },
     /// Consensus refused what it found on disk.
     #[error("consensus cannot start: {0}")]
     Raft(String),
-}
-
-/// Who leads, as this member knows it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The raft term.
-    pub term: u64,
-    /// The leader, if known.
-    pub leader: Option<MemberId>,
-    /// This member leads and has applied everything of earlier terms.
-    pub is_self: bool,
-}
-
-/// A member's role, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Takes writes.
-    Leader,
-    /// Follows a leader.
-    Follower,
-    /// Asks for votes.
-    Candidate,
-    /// Replicates without a vote.
-    Learner,
-}
-
-/// A snapshot of one member's numbers.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// The member's role.
-    pub role: Role,
-    /// Who leads, and the term.
-    pub leadership: Leadership,
-    /// Index of the newest entry in the log.
-    pub last_log_index: u64,
-    /// Newest index known to be committed.
-    pub committed_index: u64,
-    /// Newest index applied.
-    pub applied_index: u64,
-    /// Newest index dropped from the log.
-    pub purged_index: u64,
-    /// Applied index of the newest checkpoint on disk.
-    pub checkpoint_index: u64,
-    /// The store's revision.
-    pub revision: u64,
-    /// Hash of the applied state.
-    pub state_hash: u64,
-    /// The members, with whether each has a vote and, at the leader, how far it is.
-    pub members: Vec<MemberStatus>,
-}
-
-/// One member as another sees it.
-#[derive(Debug, Clone)]
-pub struct MemberStatus {
-    /// Its id.
-    pub id: MemberId,
-    /// Its name and address.
-    pub member: Member,
-    /// Whether it has a vote.
-    pub voter: bool,
-    /// At the leader: the newest entry known to be on that member's disk.
-    pub matched_index: Option<u64>,
-}
-
-/// Whether this member takes part in consensus.
-#[derive(Debug)]
-enum Admission {
-    Asking,
-    Admitted,
-    Refused(String),
 }
 
 struct Inner {
@@ -161,9 +101,7 @@ struct Inner {
     reads: mpsc::Sender<WaitingRead>,
     leadership: watch::Receiver<Leadership>,
     counters: Counters,
-    admission: watch::Sender<Admission>,
-    /// When a leader last said something.
-    heard: std::sync::Mutex<Option<Instant>>,
+    admission: Admission,
     membership_lock: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -211,8 +149,7 @@ impl Store {
             reads,
             leadership,
             counters: Counters::default(),
-            admission: watch::channel(Admission::Asking).0,
-            heard: std::sync::Mutex::default(),
+            admission: Admission::default(),
             membership_lock: tokio::sync::Mutex::new(()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -222,6 +159,8 @@ impl Store {
         store.tasks().spawn(bootstrap::run(store.clone()));
         store.tasks().spawn(membership::steward(store.clone()));
         store.tasks().spawn(membership::publish(store.clone()));
+        store.tasks().spawn(guards::compare(store.clone()));
+        store.tasks().spawn(guards::watch_disk(store.clone()));
         store.tasks().spawn(compactor::run(store.clone()));
         store.tasks().spawn(compactor::trim(store.clone()));
         store.tasks().spawn(version_gate::run(store.clone()));
@@ -242,7 +181,7 @@ impl Store {
         }
     }
 
-    async fn hand_over(&self) {
+    pub(crate) async fn hand_over(&self) {
         if !self.leadership().is_self {
             return;
         }
@@ -337,72 +276,6 @@ impl Store {
         self.0.config.cluster_id_text()
     }
 
-    /// This member's numbers.
-    pub fn status(&self) -> Status {
-        let metrics = self.raft().metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        let voters: Vec<MemberId> = membership.voter_ids().collect();
-        let members = membership.nodes().map(|(id, member)| MemberStatus {
-            id: *id,
-            member: member.clone(),
-            voter: voters.contains(id),
-            matched_index: match &metrics.replication {
-                Some(progress) => progress.get(id).and_then(|matched| matched.as_ref()).map(|id| id.index),
-                None => None,
-            },
-        });
-        let members = members.collect();
-        let index = |id: &Option<LogId>| id.map_or(0, |id| id.index);
-        let state = self.0.shared.read();
-        Status {
-            role: match metrics.state {
-                openraft::ServerState::Leader => Role::Leader,
-                openraft::ServerState::Candidate => Role::Candidate,
-                openraft::ServerState::Learner => Role::Learner,
-                _ => Role::Follower,
-            },
-            leadership: self.leadership(),
-            last_log_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: index(&metrics.local_committed),
-            applied_index: index(&state.last_applied),
-            purged_index: index(&metrics.purged),
-            checkpoint_index: self.0.shared.checkpoint_index(),
-            revision: state.machine.revision(),
-            state_hash: state.machine.state_hash(),
-            members,
-        }
-    }
-
-    /// Why this member has stopped by itself, if it has: for example because the disk failed, because it was
-    /// removed, or because its directory is not what it was. The process should end then.
-    pub async fn failed(&self) -> String {
-        tokio::select! {
-            reason = self.consensus_failed() => reason,
-            reason = self.refused() => reason,
-        }
-    }
-
-    async fn refused(&self) -> String {
-        let mut admission = self.0.admission.subscribe();
-        let refused = admission.wait_for(|admission| matches!(admission, Admission::Refused(_))).await;
-        match refused.as_deref() {
-            Ok(Admission::Refused(reason)) => reason.clone(),
-            _ => std::future::pending().await,
-        }
-    }
-
-    async fn consensus_failed(&self) -> String {
-        let mut metrics = self.raft().metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "consensus has ended".to_owned();
-            }
-        }
-    }
-
     /// The alarms that are raised, as applied here.
     pub fn alarms(&self) -> Vec<Alarm> {
         self.0.shared.read().machine.alarms().collect()
@@ -413,31 +286,8 @@ impl Store {
         self.0.log.stats()
     }
 
-    /// This member may vote, acknowledge and campaign from now on.
-    pub(crate) fn admit(&self) {
-        self.raft().runtime_config().elect(true);
-        self.0.admission.send_replace(Admission::Admitted);
-    }
-
-    /// This member must not take part, any more or at all.
-    pub(crate) fn refuse(&self, reason: String) {
-        tracing::error!(%reason, "this member stops");
-        self.raft().runtime_config().elect(false);
-        self.0.admission.send_replace(Admission::Refused(reason));
-    }
-
-    /// A leader has said something.
-    pub(crate) fn heard_leader(&self) {
-        *self.0.heard.lock().expect("no code panics while it holds this lock") = Some(Instant::now());
-    }
-
-    /// How long no leader has said anything; `None`: none ever has.
-    pub(crate) fn leader_silence(&self) -> Option<Duration> {
-        self.0.heard.lock().expect("no code panics while it holds this lock").map(|heard| heard.elapsed())
-    }
-
-    pub(crate) fn takes_part(&self) -> bool {
-        matches!(*self.0.admission.borrow(), Admission::Admitted)
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.0.admission
     }
 
     pub(crate) fn membership_lock(&self) -> &tokio::sync::Mutex<()> {
@@ -567,14 +417,17 @@ fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigErro
 }
 
 /// What lies in the data directory, opened.
-struct Disk {
-    log: LogStore,
+pub(crate) struct Disk {
+    pub(crate) log: LogStore,
     machine: StateMachineShell,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Disk {
-    fn open(config: &Config) -> Result<Self, OpenError> {
+    pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
+        if let Some(reason) = offline::fenced(&config.data_dir) {
+            return Err(OpenError::Fenced { reason });
+        }
         let directory = |name: &str| {
             let path = config.data_dir.join(name);
             std::fs::create_dir_all(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;

@@ -6,7 +6,10 @@ pub(crate) mod down;
 pub(crate) mod endpoint;
 pub(crate) mod hello;
 pub(crate) mod kubeconfig;
+pub(crate) mod leader;
+pub(crate) mod member;
 pub(crate) mod node;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod up;
@@ -22,4 +25,27 @@ pub(crate) fn event_loop(threads_max: usize) -> anyhow::Result<tokio::runtime::R
         .enable_all()
         .build()
         .context("cannot start the event loop")
+}
+
+/// Writes to standard output.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
+/// A table with borders, as etcdctl draws it.
+fn boxed_table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |at: usize| rows.iter().map(|row| row[at].len()).chain([head[at].len()]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let border: String =
+        widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+\n";
+    let line = |cells: Vec<&str>| {
+        let cells = cells.iter().zip(&widths).map(|(cell, width)| format!("| {cell:^width$} "));
+        cells.collect::<String>() + "|\n"
+    };
+    let mut text = border.clone() + &line(head.to_vec()) + &border;
+    for row in rows {
+        text += &line(row.iter().map(String::as_str).collect());
+    }
+    text + &border
 }

@@ -7,32 +7,36 @@
 //!                                           └─► client ports (etcd v3, /health, /metrics)
 //! ```
 
+pub(crate) mod client;
+mod cluster;
 mod config_file;
 mod flags;
 mod ids;
 mod listener;
 mod metrics;
 mod plain;
+mod recover;
 mod settings;
 mod tls;
 mod url;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use raft_store::{Member, MemberId, Store, wal};
+use raft_store::etcd::AuthToken;
+use raft_store::{Member, Store, wal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::RoutesBuilder;
 
+pub(crate) use cluster::NewMember;
 use flags::{Asked, Given};
 use listener::{Port, Services};
 use metrics::{GrpcMetrics, ProcessMetrics};
 use plain::Plain;
-use settings::{ClusterState, Compaction, Settings};
+use settings::{ClusterState, Settings};
 use tls::Callers;
 
 use crate::{logging, signals};
@@ -42,11 +46,15 @@ const WORKER_THREADS_MAX: usize = 8;
 
 /// Runs a member until TERM or INT; prints help or version when asked to.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let mut args = args.into_iter().peekable();
+    if args.next_if(|first| first == "recover").is_some() {
+        return recover::run(args);
+    }
     let given = match flags::read(args, std::env::vars_os())? {
         Asked::Run(given) => given,
-        Asked::Help => return print(&flags::help()),
+        Asked::Help => return crate::commands::print(&flags::help()),
         Asked::Version => {
-            return print(&format!(
+            return crate::commands::print(&format!(
                 "barque {}\netcd version: {}\n",
                 env!("CARGO_PKG_VERSION"),
                 raft_store::etcd::VERSION
@@ -63,11 +71,6 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()
     crate::commands::event_loop(WORKER_THREADS_MAX)?.block_on(serve(settings))
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
-}
-
 fn remark(given: &Given) {
     for remark in &given.remarks {
         tracing::warn!("{remark}");
@@ -77,7 +80,7 @@ fn remark(given: &Given) {
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let process = ProcessMetrics::new();
     let shutdown = signals::shutdown_token()?;
-    let config = store_config(&settings)?;
+    let config = store_config(&settings).await?;
     let client_tls = settings.client_tls.as_ref().map(|files| {
         let callers = if files.client_cert_auth { Callers::Must } else { Callers::May };
         tls::server(files, callers)
@@ -151,30 +154,32 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Translates the settings into the store's configuration.
-fn store_config(settings: &Settings) -> anyhow::Result<raft_store::Config> {
+async fn store_config(settings: &Settings) -> anyhow::Result<raft_store::Config> {
     refuse_foreign(&settings.data_dir)?;
-    if settings.state == ClusterState::Existing {
-        bail!("--initial-cluster-state existing is not there yet");
-    }
-    let members: BTreeMap<MemberId, Member> = settings
-        .initial_cluster
-        .iter()
-        .map(|(name, urls)| {
-            let id = ids::member_id(&settings::texts(urls), &settings.token);
-            let address = urls.first().map(url::Url::authority).unwrap_or_default();
-            (id, Member { name: name.clone(), address })
-        })
-        .collect();
-    let own = members.iter().find(|(_, member)| member.name == settings.name);
-    let own = own.map(|(id, _)| *id).context("--initial-cluster does not name this member")?;
-    let identity = match wal::identity_in(&settings.data_dir.join("wal"))? {
-        Some(identity) => identity,
+    let mut config = match wal::identity_in(&settings.data_dir.join("wal"))? {
+        // A member that has started before is who it was; the flags about the cluster are of no account.
+        Some(identity) => {
+            let (_, members) = cluster::initial(&settings.initial_cluster, &settings.token);
+            raft_store::Config::new(
+                identity.cluster_id,
+                identity.member_id,
+                members,
+                settings.data_dir.clone(),
+            )
+        }
+        None if settings.state == ClusterState::Existing => cluster::joining(settings).await?,
         None => {
-            wal::Identity { cluster_id: ids::cluster_id(members.keys().copied().collect()), member_id: own }
+            let (cluster_id, members) = cluster::initial(&settings.initial_cluster, &settings.token);
+            let own = members.iter().find(|(_, member)| member.name == settings.name);
+            let own = own.map(|(id, _)| *id).context("--initial-cluster does not name this member")?;
+            raft_store::Config::new(cluster_id, own, members, settings.data_dir.clone())
         }
     };
-    let mut config =
-        raft_store::Config::new(identity.cluster_id, identity.member_id, members, settings.data_dir.clone());
+    config.member = Member {
+        client_urls: settings::texts(&settings.advertise_client),
+        peer_urls: settings::texts(&settings.advertise_peer),
+        ..Member::new(&settings.name, "")
+    };
     config.peer_tls = settings.peer_tls.as_ref().map(tls::peer).transpose()?;
     if let Some(interval) = settings.heartbeat_interval {
         config.heartbeat_interval = interval;
@@ -193,14 +198,16 @@ fn store_config(settings: &Settings) -> anyhow::Result<raft_store::Config> {
     if let Some(bytes) = settings.max_request_bytes {
         config.request_bytes_max = bytes;
     }
-    config.compaction = match settings.compaction {
-        Compaction::Off => raft_store::Compaction::Off,
-        Compaction::Periodic(period) => raft_store::Compaction::Period(period),
-        Compaction::Revisions(kept) => raft_store::Compaction::Revisions(kept),
-    };
-    config.quota_bytes = settings.quota_bytes.map_or(0, |bytes| i64::try_from(bytes).unwrap_or(-1));
+    config.compaction = settings.compaction;
+    config.strict_membership = settings.strict_reconfig_check;
+    config.learners_max = settings.learners_max.unwrap_or(config.learners_max);
+    config.quota_bytes = settings.quota_bytes.unwrap_or(config.quota_bytes);
+    config.bcrypt_cost = settings.bcrypt_cost.unwrap_or(config.bcrypt_cost);
     if let Some(token) = &settings.auth_token {
-        config.auth_token = raft_store::etcd::AuthToken::parse(token).context("--auth-token")?;
+        config.auth_token = AuthToken::parse(token).context("--auth-token")?;
+    }
+    if let (AuthToken::Simple { ttl }, Some(given)) = (&mut config.auth_token, settings.auth_token_ttl) {
+        *ttl = given;
     }
     Ok(config)
 }

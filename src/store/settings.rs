@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use raft_store::Compaction;
 
 use super::flags::Given;
 use super::url::Url;
 
-const NAME: &str = "default";
-const TOKEN: &str = "etcd-cluster";
+pub(crate) const NAME: &str = "default";
+pub(crate) const TOKEN: &str = "etcd-cluster";
 const CLIENT_URL: &str = "http://localhost:2379";
-const PEER_URL: &str = "http://localhost:2380";
+pub(crate) const PEER_URL: &str = "http://localhost:2380";
 const LISTEN_CLIENT_URL: &str = "http://127.0.0.1:2379";
 const LISTEN_PEER_URL: &str = "http://127.0.0.1:2380";
 /// A member that is slower than this to notice a dead leader is of no use.
@@ -37,17 +38,6 @@ pub(crate) struct TlsFiles {
     pub(crate) client_cert_auth: bool,
 }
 
-/// How much history is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compaction {
-    /// All of it.
-    Off,
-    /// That of so much time.
-    Periodic(Duration),
-    /// So many revisions.
-    Revisions(u64),
-}
-
 /// See the module's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -66,7 +56,7 @@ pub(crate) struct Settings {
     pub(crate) heartbeat_interval: Option<Duration>,
     pub(crate) election_timeout: Option<Duration>,
     pub(crate) snapshot_count: Option<u64>,
-    pub(crate) quota_bytes: Option<u64>,
+    pub(crate) quota_bytes: Option<i64>,
     pub(crate) max_txn_ops: Option<usize>,
     pub(crate) max_request_bytes: Option<usize>,
     pub(crate) compaction: Compaction,
@@ -76,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) peer_tls: Option<TlsFiles>,
     pub(crate) peer_allowed_cn: Option<String>,
     pub(crate) auth_token: Option<String>,
+    pub(crate) auth_token_ttl: Option<Duration>,
+    pub(crate) bcrypt_cost: Option<u32>,
     pub(crate) log_level: String,
 }
 
@@ -120,7 +112,7 @@ impl Settings {
             heartbeat_interval: millis("heartbeat-interval")?,
             election_timeout: millis("election-timeout")?,
             snapshot_count: number(given, "snapshot-count")?,
-            quota_bytes: quota(given)?,
+            quota_bytes: signed_number(given, "quota-backend-bytes")?,
             max_txn_ops: number(given, "max-txn-ops")?.map(bounded_usize),
             max_request_bytes: number(given, "max-request-bytes")?.map(bounded_usize),
             compaction: compaction(given)?,
@@ -134,6 +126,8 @@ impl Settings {
             peer_tls: tls(given, "peer-")?,
             peer_allowed_cn: text("peer-cert-allowed-cn"),
             auth_token: text("auth-token"),
+            auth_token_ttl: number(given, "auth-token-ttl")?.map(Duration::from_secs),
+            bcrypt_cost: number(given, "bcrypt-cost")?.map(|cost| u32::try_from(cost).unwrap_or(u32::MAX)),
             log_level: log_level(text("log-level").as_deref()),
         };
         settings.check()?;
@@ -220,18 +214,13 @@ fn number(given: &Given, name: &str) -> anyhow::Result<Option<u64>> {
     text.parse().map(Some).with_context(|| format!("--{name}: {text:?} is no number"))
 }
 
-/// Negative: no quota, as in etcd; 0: the default.
-fn quota(given: &Given) -> anyhow::Result<Option<u64>> {
-    let name = "quota-backend-bytes";
+fn signed_number(given: &Given, name: &str) -> anyhow::Result<Option<i64>> {
     let Some(text) = given.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let bytes: i64 = text.parse().with_context(|| format!("--{name}: {text:?} is no number"))?;
-    Ok(match bytes {
-        0 => None,
-        bytes => Some(u64::try_from(bytes).unwrap_or(u64::MAX)),
-    })
+    text.parse().map(Some).with_context(|| format!("--{name}: {text:?} is no number"))
 }
 
-fn parse_initial_cluster(list: &str) -> anyhow::Result<BTreeMap<String, Vec<Url>>> {
+/// `name=url,…`, a name once for each of its URLs.
+pub(crate) fn parse_initial_cluster(list: &str) -> anyhow::Result<BTreeMap<String, Vec<Url>>> {
     let mut members: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     for part in list.split(',') {
         let (name, url) =
@@ -255,7 +244,7 @@ fn compaction(given: &Given) -> anyhow::Result<Compaction> {
                 Ok(hours) => Duration::from_secs(hours.saturating_mul(3600)),
                 Err(_) => duration(retention).context("--auto-compaction-retention")?,
             };
-            Ok(if period.is_zero() { Compaction::Off } else { Compaction::Periodic(period) })
+            Ok(if period.is_zero() { Compaction::Off } else { Compaction::Period(period) })
         }
         "revision" => {
             let kept = retention.parse().with_context(|| {
@@ -378,21 +367,12 @@ mod tests {
             settings(&[("auto-compaction-mode", mode), ("auto-compaction-retention", retention)])
                 .map(|settings| settings.compaction)
         };
-        assert_eq!(compaction("periodic", "2").unwrap(), Compaction::Periodic(Duration::from_secs(7200)));
-        assert_eq!(compaction("periodic", "1h30m").unwrap(), Compaction::Periodic(Duration::from_secs(5400)));
-        assert_eq!(
-            compaction("periodic", "500ms").unwrap(),
-            Compaction::Periodic(Duration::from_millis(500))
-        );
+        assert_eq!(compaction("periodic", "2").unwrap(), Compaction::Period(Duration::from_secs(7200)));
+        assert_eq!(compaction("periodic", "1h30m").unwrap(), Compaction::Period(Duration::from_secs(5400)));
+        assert_eq!(compaction("periodic", "500ms").unwrap(), Compaction::Period(Duration::from_millis(500)));
         assert_eq!(compaction("revision", "1000").unwrap(), Compaction::Revisions(1000));
         assert_eq!(compaction("revision", "0").unwrap(), Compaction::Off);
         assert!(compaction("periodic", "soon").is_err());
         assert!(compaction("weekly", "1").is_err());
-    }
-
-    #[test]
-    fn a_negative_quota_is_none_at_all() {
-        let quota = |text| settings(&[("quota-backend-bytes", text)]).unwrap().quota_bytes;
-        assert_eq!((quota("0"), quota("-1"), quota("4096")), (None, Some(u64::MAX), Some(4096)));
     }
 }

@@ -7,5 +7,6 @@ mod command_line;
 mod down;
 mod endpoint;
 mod hello;
+mod store;
 mod support;
 mod up;

@@ -11,7 +11,8 @@ use super::access::Caller;
 use super::status;
 use crate::raft::membership::{Change, ChangeError};
 use crate::raft::{MemberId, codec};
-use crate::store::{MemberStatus, Store};
+use crate::status::MemberStatus;
+use crate::store::Store;
 
 pub(crate) fn service(store: Store) -> ClusterServer<ClusterService> {
     ClusterServer::new(ClusterService { store })

@@ -12,6 +12,7 @@ mod convert;
 mod jwt;
 mod kv;
 mod limits;
+mod maintenance;
 mod range_stream;
 mod request_id;
 mod status;
@@ -57,5 +58,6 @@ pub fn services(store: &Store) -> Routes {
     routes.add_service(auth::service(store.clone()));
     routes.add_service(kv::service(store.clone()));
     routes.add_service(cluster::service(store.clone()));
+    routes.add_service(maintenance::service(store.clone()));
     routes.routes()
 }

@@ -155,6 +155,22 @@ pub(crate) fn too_many_learners() -> Status {
     Status::new(Code::FailedPrecondition, "etcdserver: too many learner members in cluster")
 }
 
+pub(crate) fn not_leader() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: not leader")
+}
+
+pub(crate) fn bad_leader_transferee() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: bad leader transferee")
+}
+
+pub(crate) fn invalid_downgrade_target() -> Status {
+    Status::new(Code::InvalidArgument, "etcdserver: invalid downgrade target version")
+}
+
+pub(crate) fn no_inflight_downgrade() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: no inflight downgrade job")
+}
+
 pub(crate) fn unhealthy_cluster() -> Status {
     Status::new(Code::Unavailable, "etcdserver: unhealthy cluster")
 }

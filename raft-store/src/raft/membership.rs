@@ -21,7 +21,8 @@ use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::types::{Member, MemberId};
-use crate::store::{MemberStatus, Store};
+use crate::status::MemberStatus;
+use crate::store::Store;
 
 /// A learner that lacks no more than so many entries has caught up: the rest takes a moment.
 const CAUGHT_UP_ENTRIES: u64 = 1000;
@@ -193,7 +194,7 @@ impl View {
         } else if store.config().strict_membership {
             let (started, total) = self.started(None);
             // The second member of a group of one cannot be asked whether it is there.
-            if !(started == 1 && total == 1) && started < (total + 1) / 2 + 1 {
+            if !(started == 1 && total == 1) && started < total.div_ceil(2) + 1 {
                 return Err(ChangeError::NotEnoughStarted);
             }
             if !self.voting().all(|(id, _)| self.connected.contains(&id)) {

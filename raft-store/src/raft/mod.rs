@@ -3,6 +3,7 @@
 
 pub(crate) mod checkpointer;
 pub(crate) mod codec;
+mod describe;
 pub(crate) mod log_store;
 pub(crate) mod membership;
 pub(crate) mod peer_client;
@@ -12,6 +13,7 @@ pub(crate) mod state_machine;
 pub(crate) mod types;
 
 pub use codec::DecodeError;
+pub use describe::{Description, describe_cluster};
 pub use peer_client::{ConnectError, PeerTls};
 pub(crate) use peer_client::{Connector, PeerClient};
 pub use peer_service::{PeerServer, PeerService};

@@ -238,12 +238,8 @@ impl RaftPeer for PeerService {
         request: Request<wire::StateHashRequest>,
     ) -> Result<Response<wire::StateHashResponse>, Status> {
         self.taking_part(&request)?;
-        let status = self.store.status();
-        Ok(Response::new(wire::StateHashResponse {
-            applied_index: status.applied_index,
-            state_hash: status.state_hash,
-            revision: status.revision,
-        }))
+        let hash = self.store.hash_at(request.into_inner().revision).await;
+        hash.map(Response::new).map_err(Status::failed_precondition)
     }
 }
 

@@ -97,19 +97,101 @@ pub(crate) fn encode(
 
 /// Reads the state in steps, so that applying goes on meanwhile.
 fn send_live(vote: &Vote, state: &RwLock<State>, chunks: &mut ChunkWriter) -> io::Result<()> {
+    encode_live(state, chunks, |meta, chunks| chunks.header(vote, meta))
+}
+
+fn encode_live<W: Write>(
+    state: &RwLock<State>,
+    output: &mut W,
+    head: impl FnOnce(&SnapshotMeta, &mut W) -> io::Result<()>,
+) -> io::Result<()> {
     let read = || state.read().expect("no code panics while it holds the state's lock");
     let (meta, mut snapshot) = {
         let state = read();
         (state.meta(), state.machine.snapshot())
     };
-    chunks.header(vote, &meta)?;
-    let mut writer = SnapshotWriter::begin(chunks, snapshot.header()).map_err(io::Error::other)?;
+    head(&meta, output)?;
+    let mut writer = SnapshotWriter::begin(output, snapshot.header()).map_err(io::Error::other)?;
     loop {
         let records = snapshot.read_chunk(&read().machine, KEYS_PER_STEP).map_err(io::Error::other)?;
         let Some(records) = records else { break };
         writer.write(&records).map_err(io::Error::other)?;
     }
     writer.finish().map(drop).map_err(io::Error::other)
+}
+
+/// The state as a file for an operator: a snapshot file, and the SHA-256 of it. Memory is bounded by the chunks
+/// in flight, and applying goes on meanwhile.
+pub(crate) fn stream_file(
+    state: Arc<RwLock<State>>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let (tx, rx) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
+    tokio::task::spawn_blocking(move || {
+        let hash = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut file = FileWriter { tx, hash, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
+        let written = encode_live(&state, &mut file, |meta, file| file.write_all(&file_head(meta)));
+        let sent = written.and_then(|()| file.finish());
+        if let Err(error) = sent {
+            tracing::warn!(%error, "a snapshot for a client was not sent to its end");
+            // The client, if it is still there, must not take what it has for a whole file.
+            let _ = file.tx.blocking_send(Err(error));
+        }
+    });
+    ReceiverStream::new(rx)
+}
+
+/// Cuts what is written into pieces and hashes it.
+struct FileWriter {
+    tx: mpsc::Sender<io::Result<Bytes>>,
+    hash: ring::digest::Context,
+    buffer: BytesMut,
+}
+
+impl FileWriter {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = self.buffer.split().freeze();
+        self.hash.update(&piece);
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone");
+        self.tx.blocking_send(Ok(piece)).map_err(gone)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let hash = Bytes::copy_from_slice(self.hash.clone().finish().as_ref());
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone");
+        self.tx.blocking_send(Ok(hash)).map_err(gone)
+    }
+}
+
+impl Write for FileWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(CHUNK_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == CHUNK_BYTES {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+/// Writes a state into a snapshot file, durably.
+pub(crate) fn write_installed(
+    directory: &Path,
+    meta: &SnapshotMeta,
+    machine: &StateMachine,
+) -> Result<(), SnapshotFileError> {
+    let path = installed_path(directory);
+    let io = |source| SnapshotFileError::Io { path: path.clone(), source };
+    let mut file = io::BufWriter::with_capacity(CHUNK_BYTES, File::create(&path).map_err(io)?);
+    file.write_all(&file_head(meta)).map_err(io)?;
+    let written = machine.snapshot().write_all(machine, &mut file);
+    written.map_err(|error| io(io::Error::other(error)))?;
+    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(io)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
 }
 
 /// Cuts what is written into chunks with checksums.

@@ -16,6 +16,7 @@
 //! Memory: a single put's value stays a slice of the buffer that its command was decoded from; so decode
 //! each log entry from a buffer of its own. Commands with several puts have their values copied.
 
+mod advance;
 mod applier;
 mod auth;
 mod auth_codec;

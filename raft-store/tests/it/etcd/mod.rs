@@ -65,7 +65,7 @@ async fn our_answers_are_etcds() {
     group.converged().await;
 
     if let Some(etcd) = RealEtcd::start().await {
-        let theirs = run_all(&[etcd.address.clone()]).await;
+        let theirs = run_all(std::slice::from_ref(&etcd.address)).await;
         if std::env::var_os("BARQUE_RECORD").is_some() {
             assert!(etcd.version >= (3, 5), "record etcd 3.5, not {:?}", etcd.version);
             let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/etcd/behaviour.txt");
