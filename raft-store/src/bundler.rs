@@ -28,9 +28,9 @@ pub(crate) const PROPOSALS_WAITING_MAX: usize = 16 * 1024;
 /// Entries on their way at once. Two keep the disk busy while the next fills.
 const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 /// Commands in one entry…
-const BUNDLE_COMMANDS_MAX: usize = 512;
+const BUNDLE_COMMANDS_MAX: usize = 256;
 /// …which gets no further command once it has this many bytes.
-const BUNDLE_BYTES_MAX: usize = 1024 * 1024;
+const BUNDLE_BYTES_MAX: usize = 512 * 1024;
 
 type Reply = oneshot::Sender<Result<Outcome, Attempt>>;
 

@@ -46,10 +46,14 @@ pub struct Config {
     pub propose_timeout: Duration,
     /// How long a linearizable read looks for a leader and waits to be applied here.
     pub read_timeout: Duration,
-    /// Log entries between two checkpoints.
+    /// At most so many log entries between two checkpoints…
     pub checkpoint_entries: u64,
-    /// Entries kept in the log behind a checkpoint, for followers that lag.
+    /// …and about so many bytes of log.
+    pub checkpoint_log_bytes: usize,
+    /// At most so many entries are kept in the log behind a checkpoint, for followers that lag…
     pub log_entries_kept: u64,
+    /// …and about so many bytes of them.
+    pub log_bytes_kept: usize,
     /// How often a watch that asks for it hears how far it is when nothing happens.
     pub watch_progress_interval: Duration,
     /// How often the leader notes in the log what is left of leases that live longer than this.
@@ -94,8 +98,10 @@ impl Config {
             txn_ops_max: 128,
             propose_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
-            checkpoint_entries: 5_000,
-            log_entries_kept: 2_000,
+            checkpoint_entries: 10_000,
+            checkpoint_log_bytes: 16 * 1024 * 1024,
+            log_entries_kept: 5_000,
+            log_bytes_kept: 8 * 1024 * 1024,
             watch_progress_interval: Duration::from_secs(600),
             lease_checkpoint_interval: Duration::from_secs(300),
             compaction: Compaction::Period(Duration::from_secs(300)),

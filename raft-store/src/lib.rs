@@ -15,6 +15,7 @@ mod forward;
 mod gauges;
 mod guards;
 mod lessor;
+mod log_keeper;
 mod metrics;
 pub mod offline;
 mod propose;

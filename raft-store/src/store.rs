@@ -28,6 +28,7 @@ use crate::etcd::Tokens;
 use crate::forward::Forwarder;
 use crate::guards;
 use crate::lessor;
+use crate::log_keeper;
 use crate::metrics::Counters;
 use crate::offline;
 use crate::raft::log_store::LogStore;
@@ -159,6 +160,7 @@ impl Store {
             tasks: TaskTracker::new(),
         }));
         store.tasks().spawn(bundler::run(store.clone(), waiting_proposals));
+        store.tasks().spawn(log_keeper::run(store.clone()));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
         store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
@@ -343,6 +345,15 @@ impl Store {
 
     pub(crate) fn tokens(&self) -> &Tokens {
         &self.0.tokens
+    }
+
+    pub(crate) fn log(&self) -> &LogStore {
+        &self.0.log
+    }
+
+    /// Applied index of the newest checkpoint on disk that this process has written.
+    pub(crate) fn checkpoint_index(&self) -> u64 {
+        self.0.shared.checkpoint_index()
     }
 
     pub(crate) fn proposals(&self) -> &mpsc::Sender<bundler::Waiting> {

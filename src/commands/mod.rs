@@ -21,7 +21,7 @@ use anyhow::Context as _;
 pub(crate) fn event_loop(threads_max: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(processors.min(threads_max))
+        .worker_threads(processors.div_ceil(2).min(threads_max))
         .enable_all()
         .build()
         .context("cannot start the event loop")

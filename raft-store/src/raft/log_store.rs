@@ -90,6 +90,25 @@ impl LogStore {
         self.lock().last_log_id()
     }
 
+    /// Bytes of the commands in entries newer than `index`.
+    pub(crate) fn bytes_after(&self, index: u64) -> usize {
+        let cache = self.lock();
+        let known = (index + 1).saturating_sub(cache.first_index()) as usize;
+        cache.entries.iter().skip(known).map(payload_bytes).sum()
+    }
+
+    /// The newest entry of those that lie before the last `bytes` of commands, if any does.
+    pub(crate) fn index_before_last(&self, bytes: usize) -> Option<u64> {
+        let cache = self.lock();
+        let mut seen = 0;
+        let before = cache.entries.iter().rev().find(|entry| {
+            let before = seen;
+            seen += payload_bytes(entry);
+            before >= bytes
+        });
+        before.map(|entry| entry.log_id.index)
+    }
+
     /// The write-ahead log's counters.
     pub(crate) fn stats(&self) -> wal::Stats {
         self.wal.stats()
