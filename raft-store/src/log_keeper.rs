@@ -30,6 +30,8 @@ pub(crate) async fn run(store: Store) {
             }
         }
         let surplus = store.log().index_before_last(config.log_bytes_kept).map(|index| index.min(durable));
+        // No checkpoint on disk that this process knows of: nothing may go.
+        let surplus = surplus.filter(|_| durable > 0);
         if let Some(index) = surplus.filter(|index| store.log().purged_index() < Some(*index))
             && trigger.purge_log(index).await.is_err()
         {

@@ -220,9 +220,8 @@ fn read_survivor(data_dir: &Path) -> Result<(LogId, StateMachine), Error> {
         let position = Position { log_index: entry.log_id.index, term: entry.log_id.leader_id.term };
         match &entry.payload {
             Payload::Normal(proposal) => {
-                let envelope =
-                    Envelope::decode(proposal.0.clone()).map_err(|error| failed(error.to_string()))?;
-                machine.apply_envelope(position, &envelope);
+                let commands = Envelope::decode_all(proposal.0.clone());
+                machine.apply_all(position, &commands.map_err(|error| failed(error.to_string()))?);
             }
             Payload::Blank | Payload::Membership(_) => machine.skip(position),
         }

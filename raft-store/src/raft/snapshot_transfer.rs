@@ -32,6 +32,8 @@ use super::types::{CommittedLeaderId, Member, MemberId, SnapshotMeta, Vote};
 
 const MAGIC: &[u8; 8] = b"BARQSNP1";
 const CHUNK_BYTES: usize = 256 * 1024;
+/// A file for an operator is a multiple of this, and its hash: so etcd's clients see that the hash is there.
+const FILE_BLOCK_BYTES: usize = 512;
 /// Keys read under one hold of the state's lock.
 const KEYS_PER_STEP: usize = 1024;
 /// Chunks that wait for the network before encoding pauses.
@@ -120,15 +122,16 @@ fn encode_live<W: Write>(
     writer.finish().map(drop).map_err(io::Error::other)
 }
 
-/// The state as a file for an operator: a snapshot file, and the SHA-256 of it. Memory is bounded by the chunks
-/// in flight, and applying goes on meanwhile.
+/// The state as a file for an operator: a snapshot file, zeros up to a whole block, and the SHA-256 of it all;
+/// etcd's clients take nothing else for whole. Memory is bounded by the chunks in flight, and applying goes on
+/// meanwhile.
 pub(crate) fn stream_file(
     state: Arc<RwLock<State>>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let (tx, rx) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
     tokio::task::spawn_blocking(move || {
         let hash = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut file = FileWriter { tx, hash, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
+        let mut file = FileWriter { tx, hash, bytes: 0, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
         let written = encode_live(&state, &mut file, |meta, file| file.write_all(&file_head(meta)));
         let sent = written.and_then(|()| file.finish());
         if let Err(error) = sent {
@@ -144,6 +147,7 @@ pub(crate) fn stream_file(
 struct FileWriter {
     tx: mpsc::Sender<io::Result<Bytes>>,
     hash: ring::digest::Context,
+    bytes: usize,
     buffer: BytesMut,
 }
 
@@ -156,6 +160,7 @@ impl FileWriter {
     }
 
     fn finish(&mut self) -> io::Result<()> {
+        self.write_all(&[0; FILE_BLOCK_BYTES][..self.bytes.next_multiple_of(FILE_BLOCK_BYTES) - self.bytes])?;
         self.flush()?;
         let hash = Bytes::copy_from_slice(self.hash.clone().finish().as_ref());
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone");
@@ -167,6 +172,7 @@ impl Write for FileWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(CHUNK_BYTES - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..taken]);
+        self.bytes += taken;
         if self.buffer.len() == CHUNK_BYTES {
             self.send()?;
         }

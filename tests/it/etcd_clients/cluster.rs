@@ -11,6 +11,14 @@ fn ids(ctl: &Ctl<'_>) -> Vec<String> {
     list.lines().map(|line| line.split(',').next().unwrap().to_owned()).collect()
 }
 
+/// Waits until each member has told the others its name; returns the list.
+fn all_started(ctl: &Ctl<'_>) -> String {
+    eventually(|| {
+        let list = ctl.ok(&["member", "list"]);
+        (list.matches(", started, ").count() == 3).then_some(list)
+    })
+}
+
 /// The leader's and one follower's number among the endpoints, and the follower's id.
 fn leader_and_follower(ctl: &Ctl<'_>) -> (usize, usize, String) {
     let status = |member: usize| {
@@ -28,10 +36,9 @@ fn leader_and_follower(ctl: &Ctl<'_>) -> (usize, usize, String) {
 #[test]
 fn etcdctl_shows_members_and_endpoints() {
     with_every_etcdctl("members and endpoints", |ctl| {
-        let list = eventually(|| {
-            let list = ctl.ok(&["member", "list"]);
-            (list.matches(", started, ").count() == 3).then_some(list)
-        });
+        let list = all_started(ctl);
+        // An empty store of ours takes no space.
+        ctl.ok(&["put", &ctl.key("something"), "v"]);
         for (number, client) in ctl.group.clients.iter().enumerate() {
             let line = list.lines().find(|line| line.contains(&format!(", m{number}, "))).expect("its name");
             assert!(line.ends_with(&format!(", http://{client}, false")), "{line}");
@@ -43,7 +50,11 @@ fn etcdctl_shows_members_and_endpoints() {
         let health = [health.stdout, health.stderr].concat();
         let health = String::from_utf8(health).unwrap();
         assert_eq!(health.matches("is healthy: successfully committed proposal").count(), 3, "{health}");
-        let all = ctl.ok(&["endpoint", "status", "--cluster", "-w", "json"]);
+        // Some builds of etcdctl 3.4 send the whole URL as :authority with --cluster, which is not HTTP/2 (RFC 9113,
+        // section 8.3.1); etcd lets it pass, our HTTP library does not.
+        let lenient = !ctl.is_barque() || ctl.at_least("3.5");
+        let cluster: &[&str] = if lenient { &["--cluster"] } else { &[] };
+        let all = ctl.ok(&[&["endpoint", "status", "-w", "json"], cluster].concat());
         let all = json(&all);
         let all = all.as_array().unwrap();
         assert_eq!(all.len(), 3);
@@ -101,6 +112,7 @@ fn etcdctl_moves_the_leader() {
 #[test]
 fn etcdctl_changes_membership() {
     with_every_etcdctl("membership", |ctl| {
+        all_started(ctl);
         let before = ids(ctl);
         let peer = format!("http://{}", free_addresses(1)[0]);
         // etcd changes nothing before its members have been connected for a while.
@@ -111,7 +123,7 @@ fn etcdctl_changes_membership() {
         );
         let id = ids(ctl).into_iter().find(|id| !before.contains(id)).expect("a new member");
         let list = ctl.ok(&["member", "list"]);
-        assert!(list.contains(&format!("{id}, unstarted, , {peer}, , true")), "{list}");
+        assert!(list.contains(&format!("{id}, unstarted, , {peer}, , true")), "{id} at {peer}: {list}");
         ctl.fails(
             &["member", "promote", &id],
             "can only promote a learner member which is in sync with leader",

@@ -18,23 +18,6 @@ use group::{Group, System};
 
 use crate::support::skipped;
 
-/// What our store does not serve yet. These steps run against etcd only, and say so.
-const NOT_SERVED_YET: [&str; 13] = [
-    "access control",
-    "elections",
-    "expiry",
-    "hashes",
-    "leases",
-    "locks",
-    "maintenance",
-    "members and endpoints",
-    "membership",
-    "mirrors",
-    "moving the leader",
-    "users and roles",
-    "watches",
-];
-
 /// Runs steps with every etcdctl against a group of ours and, where there is one, of etcd.
 fn with_every_etcdctl(what: &str, steps: fn(&Ctl<'_>)) {
     let programs = ctl::programs("etcdctl");
@@ -47,11 +30,7 @@ fn with_every_etcdctl(what: &str, steps: fn(&Ctl<'_>)) {
     if systems.is_empty() {
         skipped(&format!("{what}, against etcd: there is no etcd on PATH"));
     }
-    if NOT_SERVED_YET.contains(&what) {
-        skipped(&format!("{what}, against barque store: it does not serve that yet"));
-    } else {
-        systems.push(System::Barque);
-    }
+    systems.push(System::Barque);
     for system in systems {
         let group = Group::start(&system);
         for program in &programs {
