@@ -1,30 +1,25 @@
 //! The key space and the header's bytes.
 //!
 //! ```text
-//! "h"                                    → header
-//! "r" escape(user key) 00 01 revision:be → the record's body
+//! "h"                        → header
+//! "p" revision:be number:be  → a page: some of the records that the write to `revision` added
 //! header = format:u8 crc32c:u32 length:u32 state-header extra     (crc over what follows it; little-endian)
+//! page   = (key-length:u32 key mod-revision:u64 body-length:u32 body)…                     (little-endian)
 //! ```
-//!
-//! `escape` writes 00 as 00 FF, so that records lie in the order of their keys, then revisions, whatever
-//! bytes the keys have.
 
-use bytes::Bytes;
-use state_machine::StateHeader;
+use bytes::{Buf, BufMut, Bytes};
+use state_machine::{KeyValue, Record, StateHeader};
 
 use super::Error;
 
 /// Key of the header.
 pub(super) const HEADER: &[u8] = b"h";
 
-/// Prefix of all records.
-pub(super) const RECORDS: &[u8] = b"r";
+/// Prefix of all pages.
+pub(super) const PAGES: &[u8] = b"p";
 
 /// Written into the header; other forms are not read.
-const FORMAT: u8 = 1;
-
-const ESCAPED_ZERO: u8 = 0xff;
-const END: u8 = 0x01;
+const FORMAT: u8 = 2;
 
 /// What the header says.
 pub(super) struct Header {
@@ -63,33 +58,41 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, Error> {
     Ok(Header { state, extra: Bytes::copy_from_slice(extra) })
 }
 
-pub(super) fn record_key(key: &[u8], mod_revision: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(RECORDS.len() + key.len() + 10);
-    bytes.extend_from_slice(RECORDS);
-    for &byte in key {
-        bytes.push(byte);
-        if byte == 0 {
-            bytes.push(ESCAPED_ZERO);
-        }
-    }
-    bytes.extend_from_slice(&[0, END]);
-    bytes.extend_from_slice(&mod_revision.to_be_bytes());
-    bytes
+pub(super) fn page_key(revision: u64, number: u32) -> Vec<u8> {
+    let mut key = PAGES.to_vec();
+    key.put_u64(revision);
+    key.put_u32(number);
+    key
 }
 
-pub(super) fn parse_record_key(bytes: &[u8]) -> Result<(Bytes, u64), Error> {
-    let damaged = || Error::Damaged { what: "a record's key" };
-    let (escaped, revision) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
-    let escaped = escaped.strip_prefix(RECORDS).and_then(|rest| rest.strip_suffix(&[0, END]));
-    let mut rest = escaped.ok_or_else(damaged)?.iter();
-    let mut key = Vec::with_capacity(bytes.len());
-    while let Some(&byte) = rest.next() {
-        key.push(byte);
-        if byte == 0 && rest.next() != Some(&ESCAPED_ZERO) {
-            return Err(damaged());
-        }
+/// Puts a record at the end of a page.
+pub(super) fn append_record(page: &mut Vec<u8>, record: &Record) {
+    let body = record.encode_body();
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("requests are far smaller than 4 GiB");
+    page.put_u32_le(length(&record.key));
+    page.put_slice(&record.key);
+    page.put_u64_le(record.mod_revision);
+    page.put_u32_le(length(&body));
+    page.put_slice(&body);
+}
+
+/// Hands over each record of a page, with a buffer of its own.
+pub(super) fn read_page(mut page: &[u8], mut each: impl FnMut(KeyValue)) -> Result<(), Error> {
+    let damaged = || Error::Damaged { what: "a page of records" };
+    while !page.is_empty() {
+        let key = Bytes::copy_from_slice(take(&mut page).ok_or_else(damaged)?);
+        let mod_revision = page.try_get_u64_le().map_err(|_| damaged())?;
+        let body = Bytes::copy_from_slice(take(&mut page).ok_or_else(damaged)?);
+        each(KeyValue::decode_body(key, mod_revision, body)?);
     }
-    Ok((key.into(), u64::from_be_bytes(*revision)))
+    Ok(())
+}
+
+fn take<'a>(page: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = page.try_get_u32_le().ok()?;
+    let (taken, rest) = page.split_at_checked(length as usize)?;
+    *page = rest;
+    Some(taken)
 }
 
 #[cfg(test)]
@@ -99,23 +102,25 @@ mod tests {
 
     use super::*;
 
-    fn key() -> impl Strategy<Value = Vec<u8>> {
-        vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..6)
-    }
-
     proptest! {
         #[test]
-        fn records_lie_in_the_order_of_keys_then_revisions(
-            one in key(), other in key(), revisions: (u64, u64),
+        fn records_come_back_from_their_page(
+            records in vec((vec(any::<u8>(), 1..6), 1..u64::MAX, vec(any::<u8>(), 0..40)), 0..20),
         ) {
-            let (a, b) = (record_key(&one, revisions.0), record_key(&other, revisions.1));
-            prop_assert_eq!(a.cmp(&b), (&one, revisions.0).cmp(&(&other, revisions.1)));
-            prop_assert_eq!(parse_record_key(&a).unwrap(), (Bytes::from(one), revisions.0));
+            let record = |(key, mod_revision, value): (Vec<u8>, u64, Vec<u8>)| KeyValue {
+                key: key.into(), value: value.into(), create_revision: 1, mod_revision, sub: 0, version: 1, lease: 0,
+            };
+            let records: Vec<_> = records.into_iter().map(record).collect();
+            let mut page = Vec::new();
+            records.iter().for_each(|kv| append_record(&mut page, &Record::detached(kv.clone())));
+            let mut found = Vec::new();
+            read_page(&page, |kv| found.push(kv)).unwrap();
+            prop_assert_eq!(&found, &records);
         }
 
         #[test]
-        fn any_bytes_are_a_key_and_a_header_or_an_error(bytes in vec(any::<u8>(), 0..40)) {
-            let _ = parse_record_key(&bytes);
+        fn any_bytes_are_a_page_and_a_header_or_an_error(bytes in vec(any::<u8>(), 0..40)) {
+            let _ = read_page(&bytes, drop);
             let _ = decode_header(&bytes);
         }
     }

@@ -1,19 +1,23 @@
 //! The applied state on disk, written behind by one thread, so that a restart replays little of the log.
 //!
-//! sled holds it: one record per key and revision, and a header that names the state (applied position,
-//! revisions, state hash) and carries the caller's own bytes. A checkpoint may be stale, never wrong: what
+//! sled holds it: pages of records (sled's cost is by the key, not by the byte), and a header that names the
+//! state (applied position, revisions, state hash) and carries the caller's own bytes. A checkpoint may be stale, never wrong: what
 //! [`Checkpoint::open`] returns is exactly the state that some completed [`Checkpoint::write`] described,
 //! proved by its hash. Anything else is set aside and reported as [`Loaded::Discarded`]; log, raft snapshot
 //! or peers then rebuild it.
 //!
 //! ```text
-//! write:   insert new records ─ fsync ─ put header ─ fsync (durable) ─ delete compacted records
-//! crash:        └ old header: records newer than it are deleted at open ┘  └ deletions are redone at open
+//! write:   insert pages of new records ─ fsync ─ put header ─ fsync (durable)
+//! crash:        └ old header: pages newer than it are deleted at open ┘
 //! ```
 //!
+//! Records that compaction made unreachable stay in their pages, and are passed over when the state is
+//! loaded. When the files have become much larger than the state ([`Checkpoint::is_bloated`]) the caller asks
+//! the state for a full delta, which goes into new files.
+//!
 //! sled 0.34's own `flush` reaches no device flush on Linux and its `open` may panic on damaged files: every
-//! call is made where a panic is caught, and every file is fsynced here. Its files never shrink, so
-//! [`Checkpoint::rewrite`] copies a bloated state into a new directory.
+//! call is made where a panic is caught, and every file is fsynced here. Its files never shrink, which is the
+//! other reason for new ones.
 //!
 //! The directory: `LOCK`, `CURRENT` (names the generation), `gen-<n>/` (sled's files), `discarded/` (the last
 //! state that could not be verified, for a look afterwards).
@@ -31,9 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use state_machine::{
-    CheckpointDelta, KeyValue, Position, Rebuild, Rebuilt, Record, RecordId, StateHeader, StateMachine,
-};
+use state_machine::{CheckpointDelta, Position, Rebuild, Rebuilt, Record, StateHeader, StateMachine};
 
 use directory::Directory;
 pub use error::Error;
@@ -45,6 +47,9 @@ const REWRITE_RATIO: u64 = 4;
 
 /// ...and at least this large.
 const REWRITE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// A page is full with so many bytes: sled keeps larger values apart, and rewrites neighbours of smaller ones.
+const PAGE_BYTES: usize = 8 * 1024;
 
 /// What was on disk.
 #[derive(Debug)]
@@ -87,12 +92,12 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct Current {
     tree: Tree,
-    /// The header's bytes as last written; they go along into a rewrite.
-    header: Vec<u8>,
     /// What the header says.
     revision: u64,
     /// Of the state last written.
     live_bytes: u64,
+    /// A write failed half-way: what the files hold beside the state is not known.
+    unfinished: bool,
 }
 
 /// Tells a test's observer how far a write is.
@@ -111,7 +116,6 @@ enum Step {
     RecordsDurable,
     HeaderPut,
     HeaderDurable,
-    RecordsRemoved,
     GenerationFilled,
     GenerationCurrent,
 }
@@ -134,8 +138,8 @@ impl Checkpoint {
             Err(error) => Err(error),
         };
         match loaded {
-            Ok(LoadedState { current, machine, extra, discarded }) => {
-                remove(&current.tree, &discarded)?;
+            Ok(LoadedState { current, machine, extra }) => {
+                remove_newer(&current)?;
                 directory.sweep()?;
                 let loaded = Loaded::State { machine: Box::new(machine), extra };
                 Ok((Self::over(directory, Some(current)), loaded))
@@ -159,16 +163,16 @@ impl Checkpoint {
     /// very state. When this returns, the state is on disk.
     ///
     /// # Errors
-    /// The checkpoint then still holds the state before, or already the new one. Give the delta back with
-    /// `put_back_dirty` and try again; after [`Error::Panicked`] or [`Error::NeedsFull`] call
-    /// `forget_checkpoint` on the state instead: the next delta is then full, and begins with new files.
+    /// The checkpoint then still holds the state before, or already the new one. Call `forget_checkpoint` on the
+    /// state: the next delta is then full, and begins with new files.
     pub fn write(&mut self, delta: &CheckpointDelta, extra: &[u8]) -> Result<Durable, Error> {
         let header = keys::encode_header(&delta.header, extra);
         if delta.full {
-            let next = self.fill_generation(&header, |batch| insert(batch, &delta.inserted))?;
-            self.put_in_charge(next, header, &delta.header)?;
+            let revision = delta.header.revision;
+            let next = self.fill_generation(&header, |batch| insert(batch, revision, &delta.inserted))?;
+            self.put_in_charge(next, &delta.header)?;
         } else {
-            self.write_changes(delta, header)?;
+            self.write_changes(delta, &header)?;
         }
         if let Some(current) = &mut self.current {
             current.live_bytes = delta.live_bytes;
@@ -184,29 +188,14 @@ impl Checkpoint {
         self.current.as_ref().map_or(Ok(0), |current| current.tree.disk_bytes())
     }
 
-    /// Copies the state into new files if the old ones have become much larger than it; returns whether it
-    /// did. A crash in between leaves the old files in charge.
+    /// Whether the files have become much larger than the state, so that new ones would be worth their writing.
     ///
     /// # Errors
-    /// The old files are then still in charge.
-    pub fn rewrite(&mut self) -> Result<bool, Error> {
+    /// When they cannot be looked at.
+    pub fn is_bloated(&self) -> Result<bool, Error> {
         let disk_bytes = self.disk_bytes()?;
         let live_bytes = self.current.as_ref().map_or(0, |current| current.live_bytes);
-        if disk_bytes < REWRITE_BYTES_MIN || disk_bytes / REWRITE_RATIO < live_bytes {
-            return Ok(false);
-        }
-        self.rewrite_now()
-    }
-
-    fn rewrite_now(&mut self) -> Result<bool, Error> {
-        let Some(current) = &self.current else { return Ok(false) };
-        let header = current.header.clone();
-        let state = keys::decode_header(&header)?.state;
-        let next = self.fill_generation(&header, |batch| {
-            current.tree.scan(keys::RECORDS, |key, body| batch.insert(key, body))
-        })?;
-        self.put_in_charge(next, header, &state)?;
-        Ok(true)
+        Ok(disk_bytes >= REWRITE_BYTES_MIN && disk_bytes / REWRITE_RATIO >= live_bytes)
     }
 
     fn over(directory: Directory, current: Option<Current>) -> Self {
@@ -218,29 +207,32 @@ impl Checkpoint {
         }
     }
 
-    fn write_changes(&mut self, delta: &CheckpointDelta, header: Vec<u8>) -> Result<(), Error> {
+    fn write_changes(&mut self, delta: &CheckpointDelta, header: &[u8]) -> Result<(), Error> {
         let held = self.current.as_ref().map_or(0, |current| current.revision);
         let needs_full = Error::NeedsFull { held_revision: held, base_revision: delta.base_revision };
-        let Some(current) = self.current.as_mut().filter(|_| held >= delta.base_revision) else {
+        let usable = |current: &&mut Current| held >= delta.base_revision && !current.unfinished;
+        let Some(current) = self.current.as_mut().filter(usable) else {
             return Err(needs_full);
         };
+        current.unfinished = true;
+        // A write that reached the disk although it failed has brought some of them already.
+        let known = delta.inserted.partition_point(|record| record.mod_revision <= held);
+        let news = &delta.inserted[known..];
         let mut batch = Batch::new(&current.tree);
-        insert(&mut batch, &delta.inserted)?;
+        insert(&mut batch, delta.header.revision, news)?;
         batch.apply()?;
         observe!(self, Step::RecordsInserted);
         // The header must not reach the disk before the records that it speaks of.
-        if !delta.inserted.is_empty() {
+        if !news.is_empty() {
             current.tree.sync()?;
         }
         observe!(self, Step::RecordsDurable);
-        current.tree.put(keys::HEADER, &header)?;
+        current.tree.put(keys::HEADER, header)?;
         observe!(self, Step::HeaderPut);
         current.tree.sync()?;
-        current.header = header;
         current.revision = delta.header.revision;
+        current.unfinished = false;
         observe!(self, Step::HeaderDurable);
-        remove(&current.tree, &delta.removed)?;
-        observe!(self, Step::RecordsRemoved);
         Ok(())
     }
 
@@ -260,12 +252,12 @@ impl Checkpoint {
         Ok(tree)
     }
 
-    fn put_in_charge(&mut self, tree: Tree, header: Vec<u8>, state: &StateHeader) -> Result<(), Error> {
+    fn put_in_charge(&mut self, tree: Tree, state: &StateHeader) -> Result<(), Error> {
         self.directory.put_in_charge(tree.path())?;
         observe!(self, Step::GenerationCurrent);
         let live_bytes = self.current.as_ref().map_or(0, |current| current.live_bytes);
         // Closes the old files before they are removed.
-        self.current = Some(Current { tree, header, revision: state.revision, live_bytes });
+        self.current = Some(Current { tree, revision: state.revision, live_bytes, unfinished: false });
         self.directory.sweep()
     }
 }
@@ -275,8 +267,6 @@ struct LoadedState {
     current: Current,
     machine: StateMachine,
     extra: Bytes,
-    /// Records that do not belong to it, left by a write that was cut off.
-    discarded: Vec<RecordId>,
 }
 
 fn load(generation: &Path) -> Result<LoadedState, Error> {
@@ -284,25 +274,37 @@ fn load(generation: &Path) -> Result<LoadedState, Error> {
     let header = tree.get(keys::HEADER)?.ok_or(Error::Damaged { what: "the header (it is missing)" })?;
     let Header { state, extra } = keys::decode_header(&header)?;
     let revision = state.revision;
+    let mut records = Vec::new();
+    tree.scan(keys::PAGES, |_, page| keys::read_page(page, |kv| records.push(kv)))?;
+    // Pages are in the order of their writing; a whole state was written in the order of its keys.
+    records.sort_by(|a, b| (&a.key, a.mod_revision).cmp(&(&b.key, b.mod_revision)));
     let mut rebuild = Rebuild::new(state);
-    tree.scan(keys::RECORDS, |key, body| {
-        let (key, mod_revision) = keys::parse_record_key(key)?;
-        let kv = KeyValue::decode_body(key, mod_revision, Bytes::copy_from_slice(body))?;
-        Ok(rebuild.insert(kv)?)
-    })?;
-    let Rebuilt { machine, discarded } = rebuild.finish()?;
-    let current = Current { tree, header, revision, live_bytes: machine.live_bytes() };
-    Ok(LoadedState { current, machine, extra, discarded })
+    records.into_iter().try_for_each(|kv| rebuild.insert(kv))?;
+    // What does not belong was made unreachable by compaction, or lies in pages of a write that was cut off.
+    let Rebuilt { machine, discarded: _ } = rebuild.finish()?;
+    let current = Current { tree, revision, live_bytes: machine.live_bytes(), unfinished: false };
+    Ok(LoadedState { current, machine, extra })
 }
 
-fn insert(batch: &mut Batch<'_>, records: &[Arc<Record>]) -> Result<(), Error> {
-    records.iter().try_for_each(|record| {
-        batch.insert(&keys::record_key(&record.key, record.mod_revision), &record.encode_body())
-    })
+/// Fills pages with records, in their order.
+fn insert(batch: &mut Batch<'_>, revision: u64, records: &[Arc<Record>]) -> Result<(), Error> {
+    let mut page = Vec::with_capacity(2 * PAGE_BYTES);
+    let mut number = 0;
+    for record in records {
+        keys::append_record(&mut page, record);
+        if page.len() >= PAGE_BYTES {
+            batch.insert(&keys::page_key(revision, number), &page)?;
+            page.clear();
+            number += 1;
+        }
+    }
+    if page.is_empty() { Ok(()) } else { batch.insert(&keys::page_key(revision, number), &page) }
 }
 
-fn remove(tree: &Tree, records: &[RecordId]) -> Result<(), Error> {
-    let mut batch = Batch::new(tree);
-    records.iter().try_for_each(|id| batch.remove(&keys::record_key(&id.key, id.mod_revision)))?;
+/// Removes the pages of a write that was cut off.
+fn remove_newer(current: &Current) -> Result<(), Error> {
+    let mut batch = Batch::new(&current.tree);
+    let newer = current.tree.keys_from(&keys::page_key(current.revision + 1, 0), keys::PAGES)?;
+    newer.iter().try_for_each(|key| batch.remove(key))?;
     batch.apply()
 }

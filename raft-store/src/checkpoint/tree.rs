@@ -123,6 +123,14 @@ impl Tree {
         })?
     }
 
+    /// The keys from `from` on that begin with `prefix`.
+    pub(super) fn keys_from(&self, from: &[u8], prefix: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        guarded("scan", || {
+            let keys = self.db.get().range(from..).keys().map(|key| key.map(|key| key.to_vec()));
+            keys.take_while(|key| key.as_ref().map_or(true, |key| key.starts_with(prefix))).collect()
+        })
+    }
+
     /// Makes everything written so far survive a power cut.
     pub(super) fn sync(&mut self) -> Result<(), Error> {
         guarded("flush", || self.db.get().flush().map(drop))?;

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::codec;
 use super::state_machine::State;
 use super::types::SnapshotMeta;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 
 /// Requests that wait for the thread; they are served together.
 const REQUESTS_MAX: usize = 64;
@@ -91,9 +91,13 @@ impl Worker {
             (state.machine.take_dirty(), meta)
         };
         let result = self.checkpoint.write(&delta, &codec::meta_to_record(&meta));
+        let bloated = result.is_ok() && self.checkpoint.is_bloated().unwrap_or(false);
         let mut state = self.state.write().expect("no code panics while it holds the state's lock");
         match result {
             Ok(_) => {
+                if bloated {
+                    state.machine.forget_checkpoint();
+                }
                 drop(state);
                 let index = meta.last_log_id.map_or(0, |id| id.index);
                 self.durable_index.store(index, Ordering::Relaxed);
@@ -101,13 +105,8 @@ impl Worker {
                 Ok(meta)
             }
             Err(error) => {
-                match error {
-                    // What the checkpoint holds is not known any more: the next one is written whole.
-                    checkpoint::Error::Panicked { .. } | checkpoint::Error::NeedsFull { .. } => {
-                        state.machine.forget_checkpoint();
-                    }
-                    _ => state.machine.put_back_dirty(delta),
-                }
+                // What the checkpoint holds is not known any more: the next one is written whole.
+                state.machine.forget_checkpoint();
                 Err(error.to_string())
             }
         }
