@@ -131,11 +131,12 @@ fn etcdctl_changes_membership() {
         ctl.fails(&["member", "promote", &before[0]], "can only promote a learner member");
         ctl.fails(&["member", "add", "m5", "--peer-urls", &peer], "already exist");
         let other = format!("http://{}", free_addresses(1)[0]);
+        // etcdctl pads ids in its sentences, and not in its lists.
         let updated = ctl.ok(&["member", "update", &id, "--peer-urls", &other]);
-        assert!(updated.contains(&format!("Member {id} updated in cluster")), "{updated}");
+        assert!(updated.contains(&format!("Member {id:>16} updated in cluster")), "{updated}");
         assert!(ctl.ok(&["member", "list"]).contains(&other));
         let removed = ctl.ok(&["member", "remove", &id]);
-        assert!(removed.contains(&format!("Member {id} removed from cluster")), "{removed}");
+        assert!(removed.contains(&format!("Member {id:>16} removed from cluster")), "{removed}");
         assert_eq!(ids(ctl), before);
         ctl.fails(&["member", "remove", &id], "etcdserver: member not found");
     });
