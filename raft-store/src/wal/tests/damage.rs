@@ -321,7 +321,13 @@ proptest! {
             match Wal::open(&Options { dir: copy.path().to_owned(), ..sample.options.clone() }) {
                 Ok((_, mut recovered)) => {
                     recovered.truncated_tail_bytes = 0;
-                    assert_eq!(recovered, sample.content, "byte {place} of {}", path.display());
+                    // A run of bytes can hit the last batch together with its mark: that is what a torn write of
+                    // this batch looks like (see the head of `wal`).
+                    let last = sample.content.entries.len() - 1;
+                    if length > 32 && recovered.entries.len() == last {
+                        recovered.entries.push(sample.content.entries[last].clone());
+                    }
+                    assert!(recovered == sample.content, "byte {place} of {}", path.display());
                 }
                 Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => {}
                 Err(other) => panic!("byte {place} of {}: {other}", path.display()),
