@@ -46,7 +46,7 @@ impl Store {
             }
             tokio::time::sleep(HASH_POLL).await;
         }
-        let found = self.shared().read().machine.hash_kv(revision).map_err(|error| error.to_string())?;
+        let found = self.hash_kv(revision).map_err(|error| error.to_string())?;
         let (hash, compact_revision) = (found.hash, found.compact_revision);
         Ok(wire::StateHashResponse { revision: found.revision, compact_revision, hash })
     }

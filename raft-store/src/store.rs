@@ -246,11 +246,6 @@ impl Store {
         self.0.shared.read().machine.compact_revision()
     }
 
-    /// Takes some of what compactions left behind out of memory; whether there is more to do now.
-    pub(crate) fn trim(&self, events_max: usize) -> bool {
-        self.0.shared.trim(events_max)
-    }
-
     /// Follows changes of the keys from `key` to `range_end` (as in a range), beginning with
     /// `from_revision` (0: from now on).
     ///

@@ -96,8 +96,6 @@ struct Current {
     revision: u64,
     /// Of the state last written.
     live_bytes: u64,
-    /// A write failed half-way: what the files hold beside the state is not known.
-    unfinished: bool,
 }
 
 /// Tells a test's observer how far a write is.
@@ -163,8 +161,9 @@ impl Checkpoint {
     /// very state. When this returns, the state is on disk.
     ///
     /// # Errors
-    /// The checkpoint then still holds the state before, or already the new one. Call `forget_checkpoint` on the
-    /// state: the next delta is then full, and begins with new files.
+    /// The checkpoint then still holds the state before, or already the new one. Give the delta back with
+    /// `put_back_dirty` and try again; after [`Error::Panicked`] or [`Error::NeedsFull`] call
+    /// `forget_checkpoint` on the state instead: the next delta is then full, and begins with new files.
     pub fn write(&mut self, delta: &CheckpointDelta, extra: &[u8]) -> Result<Durable, Error> {
         let header = keys::encode_header(&delta.header, extra);
         if delta.full {
@@ -210,20 +209,15 @@ impl Checkpoint {
     fn write_changes(&mut self, delta: &CheckpointDelta, header: &[u8]) -> Result<(), Error> {
         let held = self.current.as_ref().map_or(0, |current| current.revision);
         let needs_full = Error::NeedsFull { held_revision: held, base_revision: delta.base_revision };
-        let usable = |current: &&mut Current| held >= delta.base_revision && !current.unfinished;
-        let Some(current) = self.current.as_mut().filter(usable) else {
+        let Some(current) = self.current.as_mut().filter(|_| held >= delta.base_revision) else {
             return Err(needs_full);
         };
-        current.unfinished = true;
-        // A write that reached the disk although it failed has brought some of them already.
-        let known = delta.inserted.partition_point(|record| record.mod_revision <= held);
-        let news = &delta.inserted[known..];
         let mut batch = Batch::new(&current.tree);
-        insert(&mut batch, delta.header.revision, news)?;
+        insert(&mut batch, delta.header.revision, &delta.inserted)?;
         batch.apply()?;
         observe!(self, Step::RecordsInserted);
         // The header must not reach the disk before the records that it speaks of.
-        if !news.is_empty() {
+        if !delta.inserted.is_empty() {
             current.tree.sync()?;
         }
         observe!(self, Step::RecordsDurable);
@@ -231,7 +225,6 @@ impl Checkpoint {
         observe!(self, Step::HeaderPut);
         current.tree.sync()?;
         current.revision = delta.header.revision;
-        current.unfinished = false;
         observe!(self, Step::HeaderDurable);
         Ok(())
     }
@@ -257,7 +250,7 @@ impl Checkpoint {
         observe!(self, Step::GenerationCurrent);
         let live_bytes = self.current.as_ref().map_or(0, |current| current.live_bytes);
         // Closes the old files before they are removed.
-        self.current = Some(Current { tree, revision: state.revision, live_bytes, unfinished: false });
+        self.current = Some(Current { tree, revision: state.revision, live_bytes });
         self.directory.sweep()
     }
 }
@@ -278,11 +271,13 @@ fn load(generation: &Path) -> Result<LoadedState, Error> {
     tree.scan(keys::PAGES, |_, page| keys::read_page(page, |kv| records.push(kv)))?;
     // Pages are in the order of their writing; a whole state was written in the order of its keys.
     records.sort_by(|a, b| (&a.key, a.mod_revision).cmp(&(&b.key, b.mod_revision)));
+    // A write that failed may have left pages, and the one that made up for it wrote the same records again.
+    records.dedup_by(|a, b| (&a.key, a.mod_revision) == (&b.key, b.mod_revision));
     let mut rebuild = Rebuild::new(state);
     records.into_iter().try_for_each(|kv| rebuild.insert(kv))?;
     // What does not belong was made unreachable by compaction, or lies in pages of a write that was cut off.
     let Rebuilt { machine, discarded: _ } = rebuild.finish()?;
-    let current = Current { tree, revision, live_bytes: machine.live_bytes(), unfinished: false };
+    let current = Current { tree, revision, live_bytes: machine.live_bytes() };
     Ok(LoadedState { current, machine, extra })
 }
 

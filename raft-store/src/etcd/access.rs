@@ -5,12 +5,13 @@
 //! here only saves a refused command its way through the log.
 
 use bytes::Bytes;
-use state_machine::{Auth, AuthError, Author, Command, Outcome, RequestId, TxnCommand};
+use state_machine::{
+    Auth, AuthError, Author, Command, Outcome, RangeRequest, RangeResponse, RequestId, TxnCommand, TxnOutcome,
+};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::{request_id, status};
-use crate::error::Error;
 use crate::store::Store;
 
 /// Where clients put their token; the second is what gateways from HTTP use.
@@ -83,9 +84,37 @@ impl Caller {
         self.ask(store, |auth| auth.must_be_root(&self.author))
     }
 
-    /// Proposes in the caller's name: refused inside the log if its permissions changed meanwhile.
-    pub(crate) async fn propose(&self, store: &Store, command: &Command) -> Result<Outcome, Error> {
-        store.propose_request(Some(&self.author), self.request_id.as_ref(), command).await
+    /// Reads in the caller's name. Unless serializable, the permissions looked at are as new as what is read.
+    pub(crate) async fn read(
+        &self,
+        store: &Store,
+        request: &RangeRequest,
+        serializable: bool,
+    ) -> Result<RangeResponse, Status> {
+        if !serializable {
+            store.linearize().await.map_err(|error| status::of_error(&error))?;
+        }
+        self.may_range(store, &request.key, &request.range_end)?;
+        store.range(request).map_err(|error| status::of_error(&error))
+    }
+
+    /// Carries out a transaction in the caller's name.
+    pub(crate) async fn txn(&self, store: &Store, txn: TxnCommand) -> Result<TxnOutcome, Status> {
+        self.may_txn(store, &txn)?;
+        match self.propose(store, &Command::Txn(txn)).await? {
+            Outcome::Txn(outcome) => Ok(outcome),
+            _ => Err(status::unexpected_outcome()),
+        }
+    }
+
+    /// Proposes in the caller's name: refused inside the log if its permissions changed meanwhile. What the log
+    /// refused is an error, never an outcome.
+    pub(crate) async fn propose(&self, store: &Store, command: &Command) -> Result<Outcome, Status> {
+        match store.propose_request(Some(&self.author), self.request_id.as_ref(), command).await {
+            Ok(Outcome::Rejected(error)) => Err(status::of_apply_error(&error)),
+            Ok(outcome) => Ok(outcome),
+            Err(error) => Err(status::of_error(&error)),
+        }
     }
 
     fn ask(

@@ -40,11 +40,9 @@ impl AuthService {
         caller: &Caller,
         command: AuthCommand,
     ) -> Result<Option<pb::ResponseHeader>, Status> {
-        match caller.propose(&self.store, &Command::Auth(command)).await {
-            Ok(Outcome::AuthChanged { revision, .. }) => Ok(Some(self.store.etcd_header(revision))),
-            Ok(Outcome::Rejected(error)) => Err(status::of_apply_error(&error)),
-            Ok(_) => Err(status::unexpected_outcome()),
-            Err(error) => Err(status::of_error(&error)),
+        match caller.propose(&self.store, &Command::Auth(command)).await? {
+            Outcome::AuthChanged { revision, .. } => Ok(Some(self.store.etcd_header(revision))),
+            _ => Err(status::unexpected_outcome()),
         }
     }
 

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use proto::etcd::etcdserverpb as pb;
 use state_machine::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRangeRequest, LEASE_NONE, Op, OpResult, Outcome,
-    PutRequest, RangeRequest, RangeResponse, SortOrder, SortTarget, TxnCommand, TxnOutcome,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, LEASE_NONE, Op, OpResult, PutRequest,
+    RangeRequest, RangeResponse, SortOrder, SortTarget, TxnCommand, TxnOutcome,
 };
 use tonic::{Code, Status};
 
@@ -105,19 +105,11 @@ impl Session {
     }
 
     pub(crate) async fn txn(&self, txn: TxnCommand) -> Result<TxnOutcome, Status> {
-        self.caller.may_txn(&self.store, &txn).map_err(passed_on)?;
-        match self.caller.propose(&self.store, &Command::Txn(txn)).await {
-            Ok(Outcome::Txn(outcome)) => Ok(outcome),
-            Ok(Outcome::Rejected(error)) => Err(passed_on(status::of_apply_error(&error))),
-            Ok(_) => Err(status::unexpected_outcome()),
-            Err(error) => Err(passed_on(status::of_error(&error))),
-        }
+        self.caller.txn(&self.store, txn).await.map_err(passed_on)
     }
 
     pub(crate) async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Status> {
-        self.caller.may_range(&self.store, &request.key, &request.range_end).map_err(passed_on)?;
-        self.store.linearize().await.map_err(|error| passed_on(status::of_error(&error)))?;
-        self.store.range(request).map_err(|error| passed_on(status::of_error(&error)))
+        self.caller.read(&self.store, request, false).await.map_err(passed_on)
     }
 
     /// Deletes a key if it is still the one that was created then.

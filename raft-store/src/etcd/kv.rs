@@ -5,15 +5,12 @@ use std::pin::Pin;
 use futures_util::Stream;
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::kv_server::{Kv, KvServer};
-use state_machine::{Command, Op, OpResult, Outcome, RangeResponse, TxnCommand, TxnOutcome};
+use state_machine::{Command, Op, OpResult, Outcome, RangeResponse, TxnCommand};
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
 use super::{convert, limits, range_stream, status};
 use crate::store::Store;
-
-/// Changes that a physical compaction trims while it holds the state's lock.
-const TRIM_STEP_EVENTS: usize = 2048;
 
 pub(crate) fn service(store: Store) -> KvServer<KvService> {
     let message_bytes_max = limits::message_bytes_max(&store);
@@ -29,36 +26,11 @@ pub(crate) struct KvService {
 impl KvService {
     async fn read(&self, caller: &Caller, request: pb::RangeRequest) -> Result<RangeResponse, Status> {
         let serializable = request.serializable;
-        let request = convert::range(request)?;
-        caller.may_range(&self.store, &request.key, &request.range_end)?;
-        if !serializable {
-            self.store.linearize().await.map_err(|error| status::of_error(&error))?;
-        }
-        self.store.range(&request).map_err(|error| status::of_error(&error))
-    }
-
-    async fn write(&self, caller: &Caller, txn: TxnCommand) -> Result<TxnOutcome, Status> {
-        caller.may_txn(&self.store, &txn)?;
-        match caller.propose(&self.store, &Command::Txn(txn)).await {
-            Ok(Outcome::Txn(outcome)) => Ok(outcome),
-            Ok(Outcome::Rejected(error)) => Err(status::of_apply_error(&error)),
-            Ok(_) => Err(status::unexpected_outcome()),
-            Err(error) => Err(status::of_error(&error)),
-        }
-    }
-
-    /// Takes out of memory what compactions up to now left behind at this member.
-    async fn trim(&self) -> Result<(), Status> {
-        // A compaction that another member proposed may not be applied here yet.
-        self.store.linearize().await.map_err(|error| status::of_error(&error))?;
-        while self.store.trim(TRIM_STEP_EVENTS) {
-            tokio::task::yield_now().await;
-        }
-        Ok(())
+        caller.read(&self.store, &convert::range(request)?, serializable).await
     }
 
     async fn write_one(&self, caller: &Caller, op: Op) -> Result<(pb::ResponseHeader, OpResult), Status> {
-        let mut outcome = self.write(caller, TxnCommand::of(op)).await?;
+        let mut outcome = caller.txn(&self.store, TxnCommand::of(op)).await?;
         let result = outcome.results.pop().ok_or_else(status::unexpected_outcome)?;
         Ok((self.store.etcd_header(outcome.revision), result))
     }
@@ -119,7 +91,7 @@ impl Kv for KvService {
         let caller = Caller::of(&self.store, &request)?;
         let request = limits::fitting(&self.store, request.into_inner())?;
         let txn = convert::txn(request, self.store.config().txn_ops_max)?;
-        let outcome = self.write(&caller, txn).await?;
+        let outcome = caller.txn(&self.store, txn).await?;
         let header = self.store.etcd_header(outcome.revision);
         Ok(Response::new(convert::txn_response(&outcome, header)))
     }
@@ -132,17 +104,15 @@ impl Kv for KvService {
         let request = request.into_inner();
         // No revision is negative, and all before the first are compacted.
         let revision = u64::try_from(request.revision).unwrap_or(0);
-        match caller.propose(&self.store, &Command::Compact { revision }).await {
-            Ok(Outcome::Compacted { revision, .. }) => {
-                if request.physical {
-                    self.trim().await?;
-                }
-                let header = Some(self.store.etcd_header(revision));
-                Ok(Response::new(pb::CompactionResponse { header }))
-            }
-            Ok(Outcome::Rejected(error)) => Err(status::of_apply_error(&error)),
-            Ok(_) => Err(status::unexpected_outcome()),
-            Err(error) => Err(status::of_error(&error)),
+        let outcome = caller.propose(&self.store, &Command::Compact { revision }).await?;
+        let Outcome::Compacted { compact_revision, revision } = outcome else {
+            return Err(status::unexpected_outcome());
+        };
+        if request.physical {
+            let trimmed = self.store.wait_trimmed(compact_revision).await;
+            trimmed.map_err(|error| status::of_error(&error))?;
         }
+        let header = Some(self.store.etcd_header(revision));
+        Ok(Response::new(pb::CompactionResponse { header }))
     }
 }

@@ -44,16 +44,14 @@ pub(crate) async fn grant(
         LEASE_NONE => rand::random_range(1..=i64::MAX),
         id => id,
     };
-    match caller.propose(store, &Command::LeaseGrant { id, ttl_seconds }).await {
-        Ok(Outcome::LeaseGranted { id, ttl_seconds, revision }) => Ok(pb::LeaseGrantResponse {
+    match caller.propose(store, &Command::LeaseGrant { id, ttl_seconds }).await? {
+        Outcome::LeaseGranted { id, ttl_seconds, revision } => Ok(pb::LeaseGrantResponse {
             header: Some(store.etcd_header(revision)),
             id,
             ttl: ttl_seconds,
             error: String::new(),
         }),
-        Ok(Outcome::Rejected(error)) => Err(status::of_apply_error(&error)),
-        Ok(_) => Err(status::unexpected_outcome()),
-        Err(error) => Err(status::of_error(&error)),
+        _ => Err(status::unexpected_outcome()),
     }
 }
 
@@ -102,14 +100,12 @@ impl Lease for LeaseService {
         let caller = Caller::of(&self.store, &request)?;
         let id = request.into_inner().id;
         self.may_revoke(&caller, id)?;
-        match caller.propose(&self.store, &Command::LeaseRevoke { id, fence: None }).await {
-            Ok(Outcome::LeaseRevoked { revision, .. }) => {
+        match caller.propose(&self.store, &Command::LeaseRevoke { id, fence: None }).await? {
+            Outcome::LeaseRevoked { revision, .. } => {
                 let header = Some(self.store.etcd_header(revision));
                 Ok(Response::new(pb::LeaseRevokeResponse { header }))
             }
-            Ok(Outcome::Rejected(error)) => Err(status::of_apply_error(&error)),
-            Ok(_) => Err(status::unexpected_outcome()),
-            Err(error) => Err(status::of_error(&error)),
+            _ => Err(status::unexpected_outcome()),
         }
     }
 

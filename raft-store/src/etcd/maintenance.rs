@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::maintenance_server::{Maintenance, MaintenanceServer};
-use state_machine::{Alarm, AlarmAction, AlarmKind, Command, HashKv, ReadError};
+use state_machine::{Alarm, AlarmAction, AlarmKind, Command, HashKv};
 use tonic::{Request, Response, Status};
 
 use super::access::Caller;
@@ -38,11 +38,7 @@ impl MaintenanceService {
 
     fn hash_at(&self, revision: i64) -> Result<HashKv, Status> {
         let revision = u64::try_from(revision).unwrap_or(0);
-        let found = self.store.shared().read().machine.hash_kv(revision);
-        found.map_err(|error| match error {
-            ReadError::Compacted { .. } => status::compacted(),
-            ReadError::Future { .. } => status::future_revision(),
-        })
+        self.store.hash_kv(revision).map_err(|error| status::of_error(&error))
     }
 
     async fn change_alarm(
@@ -63,7 +59,7 @@ impl MaintenanceService {
         };
         for alarm in &changed {
             let command = Command::Alarm { action, alarm: *alarm };
-            caller.propose(&self.store, &command).await.map_err(|error| status::of_error(&error))?;
+            caller.propose(&self.store, &command).await?;
         }
         Ok(changed)
     }
@@ -159,8 +155,8 @@ impl Maintenance for MaintenanceService {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         self.root(&request)?;
-        let HashKv { hash, .. } = self.hash_at(0)?;
-        Ok(Response::new(pb::HashResponse { header: self.header(), hash: folded(hash) }))
+        let hash = self.hash_at(0)?.hash32();
+        Ok(Response::new(pb::HashResponse { header: self.header(), hash }))
     }
 
     async fn hash_kv(
@@ -171,7 +167,7 @@ impl Maintenance for MaintenanceService {
         let found = self.hash_at(request.get_ref().revision)?;
         Ok(Response::new(pb::HashKvResponse {
             header: self.header(),
-            hash: folded(found.hash),
+            hash: found.hash32(),
             compact_revision: convert::signed(found.compact_revision),
             hash_revision: convert::signed(found.revision),
         }))
@@ -239,10 +235,4 @@ impl Maintenance for MaintenanceService {
             Err(_) => status::invalid_downgrade_target(),
         })
     }
-}
-
-/// etcd's hashes have 32 bits.
-fn folded(hash: u64) -> u32 {
-    let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
-    u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h])
 }

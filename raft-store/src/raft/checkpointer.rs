@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::codec;
 use super::state_machine::State;
 use super::types::SnapshotMeta;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 
 /// Requests that wait for the thread; they are served together.
 const REQUESTS_MAX: usize = 64;
@@ -105,8 +105,13 @@ impl Worker {
                 Ok(meta)
             }
             Err(error) => {
-                // What the checkpoint holds is not known any more: the next one is written whole.
-                state.machine.forget_checkpoint();
+                match error {
+                    // What the checkpoint holds is not known any more: the next one is written whole.
+                    checkpoint::Error::Panicked { .. } | checkpoint::Error::NeedsFull { .. } => {
+                        state.machine.forget_checkpoint();
+                    }
+                    _ => state.machine.put_back_dirty(delta),
+                }
                 Err(error.to_string())
             }
         }

@@ -70,11 +70,6 @@ impl Shared {
         self.state.write().expect("no code panics while it holds the state's lock")
     }
 
-    /// See [`StateMachine::trim`].
-    pub(crate) fn trim(&self, events_max: usize) -> bool {
-        self.write().machine.trim(events_max)
-    }
-
     pub(crate) fn state(&self) -> &Arc<RwLock<State>> {
         &self.state
     }

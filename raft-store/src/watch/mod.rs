@@ -22,10 +22,11 @@ mod spans;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use state_machine::{EventBatch, ReadError};
+use state_machine::EventBatch;
 
 use crate::error::Error;
 use crate::raft::state_machine::Shared;
+use crate::store::read_error;
 
 pub(crate) use chunk::{Chunk, Encoded};
 pub(crate) use hub::{Hub, fan_out};
@@ -137,14 +138,5 @@ impl Cursor {
 impl Drop for Cursor {
     fn drop(&mut self) {
         self.shared.hub.unregister(&self.group, self.signal_id);
-    }
-}
-
-fn read_error(error: ReadError) -> Error {
-    match error {
-        ReadError::Compacted { requested, compact_revision } => {
-            Error::Compacted { requested, compact_revision }
-        }
-        ReadError::Future { requested, revision } => Error::Future { requested, newest: revision },
     }
 }

@@ -159,11 +159,6 @@ impl Envelope {
         reader.finish()?;
         Ok(entries)
     }
-
-    /// Whether bytes that [`encode`](Self::encode) wrote name a request.
-    pub fn names_request(bytes: &[u8]) -> bool {
-        matches!(bytes, [_, TAG, flags, ..] if flags & HAS_REQUEST_ID != 0)
-    }
 }
 
 #[cfg(test)]

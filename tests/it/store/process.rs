@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::kv_client::KvClient;
 use tonic::transport::Channel;
 
-use crate::support::{Ended, barque, eventually, free_address, run, text};
+use crate::support::{Ended, Running, barque, eventually, free_address, run, text};
 
 /// Where one member is, and what it is called.
 pub(crate) struct Place {
@@ -54,8 +53,7 @@ impl Place {
         if !more.contains(&"--initial-cluster") {
             command.args(["--initial-cluster", &self.listed()]);
         }
-        let child = command.args(more).stdin(Stdio::null()).stderr(log).spawn().unwrap();
-        Running { child }
+        Running::start(command.args(more).stderr(log))
     }
 
     /// Runs the member to its end, which comes by itself.
@@ -133,25 +131,4 @@ pub(crate) struct Found {
     pub(crate) value: Option<String>,
     pub(crate) revision: i64,
     pub(crate) cluster_id: u64,
-}
-
-/// A member that runs; killed when the test ends.
-pub(crate) struct Running {
-    pub(crate) child: Child,
-}
-
-impl Running {
-    /// Sends TERM and waits for the exit code.
-    pub(crate) fn terminate(&mut self) -> Option<i32> {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        eventually(|| self.child.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
 }

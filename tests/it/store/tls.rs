@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use control::pki::{Authority, ControlToken, MemberIdentity};
 
 use super::process::Place;
-use crate::support::{barque, eventually, run, text};
+use crate::support::{Running, barque, eventually, run, text};
 
 /// Certificates of one authority in files: `NAME.pem`, `NAME.key`, `NAME-ca.pem`.
 fn certificates(directory: &Path, name: &str) {
@@ -38,8 +38,7 @@ fn nobody_gets_in_without_a_certificate_of_the_authority() {
         command.args([format!("--{flag}"), file(name), format!("--peer-{flag}"), file(name)]);
     }
     let log = std::fs::File::create(directory.path().join("log")).unwrap();
-    let child = command.stderr(log).spawn().unwrap();
-    let _running = super::process::Running { child };
+    let _running = Running::start(command.stderr(log));
 
     let (ca, endpoint) = (file("own-ca.pem"), client.as_str());
     let list =
