@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver;
 use proto::raft as wire;
 use tokio::time::Instant;
 
@@ -49,6 +50,7 @@ enum Admission {
 
 /// Admits this member, or has it stop; forms the group if there is none.
 pub(crate) async fn run(store: Store) {
+    let led = led_last(&store);
     for attempt in 0_u32.. {
         let others = others(&store);
         let round = probe_all(&store, &others).await;
@@ -60,6 +62,10 @@ pub(crate) async fn run(store: Store) {
         match admission {
             Admission::Admitted => {
                 store.admit();
+                if led && !round.answers.iter().any(|answer| answer.leads) {
+                    // It fails only when consensus has ended, which others notice.
+                    let _ = store.raft().trigger().elect(true).await;
+                }
                 return stay(store).await;
             }
             Admission::Refused(reason) => return store.refuse(reason),
@@ -173,6 +179,15 @@ async fn without_log(store: &Store, others: &BTreeMap<MemberId, Member>, round: 
         Err(error) => tracing::info!(%error, "did not form a group"),
     }
     Admission::Admitted
+}
+
+/// Whether this member led, or meant to, when it went: then it has no rival to wait for, unless somebody leads by now.
+///
+/// It campaigns like everybody else all the same. openraft could take a leadership up again where a restart broke
+/// it off; but such a leader writes no entry to learn what was committed before, and would answer reads without
+/// it (Raft paper, section 8).
+fn led_last(store: &Store) -> bool {
+    store.has_log() && store.raft().metrics().borrow_watched().vote.leader_id.voted_for == store.member_id()
 }
 
 /// Notices when this member is removed.

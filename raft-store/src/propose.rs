@@ -119,7 +119,13 @@ impl Store {
             if Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(self.given_up(reason, doubt));
             }
-            tokio::time::sleep(RETRY_PAUSE).await;
+            tokio::select! {
+                () = self.stopping() => return Err(match doubt {
+                    Some(reason) => Error::Unknown { reason },
+                    None => Error::Stopped { reason: "it is shutting down".into() },
+                }),
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
         }
     }
 

@@ -419,6 +419,8 @@ fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigErro
         enable_pre_vote: Some(true),
         // Switched on when the member is admitted.
         enable_elect: false,
+        // A leader that comes back campaigns again: `bootstrap` says why.
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.checkpoint_entries),
         max_in_snapshot_log_to_keep: config.log_entries_kept,
         replication_lag_threshold: config.log_entries_kept,

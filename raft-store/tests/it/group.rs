@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use raft_store::state_machine::{
 };
 use raft_store::{Config, Error, Member, MemberId, Store};
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 /// Longest wait for anything in these tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +34,17 @@ pub(crate) struct Group {
 impl Group {
     /// Starts all members of a new group.
     pub(crate) async fn start(size: u64, tune: fn(&mut Config)) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), size, tune).await
+    }
+
+    /// The same for a test that copies whole directories, which would hold up the disk that the others measure
+    /// their leaders' patience against.
+    pub(crate) async fn start_in_memory(size: u64, tune: fn(&mut Config)) -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::start_in(directory.expect("a temporary directory"), size, tune).await
+    }
+
+    async fn start_in(directory: tempfile::TempDir, size: u64, tune: fn(&mut Config)) -> Self {
         if std::env::var_os("BARQUE_TEST_LOG").is_some() {
             log();
         }
@@ -45,7 +56,6 @@ impl Group {
             members.insert(id, Member::new(format!("m{id}"), address));
             listeners.insert(id, listener);
         }
-        let directory = tempfile::tempdir().expect("a temporary directory");
         let mut group = Self { directory, members, tune, running: BTreeMap::new() };
         for (id, listener) in listeners {
             group.start_on(id, listener).await;
@@ -94,10 +104,9 @@ impl Group {
         let store = opened.expect("the store opens");
         let service = store.peer_service();
         event_loop.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
             tonic::transport::Server::builder()
                 .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener))
+                .serve_with_incoming(incoming(listener))
                 .await
                 .expect("the server runs");
         });
@@ -111,11 +120,9 @@ impl Group {
         let running = &self.running[&id];
         let services = raft_store::etcd::services(&running.store);
         running.event_loop.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
             tonic::transport::Server::builder()
-                .tcp_nodelay(true)
                 .add_routes(services)
-                .serve_with_incoming(TcpListenerStream::new(listener))
+                .serve_with_incoming(incoming(listener))
                 .await
                 .expect("the server runs");
         });
@@ -128,6 +135,20 @@ impl Group {
         event_loop.spawn(async move { store.shutdown().await }).await.expect("stopping does not panic");
         let ended = tokio::task::spawn_blocking(move || event_loop.shutdown_timeout(PATIENCE));
         ended.await.expect("the event loop ends");
+    }
+
+    /// Leaves all directories as a kill of all members at this moment would.
+    pub(crate) async fn kill_all(&mut self) {
+        let image = |id: MemberId| self.directory.path().join(format!("image{id}"));
+        let killed: Vec<_> = self.running.keys().map(|id| (*id, self.data_dir(*id), image(*id))).collect();
+        for (_, directory, image) in &killed {
+            copy(directory, image);
+        }
+        for (id, directory, image) in killed {
+            self.stop_member(id).await;
+            std::fs::remove_dir_all(&directory).expect("removed");
+            std::fs::rename(&image, &directory).expect("renamed");
+        }
     }
 
     pub(crate) async fn stop(mut self) {
@@ -230,6 +251,26 @@ pub(crate) fn get(store: &Store, key: &str) -> Option<String> {
 }
 
 /// Prints the log of everything to the test's output.
+/// Connections without Nagle's delay, as the real servers have them: a heartbeat may not wait 40 ms for a
+/// delayed acknowledgement.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("created");
+    for entry in std::fs::read_dir(from).expect("listed") {
+        let entry = entry.expect("listed");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
 pub(crate) fn log() {
     let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::INFO).try_init();
 }

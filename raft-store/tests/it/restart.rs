@@ -32,6 +32,24 @@ async fn a_restarted_group_has_everything_and_goes_on() {
     group.stop().await;
 }
 
+/// A leader that is killed and started again has all that was acknowledged in its log, but nothing on its disk
+/// says how much of that was committed. Until it knows, it must not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_members_that_come_back_read_what_was_acknowledged() {
+    let mut group = Group::start_in_memory(3, |config| config.wal_segment_bytes = 8 * 1024 * 1024).await;
+    for n in 0..3 {
+        let leader = group.leader().await;
+        put(group.store(leader), "/n", &n.to_string()).await.expect("written");
+        group.kill_all().await;
+        for id in 1..=3 {
+            group.start_member(id).await;
+        }
+        group.store(leader).linearize().await.expect("a majority is there");
+        assert_eq!(get(group.store(leader), "/n"), Some(n.to_string()));
+    }
+    group.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
     let mut group = Group::start(3, |config| {
