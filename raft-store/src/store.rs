@@ -433,7 +433,7 @@ fn raft_config(config: &Config) -> Result<openraft::Config, openraft::ConfigErro
 /// What lies in the data directory, opened.
 pub(crate) struct Disk {
     pub(crate) log: LogStore,
-    machine: StateMachineShell,
+    pub(crate) machine: StateMachineShell,
     pub(crate) shared: Arc<Shared>,
 }
 

@@ -33,9 +33,10 @@ struct Cache {
 }
 
 impl Cache {
-    /// Index of the first entry in memory.
+    /// Index of the first entry in memory; of the next one, if there is none.
     fn first_index(&self) -> u64 {
-        self.purged.map_or(0, |id| id.index + 1)
+        let after_purged = self.purged.map_or(0, |id| id.index + 1);
+        self.entries.front().map_or(after_purged, |entry| entry.log_id.index)
     }
 
     fn next_index(&self) -> u64 {
@@ -229,7 +230,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut cache = self.lock();
             for entry in entries {
-                debug_assert_eq!(entry.log_id.index, cache.next_index(), "the log has no holes");
+                debug_assert!(
+                    cache.last_log_id().is_none_or(|last| last.index + 1 == entry.log_id.index),
+                    "the log has no holes"
+                );
                 records.push(wal::Entry {
                     index: entry.log_id.index,
                     term: entry.log_id.leader_id.term,

@@ -10,6 +10,8 @@ pub(crate) mod peer_client;
 pub(crate) mod peer_service;
 pub(crate) mod snapshot_transfer;
 pub(crate) mod state_machine;
+#[cfg(test)]
+mod storage_suite;
 pub(crate) mod types;
 
 pub use codec::DecodeError;

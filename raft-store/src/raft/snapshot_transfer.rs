@@ -24,7 +24,7 @@ use state_machine::{SnapshotError, SnapshotWriter, StateMachine};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::codec;
 use super::state_machine::State;
@@ -245,7 +245,7 @@ impl Write for ChunkWriter {
 
 /// Takes a snapshot from the leader into a durable file under `directory`.
 pub(crate) async fn receive(
-    mut messages: Streaming<wire::InstallSnapshotRequest>,
+    mut messages: impl Stream<Item = Result<wire::InstallSnapshotRequest, Status>> + Unpin,
     directory: &Path,
 ) -> Result<(Vote, Snapshot), Status> {
     use wire::install_snapshot_request::Message as M;
@@ -276,7 +276,7 @@ fn next_file(directory: &Path) -> PathBuf {
 async fn write_file(
     path: &Path,
     meta: &SnapshotMeta,
-    messages: &mut Streaming<wire::InstallSnapshotRequest>,
+    messages: &mut (impl Stream<Item = Result<wire::InstallSnapshotRequest, Status>> + Unpin),
 ) -> Result<(), Status> {
     use wire::install_snapshot_request::Message as M;
     let failed = |e: io::Error| Status::internal(format!("cannot write {}: {e}", path.display()));

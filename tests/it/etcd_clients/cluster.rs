@@ -25,9 +25,13 @@ fn leader_and_follower(ctl: &Ctl<'_>) -> (usize, usize, String) {
         let status = json(&ctl.ok_at(member, &["endpoint", "status", "-w", "json"]));
         status[0]["Status"].clone()
     };
-    let all: Vec<_> = (0..3).map(status).collect();
     let leads = |status: &serde_json::Value| status["leader"] == status["header"]["member_id"];
-    let leader = all.iter().position(leads).expect("one leads");
+    // An election may be under way.
+    let (all, leader) = eventually(|| {
+        let all: Vec<_> = (0..3).map(status).collect();
+        let leader = all.iter().position(leads)?;
+        Some((all, leader))
+    });
     let follower = all.iter().position(|status| !leads(status)).expect("one follows");
     let id = all[follower]["header"]["member_id"].as_u64().unwrap();
     (leader, follower, format!("{id:x}"))
