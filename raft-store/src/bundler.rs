@@ -19,6 +19,7 @@ use state_machine::{Envelope, Outcome};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
+use crate::full_disk;
 use crate::propose::{Attempt, ENVELOPE_CLUSTER_VERSION};
 use crate::raft::types::Proposal;
 use crate::store::Store;
@@ -73,8 +74,13 @@ pub(crate) async fn run(store: Store, mut queue: mpsc::Receiver<Waiting>) {
                 if count == 0 {
                     break;
                 }
+                refuse_growth_on_a_full_disk(&store, &mut arrived);
                 for (entry, replies) in bundles(&store, &mut arrived) {
-                    in_flight.push(propose(&store, entry, replies));
+                    if store.log_takes(entry.len()).await {
+                        in_flight.push(propose(&store, entry, replies));
+                    } else {
+                        refuse(replies);
+                    }
                 }
             }
         }
@@ -85,6 +91,18 @@ pub(crate) async fn run(store: Store, mut queue: mpsc::Receiver<Waiting>) {
     }
     // What is on its way is answered by consensus itself, which ends with an error at the latest.
     while in_flight.next().await.is_some() {}
+}
+
+fn refuse_growth_on_a_full_disk(store: &Store, arrived: &mut Vec<Waiting>) {
+    let refused: Vec<_> = arrived.extract_if(.., |waiting| store.disk_refuses(&waiting.command)).collect();
+    refuse(refused.into_iter().map(|waiting| waiting.reply));
+}
+
+fn refuse(replies: impl IntoIterator<Item = Reply>) {
+    for reply in replies {
+        // Whoever asked may have given up.
+        let _ = reply.send(Ok(full_disk::refusal()));
+    }
 }
 
 /// Entries of bounded size from what arrived; normally one.

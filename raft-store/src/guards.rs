@@ -3,7 +3,7 @@
 //! - The leader compares the members' states once a minute: each hashes its keys at one revision. Who differs
 //!   from the majority gets the alarm CORRUPT; then nobody serves reads or takes writes until an operator has
 //!   replaced it and cleared the alarm, as in etcd.
-//! - A leader whose own disk has become slow hands its leadership over: it acknowledges as fast as any majority
+//! - A leader whose own disk has become slow or full hands its leadership over: it acknowledges as fast as any majority
 //!   anyhow, but its own flush delays every election and every snapshot behind it.
 
 use std::collections::BTreeMap;
@@ -160,7 +160,7 @@ impl SlowDisk {
     }
 }
 
-/// At the leader: hands over when its disk has become slow.
+/// At the leader: hands over when its disk has become slow or full.
 pub(crate) async fn watch_disk(store: Store) {
     let mut disk = SlowDisk::default();
     let mut before = store.wal_stats();
@@ -174,9 +174,11 @@ pub(crate) async fn watch_disk(store: Store) {
         let flushes = stats.sync.since(&before.sync);
         let median = (flushes.count() > 0).then(|| flushes.quantile(0.5));
         let slow = disk.observe(Instant::now(), median, stats.queued_bytes > 0 && before.queued_bytes > 0);
+        let full = stats.no_space;
         before = stats;
-        if slow && store.leadership().is_self && Instant::now() >= quiet_until {
-            tracing::warn!(?median, "this leader's disk has become slow; handing the leadership over");
+        if (slow || full) && store.leadership().is_self && Instant::now() >= quiet_until {
+            let what = if full { "full" } else { "slow" };
+            tracing::warn!(?median, "this leader's disk has become {what}; handing the leadership over");
             store.hand_over().await;
             quiet_until = Instant::now() + HANDOVER_PAUSE;
         }

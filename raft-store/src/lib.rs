@@ -12,6 +12,7 @@ mod config;
 mod error;
 pub mod etcd;
 mod forward;
+mod full_disk;
 mod gauges;
 mod guards;
 mod lessor;

@@ -15,7 +15,7 @@ use crate::store::Store;
 const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 
 /// How much a command can add, at most; 0 for one that takes no space.
-fn cost(command: &Command) -> u64 {
+pub(crate) fn cost(command: &Command) -> u64 {
     match command {
         Command::Txn(txn) => txn_cost(txn),
         Command::Batch(txns) => txns.iter().map(txn_cost).sum(),

@@ -7,6 +7,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
+
 use super::Error;
 
 const LOCK: &str = "LOCK";
@@ -38,6 +40,18 @@ impl Directory {
             Err(TryLockError::Error(source)) => return Err(Error::io("lock", &lock_path)(source)),
         }
         Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Refuses to begin with what the disk may have no room for: sled does not come back from a full disk, its next
+    /// call never returns.
+    pub(super) fn check_room(&self, needed_bytes: u64) -> Result<(), Error> {
+        let disk = statvfs(&self.path)
+            .map_err(|error| Error::io("look at the disk of", &self.path)(error.into()))?;
+        let free_bytes = disk.blocks_available().saturating_mul(disk.fragment_size());
+        if free_bytes >= needed_bytes {
+            return Ok(());
+        }
+        Err(Error::NoRoom { path: self.path.clone(), needed_bytes, free_bytes })
     }
 
     pub(super) fn path(&self) -> &Path {

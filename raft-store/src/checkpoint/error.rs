@@ -35,6 +35,19 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// The disk is too full to begin.
+    #[error(
+        "checkpoint: {} has {free_bytes} bytes of space left, and {needed_bytes} may be needed; free some disk space",
+        path.display()
+    )]
+    NoRoom {
+        /// The directory.
+        path: PathBuf,
+        /// What may be needed.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
     /// sled refused.
     #[error("checkpoint: {operation}: {source}")]
     Sled {
@@ -84,7 +97,7 @@ impl Error {
     /// are, and setting aside what may be good would help nobody.
     pub(super) fn is_damage(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::Locked { .. } | Self::NeedsFull { .. } => false,
+            Self::Io { .. } | Self::Locked { .. } | Self::NoRoom { .. } | Self::NeedsFull { .. } => false,
             Self::Sled { source: sled::Error::Io(source), .. } => matches!(
                 source.kind(),
                 // sled reports damage in these clothes, too.

@@ -98,6 +98,11 @@ struct Current {
     live_bytes: u64,
 }
 
+/// What a write takes on disk, at most: so many times its records…
+const WRITE_AMPLIFICATION: u64 = 4;
+/// …and this, in segments that are begun anew, and for what else uses the disk meanwhile.
+const ROOM_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// Tells a test's observer how far a write is.
 macro_rules! observe {
     ($checkpoint:expr, $step:expr) => {
@@ -165,6 +170,9 @@ impl Checkpoint {
     /// `put_back_dirty` and try again; after [`Error::Panicked`] or [`Error::NeedsFull`] call
     /// `forget_checkpoint` on the state instead: the next delta is then full, and begins with new files.
     pub fn write(&mut self, delta: &CheckpointDelta, extra: &[u8]) -> Result<Durable, Error> {
+        let record_bytes: usize =
+            delta.inserted.iter().map(|record| record.key.len() + record.value.len()).sum();
+        self.directory.check_room(record_bytes as u64 * WRITE_AMPLIFICATION + ROOM_BYTES_MIN)?;
         let header = keys::encode_header(&delta.header, extra);
         if delta.full {
             let revision = delta.header.revision;

@@ -115,6 +115,11 @@ impl LogStore {
         self.wal.stats()
     }
 
+    /// How much the write-ahead log is sure to take.
+    pub(crate) fn room(&self) -> wal::Room {
+        self.wal.room()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().expect("no code panics while it holds the log's lock")
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::stream::StreamExt;
 use openraft::raft::TransferLeaderRequest;
+use prost::Message as _;
 use proto::raft as wire;
 use proto::raft::raft_peer_server::{RaftPeer, RaftPeerServer};
 use tokio::sync::mpsc;
@@ -124,6 +125,10 @@ impl RaftPeer for PeerService {
         let input = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let request = request.map_err(|status| tracing::debug!(%status, "append stream ended")).ok()?;
             store.heard_leader();
+            if !request.entries.is_empty() && store.log_is_full_for(request.encoded_len()) {
+                tracing::warn!("this member's disk is full: it takes no entries until there is space");
+                return None;
+            }
             codec::append_from_wire(request)
                 .map_err(|error| tracing::warn!(%error, "unreadable append request"))
                 .ok()

@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -30,6 +31,9 @@ use crate::watch::Hub;
 
 /// Entries applied under one hold of the lock; readers get a turn in between.
 const BATCH_MAX: usize = 256;
+
+/// Between two attempts to write a checkpoint.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(1);
 
 /// Everything that applying entries changes.
 pub(crate) struct State {
@@ -297,8 +301,16 @@ impl RaftStateMachine<TypeConfig> for StateMachineShell {
 impl RaftSnapshotBuilder<TypeConfig> for StateMachineShell {
     type SnapshotData = SnapshotData;
 
+    /// Goes on until a checkpoint is on disk. An error would end consensus, and a full disk is no reason for that:
+    /// the log is only kept for longer.
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let meta = self.shared.checkpoint_now().await?;
+        let meta = loop {
+            match self.shared.checkpoint_now().await {
+                Ok(meta) => break meta,
+                // The checkpointer has said why.
+                Err(_) => tokio::time::sleep(CHECKPOINT_RETRY).await,
+            }
+        };
         Ok(openraft::Snapshot { meta, snapshot: SnapshotData::Live(Arc::clone(self.shared.state())) })
     }
 }

@@ -76,7 +76,7 @@ use bytes::Bytes;
 pub use error::{Damage, Error};
 pub use segment::{Identity, identity_in};
 pub use state::Purged;
-pub use stats::{Latency, Stats};
+pub use stats::{Latency, Room, Stats};
 
 use disk::{Disk, OsDisk};
 use preparer::{Order, Preparer};
@@ -251,6 +251,11 @@ impl Wal {
     /// A picture of the log's counters.
     pub fn stats(&self) -> Stats {
         self.inner.counters.snapshot()
+    }
+
+    /// How much the log is sure to take: what is more may meet a full disk, and then be refused.
+    pub fn room(&self) -> Room {
+        self.inner.counters.room()
     }
 
     fn push_control(&self, what: &'static str, bytes: usize, op: Op, done: Done) {

@@ -33,6 +33,15 @@ pub struct Stats {
     pub failed: bool,
 }
 
+/// How much the log is sure to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of entries, their records included; without bound while the next segment stands ready.
+    pub bytes: u64,
+    /// There will not be more until the disk has space again.
+    pub disk_full: bool,
+}
+
 /// A histogram of durations. Two pictures can be subtracted to see what happened in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latency {
@@ -89,6 +98,10 @@ pub(super) struct Counters {
     pub(super) segments: AtomicU64,
     pub(super) spare_segments: AtomicU64,
     pub(super) segment_left_bytes: AtomicU64,
+    /// What entries may still use of the segment being written.
+    pub(super) room_bytes: AtomicU64,
+    /// The next segment is there.
+    pub(super) next_ready: AtomicBool,
     pub(super) no_space: AtomicBool,
     pub(super) failed: AtomicBool,
     sync_buckets: [AtomicU64; BUCKETS],
@@ -106,6 +119,8 @@ impl Default for Counters {
             segments: AtomicU64::default(),
             spare_segments: AtomicU64::default(),
             segment_left_bytes: AtomicU64::default(),
+            room_bytes: AtomicU64::default(),
+            next_ready: AtomicBool::default(),
             no_space: AtomicBool::default(),
             failed: AtomicBool::default(),
             sync_buckets: std::array::from_fn(|_| AtomicU64::default()),
@@ -123,6 +138,13 @@ impl Counters {
         self.sync_max_us.fetch_max(us, Relaxed);
         self.sync_last_us.store(us, Relaxed);
         self.sync_total_us.fetch_add(us, Relaxed);
+    }
+
+    pub(super) fn room(&self) -> Room {
+        // A log that failed says so itself.
+        let bounded = !self.next_ready.load(Relaxed) && !self.failed.load(Relaxed);
+        let left = || self.room_bytes.load(Relaxed).saturating_sub(self.queued_bytes.load(Relaxed));
+        Room { bytes: if bounded { left() } else { u64::MAX }, disk_full: self.no_space.load(Relaxed) }
     }
 
     pub(super) fn snapshot(&self) -> Stats {

@@ -177,6 +177,7 @@ fn run<D: Disk>(mut preparer: Preparer<D>, desk: &Desk<D::File>) {
                 state = wait_for_space(&preparer, desk, state);
             } else {
                 preparer.counters.no_space.store(false, Relaxed);
+                preparer.counters.next_ready.store(result.is_ok(), Relaxed);
                 state.no_space = false;
                 state.order = None;
                 state.outcome = Some(result);

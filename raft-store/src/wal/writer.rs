@@ -104,6 +104,7 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
             failed: None,
             active: found.active,
         };
+        writer.counters.next_ready.store(writer.next.is_some(), Relaxed);
         if writer.end() == HEADER_BYTES as u64 {
             writer.push_state();
         } else if writer.has_room_for(record_bytes(0), false) {
@@ -113,6 +114,7 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
         writer.sync()?;
         writer.marked = true;
         writer.retire_obsolete();
+        writer.count_room();
         writer.order_next();
         Ok(writer)
     }
@@ -139,6 +141,7 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
                 self.fail(error);
             }
         }
+        self.count_room();
         self.complete();
         if self.failed.is_none() {
             self.retire_obsolete();
@@ -284,6 +287,7 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
             index_max: self.index_max.take(),
         });
         self.next_ordered = false;
+        self.counters.next_ready.store(false, Relaxed);
         self.base = HEADER_BYTES as u64;
         self.durable = self.base;
         self.buffer.clear();
@@ -299,15 +303,25 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
         Ok(())
     }
 
-    /// Has the next segment prepared when a quarter of the active one is used.
+    /// Has the next segment prepared when a quarter of the active one is used, or an entry may not fit any more.
     fn order_next(&mut self) {
-        if !self.next_ordered && self.end() > self.active.header.segment_bytes / 4 {
+        let segment_bytes = self.active.header.segment_bytes;
+        let soon = self.end() > segment_bytes / 4
+            || segment_bytes.saturating_sub(self.end()) < self.sizes.segment_bytes_min;
+        if !self.next_ordered && soon {
             self.next_ordered = true;
             self.supply.order(self.order_for_next());
         }
-        let left = self.active.header.segment_bytes.saturating_sub(self.end());
-        self.counters.segment_left_bytes.store(left, Relaxed);
         self.counters.segments.store(self.sealed.len() as u64 + 1, Relaxed);
+    }
+
+    /// Before anybody is told of a batch, and writes the next one by what is left.
+    fn count_room(&self) {
+        let segment_bytes = self.active.header.segment_bytes;
+        let left = segment_bytes.saturating_sub(self.end());
+        self.counters.segment_left_bytes.store(left, Relaxed);
+        let kept = END_BYTES + Sizes::reserve_bytes(segment_bytes);
+        self.counters.room_bytes.store(left.saturating_sub(kept), Relaxed);
     }
 
     fn order_for_next(&self) -> Order {

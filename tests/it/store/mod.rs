@@ -1,5 +1,6 @@
 //! `barque store` and the operator's commands, as processes.
 
+mod disks;
 mod members;
 mod process;
 mod single;

@@ -47,7 +47,11 @@ impl Place {
 
     /// Starts the member alone, or with more flags.
     pub(crate) fn start(&self, more: &[&str]) -> Running {
-        let log = std::fs::File::create(self.data_dir.with_extension("log")).unwrap();
+        self.start_logging(&self.data_dir.with_extension("log"), more)
+    }
+
+    pub(crate) fn start_logging(&self, log: &Path, more: &[&str]) -> Running {
+        let log = std::fs::File::create(log).unwrap();
         let mut command = barque();
         command.arg("store").args(self.flags());
         if !more.contains(&"--initial-cluster") {
