@@ -24,6 +24,10 @@ use clap::Parser as _;
 
 use cli::{Cli, Command};
 
+/// A static glibc's own allocator takes twice as much of the processor (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a failed command exits with. (A wrong command line exits with 2, by clap.)
 const EXIT_FAILED: u8 = 1;
 

@@ -1,6 +1,6 @@
 //! The main job: three masters, two nodes, a pod that stock kubectl applied.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,11 +47,20 @@ pub(super) async fn run_pod(client: &mut Client, pod: &Value) -> (Value, Duratio
     }
 }
 
-/// What a GET of `/` answers, asked from inside a network namespace.
+/// What a GET of `/` answers, asked from inside a network namespace. Without a readiness probe a container is
+/// ready as soon as it runs, which is before its program listens.
 fn get_from(netns: &NetNs, address: IpAddr) -> String {
     let target = SocketAddr::new(address, 8080);
     let asked = netns.run(move || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut stream = loop {
+            match TcpStream::connect_timeout(&target, Duration::from_secs(5)) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                connected => break connected?,
+            }
+        };
         stream.write_all(b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
