@@ -7,6 +7,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
 use crate::store::Store;
+use crate::succession::BrokenStreams;
 
 #[derive(Debug)]
 enum Phase {
@@ -21,11 +22,16 @@ pub(crate) struct Admission {
     phase: watch::Sender<Phase>,
     /// When a leader last said something.
     heard: Mutex<Option<Instant>>,
+    broken_streams: BrokenStreams,
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { phase: watch::channel(Phase::Asking).0, heard: Mutex::default() }
+        Self {
+            phase: watch::channel(Phase::Asking).0,
+            heard: Mutex::default(),
+            broken_streams: BrokenStreams::default(),
+        }
     }
 }
 
@@ -77,6 +83,11 @@ impl Store {
     pub(crate) fn heard_leader(&self) {
         *self.admission().heard.lock().expect("no code panics while it holds this lock") =
             Some(Instant::now());
+    }
+
+    /// Whoever sees a leader's stream break says so here.
+    pub(crate) fn broken_streams(&self) -> &BrokenStreams {
+        &self.admission().broken_streams
     }
 
     /// How long no leader has said anything; `None`: none ever has.

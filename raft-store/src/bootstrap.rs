@@ -97,6 +97,16 @@ fn others(store: &Store) -> BTreeMap<MemberId, Member> {
     others
 }
 
+/// What other members say of themselves, as far as they do within this time.
+pub(crate) async fn ask(
+    store: &Store,
+    others: &BTreeMap<MemberId, Member>,
+    within: Duration,
+) -> Vec<wire::ProbeResponse> {
+    let probes = others.iter().map(|(id, member)| tokio::time::timeout(within, probe(store, *id, member)));
+    join_all(probes).await.into_iter().filter_map(|answer| answer.ok()?.ok()).collect()
+}
+
 async fn probe_all(store: &Store, others: &BTreeMap<MemberId, Member>) -> Round {
     let probes = others.iter().map(|(id, member)| probe(store, *id, member));
     let mut round = Round::default();

@@ -25,6 +25,7 @@ mod raft;
 mod read_index;
 mod status;
 mod store;
+mod succession;
 mod version_gate;
 pub mod wal;
 mod watch;

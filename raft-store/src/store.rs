@@ -39,6 +39,7 @@ use crate::raft::types::{LogId, Raft, TypeConfig};
 use crate::raft::{Connector, MemberId, PeerClient, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
 use crate::status::{Leadership, MemberStatus};
+use crate::succession;
 use crate::version_gate;
 use crate::wal::{self, Wal};
 use crate::watch::Watcher;
@@ -166,6 +167,7 @@ impl Store {
         store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
         store.tasks().spawn(lessor::run(store.clone()));
         store.tasks().spawn(bootstrap::run(store.clone()));
+        store.tasks().spawn(succession::run(store.clone()));
         store.tasks().spawn(membership::steward(store.clone()));
         store.tasks().spawn(membership::publish(store.clone()));
         store.tasks().spawn(guards::compare(store.clone()));

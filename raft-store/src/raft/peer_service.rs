@@ -4,6 +4,8 @@
 //! a request reaches this service (client certificates of members only).
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -95,15 +97,18 @@ impl PeerService {
             );
         let known = store.newest_members().into_iter().find(|member| member.id == asker);
         let acknowledged = store.acknowledged_by(asker);
+        let last = store.last_log_id();
         wire::ProbeResponse {
             member_id: store.member_id(),
             has_log: store.has_log(),
-            established: store.last_log_id().is_some_and(|last| last.index > 0),
+            established: last.is_some_and(|last| last.index > 0),
             leads,
             is_member: known.is_some(),
             started: known.is_some_and(|member| member.member.started),
             acknowledged_index: acknowledged.map_or(0, |id| id.index),
             acknowledged_term: acknowledged.map_or(0, |id| id.leader_id.term),
+            last_log_index: last.map_or(0, |id| id.index),
+            last_log_term: last.map_or(0, |id| id.leader_id.term),
         }
     }
 }
@@ -121,8 +126,13 @@ impl RaftPeer for PeerService {
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
         self.taking_part(&request)?;
         let store = self.store.clone();
+        let (guard, ended) = store.broken_streams().guard();
+        let end = futures_util::stream::poll_fn(move |_| {
+            ended.store(true, Ordering::Relaxed);
+            Poll::Ready(None)
+        });
         // A request that cannot be read ends the input: the leader sees the stream end and starts again.
-        let input = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
+        let input = tokio_stream::StreamExt::map_while(request.into_inner().chain(end), move |request| {
             let request = request.map_err(|status| tracing::debug!(%status, "append stream ended")).ok()?;
             store.heard_leader();
             if !request.entries.is_empty() && store.log_is_full_for(request.encoded_len()) {
@@ -134,9 +144,12 @@ impl RaftPeer for PeerService {
                 .ok()
         });
         let results = self.store.raft().stream_append(input);
-        let output = results.map(|result| match result {
-            Ok(result) => Ok(codec::append_result_to_wire(&result)),
-            Err(fatal) => Err(stopped(fatal)),
+        let output = results.map(move |result| {
+            let _while_this_lives = &guard;
+            match result {
+                Ok(result) => Ok(codec::append_result_to_wire(&result)),
+                Err(fatal) => Err(stopped(fatal)),
+            }
         });
         Ok(Response::new(Box::pin(output)))
     }

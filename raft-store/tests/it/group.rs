@@ -137,7 +137,29 @@ impl Group {
         ended.await.expect("the event loop ends");
     }
 
-    /// Leaves all directories as a kill of all members at this moment would.
+    /// Ends a member as `kill -9` ends a process: its sockets are closed, and it tells nobody.
+    pub(crate) async fn kill_member(&mut self, id: MemberId) {
+        let Running { store, event_loop } = self.running.remove(&id).expect("it runs");
+        let ended = tokio::task::spawn_blocking(move || event_loop.shutdown_timeout(PATIENCE));
+        ended.await.expect("the event loop ends");
+        drop(store);
+    }
+
+    /// Waits until members have nothing to say of their own accord any more; returns the leader.
+    pub(crate) async fn settled(&self) -> MemberId {
+        loop {
+            let leader = self.leader().await;
+            self.converged().await;
+            let applied = self.store(leader).status().applied_index;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if self.leader().await == leader && self.store(leader).status().applied_index == applied {
+                return leader;
+            }
+        }
+    }
+
+    /// Leaves all directories as a kill of all members at this moment would. The group is [`settled`](Self::settled):
+    /// directories are copied one after the other, and a member must not acknowledge what its copy lacks.
     pub(crate) async fn kill_all(&mut self) {
         let image = |id: MemberId| self.directory.path().join(format!("image{id}"));
         let killed: Vec<_> = self.running.keys().map(|id| (*id, self.data_dir(*id), image(*id))).collect();

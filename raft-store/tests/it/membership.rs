@@ -2,7 +2,7 @@
 
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::cluster_client::ClusterClient;
-use raft_store::{MemberId, Role};
+use raft_store::{MemberId, Role, Store};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -235,6 +235,17 @@ async fn a_wiped_member_waits_while_nobody_can_tell() {
     group.stop().await;
 }
 
+/// Waits until the leader knows that a member has all its entries, unless it leads no more.
+async fn acknowledged(leader: &Store, id: MemberId) {
+    eventually("the leader has the follower's acknowledgement", || {
+        let status = leader.status();
+        let follower = status.members.iter().find(|member| member.id == id);
+        let matched = follower.and_then(|member| member.matched_index);
+        matched >= Some(status.applied_index) || !leader.leadership().is_self
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_directory_is_noticed() {
     let mut group = Group::start(3, |_| {}).await;
@@ -250,6 +261,7 @@ async fn an_older_directory_is_noticed() {
         group.start_member(follower).await;
         put(group.store(leader), "a", "1").await.expect("written");
         group.converged().await;
+        acknowledged(group.store(leader), follower).await;
         group.stop_member(follower).await;
         let leadership = group.store(leader).leadership();
         if !leadership.is_self {

@@ -32,13 +32,34 @@ async fn a_restarted_group_has_everything_and_goes_on() {
     group.stop().await;
 }
 
+/// No follower campaigns by itself before the shortest election timeout, which is longer here than all of this.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_process_is_dead_is_followed_before_its_lease_ends() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let mut group = Group::start(3, |config| {
+        config.election_timeout_min = TIMEOUT;
+        config.election_timeout_max = 2 * TIMEOUT;
+    })
+    .await;
+    let leader = group.leader().await;
+    put(group.store(leader), "/a", "1").await.expect("written");
+    group.converged().await;
+    let killed = Instant::now();
+    group.kill_member(leader).await;
+    let other = *group.running.keys().next().expect("two are left");
+    put(group.store(other), "/a", "2").await.expect("written");
+    assert!(killed.elapsed() < TIMEOUT, "nobody waited for the lease: {:?}", killed.elapsed());
+    assert_eq!(get(group.store(other), "/a").as_deref(), Some("2"));
+    group.stop().await;
+}
+
 /// A leader that is killed and started again has all that was acknowledged in its log, but nothing on its disk
 /// says how much of that was committed. Until it knows, it must not answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_members_that_come_back_read_what_was_acknowledged() {
     let mut group = Group::start_in_memory(3, |config| config.wal_segment_bytes = 8 * 1024 * 1024).await;
     for n in 0..3 {
-        let leader = group.leader().await;
+        let leader = group.settled().await;
         put(group.store(leader), "/n", &n.to_string()).await.expect("written");
         group.kill_all().await;
         for id in 1..=3 {

@@ -1,0 +1,111 @@
+//! A leader whose process is dead is followed at once, not after its lease.
+//!
+//! A process that dies takes its connections along: the stream over which its entries came breaks, and nobody
+//! listens at its address. Then it certainly leads no more, and there is no reason to sit its lease out. (A machine that
+//! is gone or cut off refuses nothing; it is waited for as always.)
+//!
+//! Only the lease is skipped. The votes are those of any election (Raft paper, section 5.2), asked for as in a
+//! transfer of the leadership (Raft thesis, section 3.10), and reads never depend on the lease. So a wrong guess
+//! costs a term, never an answer. The followers agree on who asks: whoever has the longest log, and of those the one
+//! with the smallest id. If that one fails, the usual timeouts decide.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::TransferLeaderRequest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::bootstrap;
+use crate::raft::types::log_id;
+use crate::raft::{Member, MemberId};
+use crate::store::Store;
+
+/// Whoever does not refuse a connection within this time may be alive.
+const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+/// The other followers answer within this time, or are not waited for.
+const COMPARE_WITHIN: Duration = Duration::from_millis(50);
+
+/// Told when a stream of entries breaks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BrokenStreams(Arc<Notify>);
+
+/// Kept beside a stream of entries; it tells when it is dropped and the stream was not ended by its leader.
+#[derive(Debug)]
+pub(crate) struct StreamGuard {
+    broken: BrokenStreams,
+    ended: Arc<AtomicBool>,
+}
+
+impl BrokenStreams {
+    /// The guard of a stream, and what its end is to be noted in.
+    pub(crate) fn guard(&self) -> (StreamGuard, Arc<AtomicBool>) {
+        let ended = Arc::new(AtomicBool::new(false));
+        (StreamGuard { broken: self.clone(), ended: Arc::clone(&ended) }, ended)
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        if !self.ended.load(Ordering::Relaxed) {
+            self.broken.0.notify_one();
+        }
+    }
+}
+
+/// At each follower: looks after a broken stream whether its leader is dead.
+pub(crate) async fn run(store: Store) {
+    loop {
+        tokio::select! {
+            () = store.stopping() => return,
+            () = store.broken_streams().0.notified() => {}
+        }
+        if let Some(dead) = dead_leader(&store).await {
+            succeed(&store, dead).await;
+        }
+    }
+}
+
+/// The leader that this member follows, if its process is gone.
+async fn dead_leader(store: &Store) -> Option<MemberId> {
+    let leader = store.leadership().leader.filter(|leader| *leader != store.member_id())?;
+    let address = store.newest_members().into_iter().find(|member| member.id == leader)?.member.address;
+    let connected = tokio::time::timeout(REFUSED_WITHIN, TcpStream::connect(address)).await;
+    let refused = matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused);
+    refused.then_some(leader)
+}
+
+/// Campaigns, if this is the follower that should.
+async fn succeed(store: &Store, dead: MemberId) {
+    let vote = store.raft().metrics().borrow_watched().vote;
+    let last = store.last_log_id();
+    if !vote.committed || vote.leader_id.voted_for != dead || !is_voter(store) {
+        return;
+    }
+    let others: BTreeMap<MemberId, Member> = store
+        .newest_members()
+        .into_iter()
+        .filter(|member| member.voter && member.id != store.member_id() && member.id != dead)
+        .map(|status| (status.id, status.member))
+        .collect();
+    let answers = bootstrap::ask(store, &others, COMPARE_WITHIN).await;
+    let better = answers.iter().any(|answer| {
+        let theirs = answer.has_log.then(|| log_id(answer.last_log_term, answer.last_log_index));
+        theirs > last || theirs == last && answer.member_id < store.member_id()
+    });
+    if better || answers.iter().any(|answer| answer.leads) {
+        return;
+    }
+    tracing::info!(leader = %format!("{dead:x}"), "the leader's process is gone; asking for its office");
+    // It is given up if another leader was heard of meanwhile. It fails only when consensus has ended.
+    let _ =
+        store.raft().handle_transfer_leader(TransferLeaderRequest::new(vote, store.member_id(), last)).await;
+}
+
+fn is_voter(store: &Store) -> bool {
+    store.newest_members().iter().any(|member| member.voter && member.id == store.member_id())
+}
