@@ -181,21 +181,23 @@ pub(crate) fn config(dir: &Path, cgroup_root: &Path) -> RuntimeConfig {
 
 /// A layer that holds this very file as `/bin/workload`, and little else.
 pub(crate) fn image() -> &'static Path {
-    static IMAGE: OnceLock<TempDir> = OnceLock::new();
-    let image = IMAGE.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    static IMAGE: OnceLock<PathBuf> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        // Nobody could remove it at the end of all tests, so each run makes it anew in one place of the build's.
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runtime-image");
+        let _left_by_the_last_run = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["bin", "etc", "tmp"] {
-            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::create_dir(dir.join(name)).unwrap();
         }
-        fs::set_permissions(dir.path().join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
-        fs::copy(std::env::current_exe().unwrap(), dir.path().join("bin/workload")).unwrap();
-        fs::write(dir.path().join("etc/passwd"), "root:x:0:0::/root:/\nweb:x:33:34::/srv:/\n").unwrap();
-        fs::write(dir.path().join("etc/group"), "root:x:0:\nweb:x:34:\nlogs:x:40:web\n").unwrap();
-        fs::write(dir.path().join("etc/not-executable"), "#!/bin/workload\n").unwrap();
+        fs::set_permissions(dir.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::copy(std::env::current_exe().unwrap(), dir.join("bin/workload")).unwrap();
+        fs::write(dir.join("etc/passwd"), "root:x:0:0::/root:/\nweb:x:33:34::/srv:/\n").unwrap();
+        fs::write(dir.join("etc/group"), "root:x:0:\nweb:x:34:\nlogs:x:40:web\n").unwrap();
+        fs::write(dir.join("etc/not-executable"), "#!/bin/workload\n").unwrap();
         dir
-    });
-    image.path()
+    })
 }
 
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
