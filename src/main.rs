@@ -24,7 +24,7 @@ use clap::Parser as _;
 
 use cli::{Cli, Command};
 
-/// A static glibc's own allocator takes twice as much of the processor (docs/performance.md).
+/// A static glibc's own allocator took 12 % of the members' processor time under load (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

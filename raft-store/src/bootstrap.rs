@@ -35,9 +35,16 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a round of probes found.
 #[derive(Debug, Default)]
-struct Round {
-    answers: Vec<wire::ProbeResponse>,
+pub(crate) struct Round {
+    pub(crate) answers: Vec<wire::ProbeResponse>,
     silent: Vec<String>,
+}
+
+impl Round {
+    /// Whether one of them leads for certain.
+    pub(crate) fn has_leader(&self) -> bool {
+        self.answers.iter().any(|answer| answer.leads)
+    }
 }
 
 /// Whether this member may take part.
@@ -53,7 +60,7 @@ pub(crate) async fn run(store: Store) {
     let led = led_last(&store);
     for attempt in 0_u32.. {
         let others = others(&store);
-        let round = probe_all(&store, &others).await;
+        let round = probe_all(&store, &others, PROBE_TIMEOUT).await;
         let admission = match refusal(&store, &round) {
             Some(reason) => Admission::Refused(reason),
             None if store.has_log() => Admission::Admitted,
@@ -62,7 +69,7 @@ pub(crate) async fn run(store: Store) {
         match admission {
             Admission::Admitted => {
                 store.admit();
-                if led && !round.answers.iter().any(|answer| answer.leads) {
+                if led && !round.has_leader() {
                     // It fails only when consensus has ended, which others notice.
                     let _ = store.raft().trigger().elect(true).await;
                 }
@@ -97,18 +104,9 @@ fn others(store: &Store) -> BTreeMap<MemberId, Member> {
     others
 }
 
-/// What other members say of themselves, as far as they do within this time.
-pub(crate) async fn ask(
-    store: &Store,
-    others: &BTreeMap<MemberId, Member>,
-    within: Duration,
-) -> Vec<wire::ProbeResponse> {
-    let probes = others.iter().map(|(id, member)| tokio::time::timeout(within, probe(store, *id, member)));
-    join_all(probes).await.into_iter().filter_map(|answer| answer.ok()?.ok()).collect()
-}
-
-async fn probe_all(store: &Store, others: &BTreeMap<MemberId, Member>) -> Round {
-    let probes = others.iter().map(|(id, member)| probe(store, *id, member));
+/// Asks other members what they know; who does not answer within this time is silent.
+pub(crate) async fn probe_all(store: &Store, others: &BTreeMap<MemberId, Member>, within: Duration) -> Round {
+    let probes = others.iter().map(|(id, member)| probe(store, *id, member, within));
     let mut round = Round::default();
     for (answer, member) in join_all(probes).await.into_iter().zip(others.values()) {
         match answer {
@@ -119,10 +117,15 @@ async fn probe_all(store: &Store, others: &BTreeMap<MemberId, Member>) -> Round 
     round
 }
 
-async fn probe(store: &Store, id: MemberId, member: &Member) -> Result<wire::ProbeResponse, String> {
+async fn probe(
+    store: &Store,
+    id: MemberId,
+    member: &Member,
+    within: Duration,
+) -> Result<wire::ProbeResponse, String> {
     let mut client = store.connector().client(id, &member.address).map_err(|error| error.to_string())?;
     let request = wire::ProbeRequest { cluster_id: store.cluster_id(), member_id: store.member_id() };
-    match tokio::time::timeout(PROBE_TIMEOUT, client.probe(request)).await {
+    match tokio::time::timeout(within, client.probe(request)).await {
         Ok(Ok(response)) => {
             let response = response.into_inner();
             if response.member_id == id { Ok(response) } else { Err("another member answers there".into()) }
@@ -165,7 +168,7 @@ fn refusal(store: &Store, round: &Round) -> Option<String> {
 }
 
 async fn without_log(store: &Store, others: &BTreeMap<MemberId, Member>, round: &Round) -> Admission {
-    if round.answers.iter().any(|answer| answer.leads) {
+    if round.has_leader() {
         tracing::info!("the group exists already; its leader sends what it has");
         return Admission::Admitted;
     }
@@ -220,7 +223,7 @@ async fn stay(store: Store) {
         let silence = store.leader_silence().unwrap_or_else(|| started.elapsed());
         if !store.leadership().is_self && silence > LEADERLESS {
             // The leader does not tell a member that it has removed.
-            let round = probe_all(&store, &others(&store)).await;
+            let round = probe_all(&store, &others(&store), PROBE_TIMEOUT).await;
             if round.answers.iter().any(|answer| answer.leads && !answer.is_member)
                 && let Some(reason) = refusal(&store, &round)
             {

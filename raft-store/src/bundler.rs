@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::Error;
 use crate::full_disk;
 use crate::propose::{Attempt, ENVELOPE_CLUSTER_VERSION};
+use crate::quota;
 use crate::raft::types::Proposal;
 use crate::store::Store;
 
@@ -74,7 +75,9 @@ pub(crate) async fn run(store: Store, mut queue: mpsc::Receiver<Waiting>) {
                 if count == 0 {
                     break;
                 }
-                refuse_growth_on_a_full_disk(&store, &mut arrived);
+                if store.is_disk_full() {
+                    refuse_growth(&mut arrived);
+                }
                 for (entry, replies) in bundles(&store, &mut arrived) {
                     if store.log_takes(entry.len()).await {
                         in_flight.push(propose(&store, entry, replies));
@@ -93,15 +96,15 @@ pub(crate) async fn run(store: Store, mut queue: mpsc::Receiver<Waiting>) {
     while in_flight.next().await.is_some() {}
 }
 
-fn refuse_growth_on_a_full_disk(store: &Store, arrived: &mut Vec<Waiting>) {
-    let refused: Vec<_> = arrived.extract_if(.., |waiting| store.disk_refuses(&waiting.command)).collect();
-    refuse(refused.into_iter().map(|waiting| waiting.reply));
+fn refuse_growth(arrived: &mut Vec<Waiting>) {
+    let refused = arrived.extract_if(.., |waiting| full_disk::takes_space(&waiting.command));
+    refuse(refused.map(|waiting| waiting.reply));
 }
 
 fn refuse(replies: impl IntoIterator<Item = Reply>) {
     for reply in replies {
         // Whoever asked may have given up.
-        let _ = reply.send(Ok(full_disk::refusal()));
+        let _ = reply.send(Ok(quota::refusal()));
     }
 }
 

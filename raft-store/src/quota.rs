@@ -14,6 +14,11 @@ use crate::store::Store;
 /// etcd's default.
 const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 
+/// The answer to a command for which there is no room.
+pub(crate) fn refusal() -> Outcome {
+    Outcome::Rejected(ApplyError::NoSpace)
+}
+
 /// How much a command can add, at most; 0 for one that takes no space.
 pub(crate) fn cost(command: &Command) -> u64 {
     match command {
@@ -68,6 +73,6 @@ impl Store {
                 tracing::warn!(%error, "cannot raise NOSPACE now; the write is refused all the same");
             }
         }
-        Some(Outcome::Rejected(ApplyError::NoSpace))
+        Some(refusal())
     }
 }

@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::bootstrap;
+use crate::raft::MemberId;
 use crate::raft::types::log_id;
-use crate::raft::{Member, MemberId};
 use crate::store::Store;
 
 /// Whoever does not refuse a connection within this time may be alive.
@@ -83,29 +83,23 @@ async fn dead_leader(store: &Store) -> Option<MemberId> {
 async fn succeed(store: &Store, dead: MemberId) {
     let vote = store.raft().metrics().borrow_watched().vote;
     let last = store.last_log_id();
-    if !vote.committed || vote.leader_id.voted_for != dead || !is_voter(store) {
+    let voters = store.newest_members().into_iter().filter(|member| member.voter);
+    let mut others: BTreeMap<_, _> = voters.map(|status| (status.id, status.member)).collect();
+    others.remove(&dead);
+    let is_voter = others.remove(&store.member_id()).is_some();
+    if !is_voter || !vote.committed || vote.leader_id.voted_for != dead {
         return;
     }
-    let others: BTreeMap<MemberId, Member> = store
-        .newest_members()
-        .into_iter()
-        .filter(|member| member.voter && member.id != store.member_id() && member.id != dead)
-        .map(|status| (status.id, status.member))
-        .collect();
-    let answers = bootstrap::ask(store, &others, COMPARE_WITHIN).await;
-    let better = answers.iter().any(|answer| {
+    let round = bootstrap::probe_all(store, &others, COMPARE_WITHIN).await;
+    let better = round.answers.iter().any(|answer| {
         let theirs = answer.has_log.then(|| log_id(answer.last_log_term, answer.last_log_index));
         theirs > last || theirs == last && answer.member_id < store.member_id()
     });
-    if better || answers.iter().any(|answer| answer.leads) {
+    if better || round.has_leader() {
         return;
     }
     tracing::info!(leader = %format!("{dead:x}"), "the leader's process is gone; asking for its office");
     // It is given up if another leader was heard of meanwhile. It fails only when consensus has ended.
     let _ =
         store.raft().handle_transfer_leader(TransferLeaderRequest::new(vote, store.member_id(), last)).await;
-}
-
-fn is_voter(store: &Store) -> bool {
-    store.newest_members().iter().any(|member| member.voter && member.id == store.member_id())
 }

@@ -49,11 +49,12 @@ impl Checkpointer {
     /// Writes the state as it is and waits until it is on disk.
     pub(crate) async fn write(&self) -> io::Result<SnapshotMeta> {
         let (reply, done) = oneshot::channel();
+        let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the checkpoint thread has ended");
         self.requests.try_send(Some(reply)).map_err(|error| match error {
             TrySendError::Full(_) => io::Error::other("too many requests for a checkpoint wait already"),
-            TrySendError::Disconnected(_) => io::Error::other("the checkpoint thread has ended"),
+            TrySendError::Disconnected(_) => ended(),
         })?;
-        let written = done.await.map_err(|_| io::Error::other("the checkpoint thread has ended"))?;
+        let written = done.await.map_err(|_| ended())?;
         written.map_err(io::Error::other)
     }
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::stream::StreamExt;
 use openraft::raft::TransferLeaderRequest;
-use prost::Message as _;
 use proto::raft as wire;
 use proto::raft::raft_peer_server::{RaftPeer, RaftPeerServer};
 use tokio::sync::mpsc;
@@ -135,7 +134,7 @@ impl RaftPeer for PeerService {
         let input = tokio_stream::StreamExt::map_while(request.into_inner().chain(end), move |request| {
             let request = request.map_err(|status| tracing::debug!(%status, "append stream ended")).ok()?;
             store.heard_leader();
-            if !request.entries.is_empty() && store.log_is_full_for(request.encoded_len()) {
+            if store.log_is_full_for(&request) {
                 tracing::warn!("this member's disk is full: it takes no entries until there is space");
                 return None;
             }

@@ -302,11 +302,12 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachineShell {
     type SnapshotData = SnapshotData;
 
     /// Goes on until a checkpoint is on disk. An error would end consensus, and a full disk is no reason for that:
-    /// the log is only kept for longer.
+    /// the log is only kept for longer. Only when nobody is left to write one is it an error.
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let meta = loop {
             match self.shared.checkpoint_now().await {
                 Ok(meta) => break meta,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
                 // The checkpointer has said why.
                 Err(_) => tokio::time::sleep(CHECKPOINT_RETRY).await,
             }

@@ -280,7 +280,8 @@ fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a directory with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).expect("created");
     for entry in std::fs::read_dir(from).expect("listed") {
         let entry = entry.expect("listed");

@@ -6,7 +6,7 @@ use raft_store::{MemberId, Role, Store};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::group::{Group, eventually, get, put};
+use crate::group::{Group, copy, eventually, get, put};
 
 async fn client(group: &Group, id: MemberId) -> ClusterClient<Channel> {
     let address = group.serve_etcd(id);
@@ -305,17 +305,4 @@ async fn an_address_change_is_followed() {
     group.converged().await;
     assert_eq!(get(group.store(follower), "a").as_deref(), Some("1"));
     group.stop().await;
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).expect("made");
-    for entry in std::fs::read_dir(from).expect("listed") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("copied");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The main job: three masters, two nodes, a pod that stock kubectl applied.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use runtime::net::NetNs;
 use serde_json::{Value, json};
 
 use super::{Lab, PATIENCE, kubectl, kubectl_ok, kubectls, measured, skip, skipped};
+use crate::support::eventually;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -47,20 +48,16 @@ pub(super) async fn run_pod(client: &mut Client, pod: &Value) -> (Value, Duratio
     }
 }
 
-/// What a GET of `/` answers, asked from inside a network namespace. Without a readiness probe a container is
-/// ready as soon as it runs, which is before its program listens.
+/// Waits until a pod's program listens. Without a readiness probe its container is ready as soon as it runs.
+fn listening(netns: &NetNs, address: IpAddr) {
+    eventually(|| netns.run(move || TcpStream::connect(SocketAddr::new(address, 8080)).ok()).unwrap());
+}
+
+/// What a GET of `/` answers, asked from inside a network namespace.
 fn get_from(netns: &NetNs, address: IpAddr) -> String {
     let target = SocketAddr::new(address, 8080);
     let asked = netns.run(move || -> std::io::Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut stream = loop {
-            match TcpStream::connect_timeout(&target, Duration::from_secs(5)) {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                connected => break connected?,
-            }
-        };
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -105,6 +102,8 @@ async fn a_pod_runs_talks_to_others_survives_its_agent_and_nothing_is_left() {
 
     // Pods on different nodes reach each other by address.
     let inside = NetNs::of_pid(container_pid(&lab.cluster, pod_ip(&one)).unwrap()).unwrap();
+    listening(&inside, pod_ip(&one).parse().unwrap());
+    listening(&inside, pod_ip(&two).parse().unwrap());
     let answer = get_from(&inside, pod_ip(&two).parse().unwrap());
     assert!(answer.contains("Hey there, this is two."), "{answer}");
     assert!(answer.contains(pod_ip(&one)), "the caller's own address is seen: {answer}");

@@ -42,7 +42,7 @@ async fn a_cluster_grows_moves_its_leader_and_shrinks() {
     let mut b_runs = b_runs;
     let code = eventually(|| b_runs.child.try_wait().unwrap()).code();
     assert_eq!(code, Some(1));
-    let log = std::fs::read_to_string(b.data_dir.with_extension("log")).unwrap();
+    let log = b.said();
     assert!(log.contains("permanently removed"), "{log}");
     a.put("k", "w").await;
     assert_eq!(list(&a).len(), 1);

@@ -16,13 +16,16 @@ use crate::support::{Ended, Running, barque, eventually, free_address, run, text
 pub(crate) struct Place {
     pub(crate) name: &'static str,
     pub(crate) data_dir: PathBuf,
+    /// Where it writes what it says.
+    pub(crate) log: PathBuf,
     pub(crate) client: SocketAddr,
     pub(crate) peer: SocketAddr,
 }
 
 impl Place {
     pub(crate) fn new(name: &'static str, directory: &Path) -> Self {
-        Self { name, data_dir: directory.join(name), client: free_address(), peer: free_address() }
+        let (data_dir, log) = (directory.join(name), directory.join(format!("{name}.log")));
+        Self { name, data_dir, log, client: free_address(), peer: free_address() }
     }
 
     /// `name=url`, for `--initial-cluster`.
@@ -47,11 +50,7 @@ impl Place {
 
     /// Starts the member alone, or with more flags.
     pub(crate) fn start(&self, more: &[&str]) -> Running {
-        self.start_logging(&self.data_dir.with_extension("log"), more)
-    }
-
-    pub(crate) fn start_logging(&self, log: &Path, more: &[&str]) -> Running {
-        let log = std::fs::File::create(log).unwrap();
+        let log = std::fs::File::create(&self.log).unwrap();
         let mut command = barque();
         command.arg("store").args(self.flags());
         if !more.contains(&"--initial-cluster") {
@@ -64,8 +63,12 @@ impl Place {
     pub(crate) fn refused(&self, more: &[&str]) -> Ended {
         let mut running = self.start(more);
         let code = eventually(|| running.child.try_wait().unwrap()).code();
-        let stderr = std::fs::read_to_string(self.data_dir.with_extension("log")).unwrap();
-        Ended { code, stdout: String::new(), stderr }
+        Ended { code, stdout: String::new(), stderr: self.said() }
+    }
+
+    /// What the member wrote since it was last started.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     pub(crate) async fn kv(&self) -> KvClient<Channel> {
