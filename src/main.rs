@@ -9,6 +9,7 @@ mod client;
 mod commands;
 mod config;
 mod endpoint;
+mod gathered;
 mod kubeconfig;
 mod logging;
 mod memory;

@@ -47,22 +47,23 @@ impl Store {
 
     async fn refused(&self) -> String {
         let mut phase = self.admission().phase.subscribe();
-        let refused = phase.wait_for(|phase| matches!(phase, Phase::Refused(_))).await;
-        match refused.as_deref() {
-            Ok(Phase::Refused(reason)) => reason.clone(),
-            _ => std::future::pending().await,
+        loop {
+            if let Phase::Refused(reason) = &*phase.borrow_and_update() {
+                return reason.clone();
+            }
+            if phase.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
     async fn consensus_failed(&self) -> String {
-        let mut metrics = self.raft().metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "consensus has ended".to_owned();
-            }
+        // These change seldom, and end with consensus; the others change with every entry.
+        let mut seldom = self.raft().server_metrics();
+        while seldom.changed().await.is_ok() {}
+        match &self.raft().metrics().borrow_watched().running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "consensus has ended".to_owned(),
         }
     }
 

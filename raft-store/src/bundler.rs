@@ -5,7 +5,7 @@
 //! command keeps its own revision, outcome and fate; order is that of arrival.
 //!
 //! ```text
-//! propose_here ─► queue ─► bundle (until ENTRIES_IN_FLIGHT_MAX are on their way) ─► client_write ─► outcomes
+//! propose_here ─► queue ─► bundle (at most ENTRIES_IN_FLIGHT_MAX on their way) ─► client_write ─► outcomes
 //! ```
 
 use std::sync::Arc;
@@ -64,32 +64,41 @@ impl Waiting {
 }
 
 /// Proposes what waits, until the store stops.
+///
+/// An entry costs the same whatever it holds. So one follows others that are on their way only when it holds as
+/// many commands as they do: a few clients are soon served in two groups instead of one by one.
 pub(crate) async fn run(store: Store, mut queue: mpsc::Receiver<Waiting>) {
     let mut in_flight = FuturesUnordered::new();
+    let mut commands_in_flight = 0;
     let mut arrived = Vec::new();
     loop {
+        let room = BUNDLE_COMMANDS_MAX - arrived.len();
         tokio::select! {
             () = store.stopping() => break,
-            Some(()) = in_flight.next() => {}
-            count = queue.recv_many(&mut arrived, BUNDLE_COMMANDS_MAX), if in_flight.len() < ENTRIES_IN_FLIGHT_MAX => {
-                if count == 0 {
-                    break;
-                }
-                if store.is_disk_full() {
-                    refuse_growth(&mut arrived);
-                }
-                for (entry, replies) in bundles(&store, &mut arrived) {
-                    if store.log_takes(entry.len()).await {
-                        in_flight.push(propose(&store, entry, replies));
-                    } else {
-                        refuse(replies);
-                    }
-                }
+            Some(commands) = in_flight.next() => commands_in_flight -= commands,
+            count = queue.recv_many(&mut arrived, room), if room > 0 => if count == 0 { break },
+        }
+        let follows = in_flight.len() < ENTRIES_IN_FLIGHT_MAX && arrived.len() >= commands_in_flight;
+        if arrived.is_empty() || !(in_flight.is_empty() || follows) {
+            continue;
+        }
+        if store.is_disk_full() {
+            refuse_growth(&mut arrived);
+        }
+        for (entry, replies) in bundles(&store, &mut arrived) {
+            if store.log_takes(entry.len()).await {
+                commands_in_flight += replies.len();
+                in_flight.push(propose(&store, entry, replies));
+            } else {
+                refuse(replies);
             }
         }
     }
     queue.close();
     while let Some(waiting) = queue.recv().await {
+        arrived.push(waiting);
+    }
+    for waiting in arrived {
         let _ = waiting.reply.send(Err(Attempt::NotAppended("this member is stopping".into())));
     }
     // What is on its way is answered by consensus itself, which ends with an error at the latest.
@@ -133,14 +142,16 @@ fn bundles(store: &Store, arrived: &mut Vec<Waiting>) -> Vec<(Bytes, Vec<Reply>)
     entries
 }
 
-async fn propose(store: &Store, entry: Bytes, replies: Vec<Reply>) {
+/// Sees one entry through, and returns how many commands it held.
+async fn propose(store: &Store, entry: Bytes, replies: Vec<Reply>) -> usize {
+    let commands = replies.len();
     let attempt = match store.raft().client_write(Proposal(entry)).await {
         Ok(response) if response.data.0.len() == replies.len() => {
             for (reply, outcome) in replies.into_iter().zip(response.data.0) {
                 // Whoever asked may have given up.
                 let _ = reply.send(Ok(outcome));
             }
-            return;
+            return commands;
         }
         Ok(_) => Attempt::Failed(Error::Refused { reason: "the entry carried other commands".into() }),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -155,4 +166,5 @@ async fn propose(store: &Store, entry: Bytes, replies: Vec<Reply>) {
     for reply in replies {
         let _ = reply.send(Err(attempt.clone()));
     }
+    commands
 }

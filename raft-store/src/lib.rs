@@ -15,6 +15,7 @@ mod forward;
 mod full_disk;
 mod gauges;
 mod guards;
+mod leadership;
 mod lessor;
 mod log_keeper;
 mod metrics;
@@ -33,12 +34,13 @@ mod watch;
 pub use compactor::Compaction;
 pub use config::{Config, LEARNERS_MAX};
 pub use error::Error;
+pub use leadership::Leadership;
 pub use metrics::Exposition;
 pub use raft::{
     ConnectError, DecodeError, Description, Member, MemberId, PeerServer, PeerService, PeerTls,
     describe_cluster,
 };
 pub use state_machine;
-pub use status::{Leadership, MemberStatus, Role, Status};
+pub use status::{MemberStatus, Role, Status};
 pub use store::{OpenError, Store};
 pub use watch::Watcher;

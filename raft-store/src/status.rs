@@ -2,20 +2,10 @@
 
 use openraft::async_runtime::watch::WatchReceiver;
 
+use crate::leadership::Leadership;
 use crate::raft::types::LogId;
 use crate::raft::{Member, MemberId};
 use crate::store::Store;
-
-/// Who leads, as this member knows it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The raft term.
-    pub term: u64,
-    /// The leader, if known.
-    pub leader: Option<MemberId>,
-    /// This member leads and has applied everything of earlier terms.
-    pub is_self: bool,
-}
 
 /// A member's role, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

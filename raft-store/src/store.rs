@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::etcd::Tokens;
 use crate::forward::Forwarder;
 use crate::guards;
+use crate::leadership::{self, Leadership};
 use crate::lessor;
 use crate::log_keeper;
 use crate::metrics::Counters;
@@ -38,7 +39,7 @@ use crate::raft::state_machine::{Shared, StateMachineShell};
 use crate::raft::types::{LogId, Raft, TypeConfig};
 use crate::raft::{Connector, MemberId, PeerClient, PeerServer, PeerService, codec};
 use crate::read_index::{self, READS_WAITING_MAX, WaitingRead};
-use crate::status::{Leadership, MemberStatus};
+use crate::status::MemberStatus;
 use crate::succession;
 use crate::version_gate;
 use crate::wal::{self, Wal};
@@ -163,7 +164,7 @@ impl Store {
         store.tasks().spawn(bundler::run(store.clone(), waiting_proposals));
         store.tasks().spawn(log_keeper::run(store.clone()));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
-        store.tasks().spawn(follow_leadership(store.clone(), leadership_tx));
+        store.tasks().spawn(leadership::follow(store.clone(), leadership_tx));
         store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
         store.tasks().spawn(lessor::run(store.clone()));
         store.tasks().spawn(bootstrap::run(store.clone()));
@@ -465,35 +466,5 @@ impl Disk {
             return Err(OpenError::Gap { applied: applied.unwrap_or(0), purged });
         }
         Ok(Self { log, machine, shared })
-    }
-}
-
-/// Publishes who leads whenever that changes.
-async fn follow_leadership(store: Store, publish: watch::Sender<Leadership>) {
-    let mut metrics = store.raft().metrics();
-    loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            let members = metrics.membership_config.membership().nodes();
-            let addresses = members.map(|(id, member)| (*id, member.address.clone()));
-            store.connector().set_addresses(addresses.collect());
-            let leads = metrics.state == openraft::ServerState::Leader;
-            let applied_term = metrics.last_applied.map(|id| id.leader_id.term);
-            Leadership {
-                term: metrics.current_term,
-                leader: metrics.current_leader,
-                is_self: leads && applied_term == Some(metrics.current_term),
-            }
-        };
-        publish.send_if_modified(|before| {
-            if now.leader.is_some() && now.leader != before.leader {
-                store.counters().count_leader();
-            }
-            std::mem::replace(before, now) != now
-        });
-        tokio::select! {
-            () = store.stopping() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-        }
     }
 }

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use proto::etcd::etcdserverpb::kv_client::KvClient;
-use proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use tonic::Status;
 
-use super::connection::Connection;
+use super::caller::{Caller, Target};
 use super::work::{MIXED_READS_OF_TEN, RANGE_LIMIT, Work};
 
 /// Largest answer taken; etcd's own clients have no smaller limit.
@@ -35,10 +33,55 @@ pub(crate) struct Plan {
     pub(crate) epoch: u64,
 }
 
+/// A connection, and the methods that clients call on it.
+#[derive(Clone)]
+pub(crate) struct Server {
+    caller: Caller,
+    put: Target,
+    range: Target,
+    txn: Target,
+    grant: Target,
+    revoke: Target,
+}
+
+impl Server {
+    /// Connects to `host:port`.
+    pub(crate) async fn open(endpoint: &str) -> anyhow::Result<Self> {
+        let caller = Caller::open(endpoint).await?;
+        Ok(Self {
+            put: caller.target("/etcdserverpb.KV/Put")?,
+            range: caller.target("/etcdserverpb.KV/Range")?,
+            txn: caller.target("/etcdserverpb.KV/Txn")?,
+            grant: caller.target("/etcdserverpb.Lease/LeaseGrant")?,
+            revoke: caller.target("/etcdserverpb.Lease/LeaseRevoke")?,
+            caller,
+        })
+    }
+
+    async fn put(&mut self, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+        self.caller.call(&self.put, &request).await
+    }
+
+    async fn range(&mut self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+        self.caller.call(&self.range, &request).await
+    }
+
+    async fn txn(&mut self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        self.caller.call(&self.txn, &request).await
+    }
+
+    async fn grant(&mut self, request: pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, Status> {
+        self.caller.call(&self.grant, &request).await
+    }
+
+    async fn revoke(&mut self, request: pb::LeaseRevokeRequest) -> Result<pb::LeaseRevokeResponse, Status> {
+        self.caller.call(&self.revoke, &request).await
+    }
+}
+
 /// One client.
 pub(crate) struct Client {
-    kv: KvClient<Connection>,
-    lease: LeaseClient<Connection>,
+    server: Server,
     plan: Arc<Plan>,
     index: usize,
     random: u64,
@@ -48,12 +91,9 @@ pub(crate) struct Client {
 
 impl Client {
     /// The client of that number on a connection.
-    pub(crate) fn new(connection: Connection, origin: http::Uri, plan: Arc<Plan>, index: usize) -> Self {
-        let kv = KvClient::with_origin(connection.clone(), origin.clone())
-            .max_decoding_message_size(ANSWER_BYTES_MAX);
-        let lease = LeaseClient::with_origin(connection, origin);
+    pub(crate) fn new(server: Server, plan: Arc<Plan>, index: usize) -> Self {
         let random = (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        Self { kv, lease, plan, index, random, created: 0, own_revision: 0 }
+        Self { server, plan, index, random, created: 0, own_revision: 0 }
     }
 
     /// One operation, to its answer.
@@ -81,7 +121,7 @@ impl Client {
 
     async fn put(&mut self) -> Result<(), Status> {
         let key = self.random_key();
-        self.kv.put(put_request(key, &self.plan.value)).await.map(drop)
+        self.server.put(put_request(key, &self.plan.value)).await.map(drop)
     }
 
     async fn create(&mut self) -> Result<(), Status> {
@@ -90,7 +130,7 @@ impl Client {
         let key = Bytes::from(key);
         let condition = TargetUnion::CreateRevision(0);
         let txn = guarded_put(key, &self.plan.value, CompareTarget::Create, condition);
-        let answer = self.kv.txn(txn).await?.into_inner();
+        let answer = self.server.txn(txn).await?;
         if answer.succeeded { Ok(()) } else { Err(Status::internal("a new key existed already")) }
     }
 
@@ -98,7 +138,7 @@ impl Client {
         let key = Bytes::from(format!("{OWN_PREFIX}{}/{}", self.plan.epoch, self.index));
         let condition = TargetUnion::ModRevision(self.own_revision);
         let txn = guarded_put(key, &self.plan.value, CompareTarget::Mod, condition);
-        let answer = self.kv.txn(txn).await?.into_inner();
+        let answer = self.server.txn(txn).await?;
         if !answer.succeeded {
             return Err(Status::internal("nobody else writes this key, yet its revision was another one"));
         }
@@ -109,7 +149,7 @@ impl Client {
     async fn read(&mut self, serializable: bool) -> Result<(), Status> {
         let request =
             pb::RangeRequest { key: self.random_key(), serializable, ..pb::RangeRequest::default() };
-        let answer = self.kv.range(request).await?.into_inner();
+        let answer = self.server.range(request).await?;
         if answer.kvs.len() == 1 { Ok(()) } else { Err(Status::internal("a key that was loaded is missing")) }
     }
 
@@ -120,15 +160,15 @@ impl Client {
             limit: RANGE_LIMIT,
             ..pb::RangeRequest::default()
         };
-        let answer = self.kv.range(request).await?.into_inner();
+        let answer = self.server.range(request).await?;
         let expected = self.plan.keys.min(RANGE_LIMIT as usize);
         if answer.kvs.len() == expected { Ok(()) } else { Err(Status::internal("a list is incomplete")) }
     }
 
     async fn grant_and_revoke(&mut self) -> Result<(), Status> {
         let grant = pb::LeaseGrantRequest { ttl: LEASE_TTL_SECONDS, id: 0 };
-        let id = self.lease.lease_grant(grant).await?.into_inner().id;
-        self.lease.lease_revoke(pb::LeaseRevokeRequest { id }).await.map(drop)
+        let id = self.server.grant(grant).await?.id;
+        self.server.revoke(pb::LeaseRevokeRequest { id }).await.map(drop)
     }
 
     fn random_key(&mut self) -> Bytes {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tonic::body::Body;
 
 /// Flow-control windows: large enough that a range of thousands of keys never waits for them.
-const WINDOW_BYTES: u32 = 8 << 20;
+pub(crate) const WINDOW_BYTES: u32 = 8 << 20;
 
 /// A connection that generated clients can be put on.
 #[derive(Clone)]

@@ -11,8 +11,7 @@ use futures_util::future::join_all;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use super::client::{Client, Plan};
-use super::connection::{Connection, origin};
+use super::client::{Client, Plan, Server};
 use super::histogram::Histogram;
 use super::usage::{self, Disk, Usage};
 
@@ -213,11 +212,11 @@ impl Share {
         let mut connections = Vec::new();
         for number in 0..indices.len().min(connections_max) {
             let endpoint = &endpoints[(number + self.thread) % endpoints.len()];
-            connections.push((Connection::open(endpoint).await?, origin(endpoint)?));
+            connections.push(Server::open(endpoint).await?);
         }
         let clients = indices.iter().enumerate().map(|(position, index)| {
-            let (connection, origin) = connections[position % connections.len()].clone();
-            Client::new(connection, origin, Arc::clone(&self.plan), *index)
+            let server = connections[position % connections.len()].clone();
+            Client::new(server, Arc::clone(&self.plan), *index)
         });
         Ok(clients.collect())
     }

@@ -14,6 +14,7 @@
 //! ```
 
 mod args;
+mod caller;
 mod client;
 mod connection;
 mod fanout;

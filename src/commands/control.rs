@@ -14,7 +14,7 @@ pub(crate) fn run(args: &ConfigFile) -> anyhow::Result<()> {
     config
         .validate()
         .with_context(|| format!("the configuration file {} cannot be used", args.config.display()))?;
-    super::event_loop(WORKER_THREADS_MAX)?.block_on(async {
+    super::run_service(WORKER_THREADS_MAX, async move {
         let shutdown = signals::shutdown_token()?;
         Ok(control::run(config, shutdown).await?)
     })

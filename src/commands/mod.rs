@@ -27,6 +27,15 @@ pub(crate) fn event_loop(threads_max: usize) -> anyhow::Result<tokio::runtime::R
         .context("cannot start the event loop")
 }
 
+/// Runs a service on an event loop until it ends. A task of the loop runs it: what runs on the calling thread itself
+/// takes a system call and a change of threads each time it is woken.
+pub(crate) fn run_service(
+    threads_max: usize,
+    service: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) -> anyhow::Result<()> {
+    event_loop(threads_max)?.block_on(async { tokio::spawn(service).await.context("the service broke off")? })
+}
+
 /// Writes to standard output.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;

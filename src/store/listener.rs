@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use raft_store::etcd::{Method, Unary};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,9 +26,12 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
+use super::body::Body;
 use super::metrics::GrpcMetrics;
 use super::plain::Plain;
+use super::unary;
 use super::url::Url;
+use crate::gathered::Gathered;
 
 /// Connections on one port.
 const CONNECTIONS_MAX: usize = 50_000;
@@ -51,13 +53,13 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// Pause after a failed accept, for example when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
 /// What is served behind a port.
 #[derive(Clone)]
 pub(crate) struct Services {
     /// gRPC services; without them gRPC calls are answered as unimplemented.
     pub(crate) grpc: Option<Routes>,
+    /// What of gRPC is answered on a shorter way.
+    pub(crate) unary: Option<Arc<Unary>>,
     /// Everything else.
     pub(crate) plain: Option<Arc<Plain>>,
     /// Where gRPC calls are counted.
@@ -150,15 +152,17 @@ async fn serve_http<S>(stream: S, common_name: Option<Arc<str>>, services: Servi
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let services = Arc::new(services);
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(common_name) = &common_name {
             identify(&mut request, common_name);
         }
-        let services = services.clone();
-        async move { Ok::<_, Infallible>(services.call(request).await) }
+        let services = Arc::clone(&services);
+        // In a box, because the server moves it several times before it runs.
+        Box::pin(async move { Ok::<_, Infallible>(services.call(request).await) })
     });
     let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(Gathered(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -186,28 +190,28 @@ impl Services {
         let grpc = is_grpc(&request);
         match (&self.grpc, &self.plain) {
             (Some(routes), _) if grpc => {
-                let routes = routes.clone();
                 let Some(metrics) = &self.metrics else {
-                    let Ok(response) = routes.oneshot(request).await;
-                    return response.map(boxed);
+                    let Ok(response) = routes.clone().oneshot(request).await;
+                    return response.map(Body::boxed);
                 };
-                let call = metrics.begin(request.uri().path());
+                let path = request.uri().path();
+                let (call, method) = (metrics.begin(path), Method::of(path));
                 let request = request.map(|body| call.count_request(body));
-                let Ok(response) = routes.oneshot(request).await;
+                if let (Some(unary), Some(method)) = (&self.unary, method) {
+                    let answer = unary::answer(unary, method, request).await;
+                    call.answered(&answer);
+                    return unary::respond(answer);
+                }
+                let Ok(response) = routes.clone().oneshot(request).await;
                 call.count_response(response)
             }
             (_, Some(plain)) if !grpc => plain.answer(&request).await,
-            _ => tonic::Status::unimplemented("not served here").into_http::<tonic::body::Body>().map(boxed),
+            _ => {
+                let response = tonic::Status::unimplemented("not served here").into_http();
+                response.map(Body::boxed::<tonic::body::Body>)
+            }
         }
     }
-}
-
-pub(crate) fn boxed<B>(body: B) -> Body
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    body.map_err(Into::into).boxed_unsync()
 }
 
 fn is_grpc<B>(request: &Request<B>) -> bool {

@@ -12,7 +12,9 @@ use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use raft_store::Exposition;
 
-use super::listener::{Body, boxed};
+use tonic::Status;
+
+use super::body::Body;
 
 /// Methods that are counted by name; what is called beyond that is counted as unknown.
 const METHODS_MAX: usize = 128;
@@ -61,7 +63,8 @@ impl GrpcMetrics {
         let known = self.methods.read().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
         let method = known.unwrap_or_else(|| self.add(path));
         method.started.fetch_add(1, Relaxed);
-        Call { method, received: Arc::clone(&self.received), sent: Arc::clone(&self.sent) }
+        let handled = Handled { method, code: CANCELED };
+        Call { handled, received: Arc::clone(&self.received), sent: Arc::clone(&self.sent) }
     }
 
     fn add(&self, path: &str) -> Arc<Method> {
@@ -117,7 +120,7 @@ fn labels(path: &str) -> String {
 
 /// A call that is under way.
 pub(crate) struct Call {
-    method: Arc<Method>,
+    handled: Handled,
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
 }
@@ -128,17 +131,29 @@ impl Call {
         Counted { body, bytes: Arc::clone(&self.received), handled: None }
     }
 
+    /// Counts a call that was one message for one message, answered or refused. If this is never called, the caller went away.
+    pub(crate) fn answered(self, answer: &Result<Bytes, Status>) {
+        let mut handled = self.handled;
+        match answer {
+            Ok(frame) => {
+                handled.code = 0;
+                self.sent.fetch_add(frame.len() as u64, Relaxed);
+            }
+            Err(status) => handled.code = (status.code() as usize).min(CODES.len() - 1),
+        }
+    }
+
     /// Counts the bytes of the response, and the status it ends with.
     pub(crate) fn count_response<B>(self, response: Response<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut handled = Handled { method: self.method, code: CANCELED };
+        let mut handled = self.handled;
         // An error may come as headers alone.
         handled.read(response.headers());
         let bytes = self.sent;
-        response.map(|body| boxed(Counted { body, bytes, handled: Some(handled) }))
+        response.map(|body| Body::boxed(Counted { body, bytes, handled: Some(handled) }))
     }
 }
 

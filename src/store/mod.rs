@@ -7,6 +7,7 @@
 //!                                           └─► client ports (etcd v3, /health, /metrics)
 //! ```
 
+mod body;
 pub(crate) mod client;
 mod cluster;
 mod config_file;
@@ -18,6 +19,7 @@ mod plain;
 mod recover;
 mod settings;
 mod tls;
+mod unary;
 mod url;
 
 use std::ffi::OsString;
@@ -25,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use raft_store::etcd::AuthToken;
+use raft_store::etcd::{AuthToken, Unary};
 use raft_store::{Member, Store, wal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -68,7 +70,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()
     let settings = Settings::of(&given)?;
     logging::start(&settings.log_level)?;
     remark(&given);
-    crate::commands::event_loop(WORKER_THREADS_MAX)?.block_on(serve(settings))
+    crate::commands::run_service(WORKER_THREADS_MAX, serve(settings))
 }
 
 fn remark(given: &Given) {
@@ -113,6 +115,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     peer_routes.add_service(store.peer_service());
     let peers = Services {
         grpc: Some(peer_routes.routes().prepare()),
+        unary: None,
         plain: None,
         metrics: None,
         allowed_cn: settings.peer_allowed_cn.as_deref().map(Arc::from),
@@ -121,11 +124,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let plain = Arc::new(Plain { store: store.clone(), grpc: Arc::clone(&grpc), process });
     let clients = Services {
         grpc: Some(raft_store::etcd::services(&store).prepare()),
+        unary: Some(Arc::new(Unary::new(&store))),
         plain: Some(Arc::clone(&plain)),
         metrics: Some(grpc),
         allowed_cn: None,
     };
-    let plain = Services { grpc: None, plain: Some(plain), metrics: None, allowed_cn: None };
+    let plain = Services { grpc: None, unary: None, plain: Some(plain), metrics: None, allowed_cn: None };
     // Peers are answered until the very end: a leader hands over through this port.
     let stop_peers = CancellationToken::new();
     for port in peer_ports {

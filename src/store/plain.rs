@@ -8,7 +8,7 @@ use http_body_util::Full;
 use raft_store::state_machine::AlarmKind;
 use raft_store::{Exposition, Store, etcd};
 
-use super::listener::{Body, boxed};
+use super::body::Body;
 use super::metrics::{GrpcMetrics, ProcessMetrics};
 
 /// See the module's head.
@@ -132,7 +132,7 @@ fn values<'a>(query: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(boxed(Full::new(body.into())));
+    let mut response = Response::new(Body::boxed(Full::new(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response

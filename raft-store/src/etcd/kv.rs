@@ -14,7 +14,7 @@ use crate::store::Store;
 
 pub(crate) fn service(store: Store) -> KvServer<KvService> {
     let message_bytes_max = limits::message_bytes_max(&store);
-    KvServer::new(KvService { store })
+    KvServer::new(KvService::new(store))
         .max_decoding_message_size(message_bytes_max)
         .max_encoding_message_size(usize::MAX)
 }
@@ -24,6 +24,10 @@ pub(crate) struct KvService {
 }
 
 impl KvService {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
     async fn read(&self, caller: &Caller, request: pb::RangeRequest) -> Result<RangeResponse, Status> {
         let serializable = request.serializable;
         caller.read(&self.store, &convert::range(request)?, serializable).await

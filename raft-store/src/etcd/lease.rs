@@ -15,7 +15,7 @@ use super::status;
 use crate::store::Store;
 
 pub(crate) fn service(store: Store) -> LeaseServer<LeaseService> {
-    LeaseServer::new(LeaseService { store }).max_encoding_message_size(usize::MAX)
+    LeaseServer::new(LeaseService::new(store)).max_encoding_message_size(usize::MAX)
 }
 
 pub(crate) struct LeaseService {
@@ -56,6 +56,10 @@ pub(crate) async fn grant(
 }
 
 impl LeaseService {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
     /// Revoking deletes the lease's keys: the caller must be allowed to.
     fn may_revoke(&self, caller: &Caller, id: i64) -> Result<(), Status> {
         let success = {

@@ -21,6 +21,7 @@ mod range_stream;
 mod request_id;
 mod status;
 mod tokens;
+mod unary;
 mod watch;
 mod watch_codec;
 
@@ -28,6 +29,7 @@ pub use access::ClientIdentity;
 pub use jwt::{Jwt, JwtError};
 pub(crate) use tokens::Tokens;
 pub use tokens::{AuthToken, AuthTokenError};
+pub use unary::{Method, PREFIX_BYTES, Unary};
 
 use proto::etcd::etcdserverpb as pb;
 use tonic::service::{Routes, RoutesBuilder};

@@ -133,13 +133,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual sizes: segments of 64 MiB, entries of up to 4 MiB, 64 MiB queued, two spare segments.
+    /// The usual sizes: segments of 16 MiB, entries of up to 4 MiB, 64 MiB queued, two spare segments.
     pub fn new(dir: impl Into<PathBuf>, cluster_id: [u8; 16], member_id: u64) -> Self {
         Self {
             dir: dir.into(),
             cluster_id,
             member_id,
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             entry_bytes_max: 4 << 20,
             queue_bytes_max: 64 << 20,
             spare_segments_max: 2,
