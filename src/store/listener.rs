@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
+use super::bare_authority::BareAuthority;
 use super::metrics::GrpcMetrics;
 use super::plain::Plain;
 use super::url::Url;
@@ -158,7 +159,7 @@ where
         async move { Ok::<_, Infallible>(services.call(request).await) }
     });
     let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(BareAuthority::new(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

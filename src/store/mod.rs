@@ -7,6 +7,7 @@
 //!                                           └─► client ports (etcd v3, /health, /metrics)
 //! ```
 
+mod bare_authority;
 pub(crate) mod client;
 mod cluster;
 mod config_file;
