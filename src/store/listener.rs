@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
+use super::bare_authority::BareAuthority;
 use super::body::Body;
 use super::metrics::GrpcMetrics;
 use super::plain::Plain;
@@ -162,7 +163,8 @@ where
         Box::pin(async move { Ok::<_, Infallible>(services.call(request).await) })
     });
     let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(Gathered(stream)), service);
+    let stream = Gathered(BareAuthority::new(stream));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -7,6 +7,7 @@
 //!                                           └─► client ports (etcd v3, /health, /metrics)
 //! ```
 
+mod bare_authority;
 mod body;
 pub(crate) mod client;
 mod cluster;

@@ -1,11 +1,13 @@
 //! Running the binary.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use control::pki::{Authority, ControlToken, MemberIdentity};
 
 /// Longest wait for anything a test waits for.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -94,6 +96,17 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 /// A port that nobody listens on at the moment.
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Certificates of one authority in files: `NAME.pem`, `NAME.key`, `NAME-ca.pem`.
+pub(crate) fn certificates(directory: &Path, name: &str) {
+    let now = SystemTime::now();
+    let authority = Authority::from_token(&ControlToken::generate(now).unwrap()).unwrap();
+    let identity = MemberIdentity { name: name.to_owned(), addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] };
+    let issued = authority.issue_member(&identity, now).unwrap();
+    std::fs::write(directory.join(format!("{name}.pem")), issued.certificate_pem).unwrap();
+    std::fs::write(directory.join(format!("{name}.key")), issued.key_pem).unwrap();
+    std::fs::write(directory.join(format!("{name}-ca.pem")), issued.ca_pem).unwrap();
 }
 
 /// Says that a test could not run here. CI counts these lines, so they go round the test harness, which

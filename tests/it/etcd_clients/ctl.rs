@@ -145,7 +145,7 @@ pub(super) fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-fn run(mut command: Command, input: &str) -> (bool, String, String) {
+pub(super) fn run(mut command: Command, input: &str) -> (bool, String, String) {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It may end without reading; what it printed says why.

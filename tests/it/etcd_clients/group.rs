@@ -1,11 +1,11 @@
 //! Three members on loopback as processes. Ours and etcd take the same flags.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{barque, eventually};
+use crate::support::{barque, certificates, eventually};
 
 /// Whose members.
 #[derive(Debug, Clone)]
@@ -20,11 +20,22 @@ pub(super) struct Group {
     pub(super) directory: tempfile::TempDir,
     members: Vec<Child>,
     pub(super) clients: Vec<String>,
+    peers: Vec<String>,
+    /// Clients come over TLS and show a certificate.
+    pub(super) secured: bool,
 }
+
+/// The certificate of every member and of every client of a secured group, in its directory.
+pub(super) const CERTIFICATE: &str = "store";
 
 impl Group {
     /// Starts a group and waits until every member takes connections.
     pub(super) fn start(system: &System) -> Self {
+        Self::start_as(system, false)
+    }
+
+    /// The same; clients of a secured group need a certificate.
+    pub(super) fn start_as(system: &System, secured: bool) -> Self {
         let addresses = free_addresses(6);
         let (clients, peers) = addresses.split_at(3);
         let mut group = Self {
@@ -32,9 +43,14 @@ impl Group {
             directory: tempfile::tempdir().unwrap(),
             members: Vec::new(),
             clients: clients.to_vec(),
+            peers: peers.to_vec(),
+            secured,
         };
+        if secured {
+            certificates(group.directory.path(), CERTIFICATE);
+        }
         for number in 0..3 {
-            let member = group.launch(number, peers);
+            let member = group.launch(number);
             group.members.push(member);
         }
         for client in clients {
@@ -43,11 +59,27 @@ impl Group {
         group
     }
 
-    fn launch(&self, number: usize, peers: &[String]) -> Child {
+    /// Where clients reach a member.
+    pub(super) fn client_url(&self, number: usize) -> String {
+        format!("{}://{}", if self.secured { "https" } else { "http" }, self.clients[number])
+    }
+
+    /// Ends a member's process as a power cut does.
+    pub(super) fn kill(&mut self, number: usize) {
+        self.members[number].kill().unwrap();
+        self.members[number].wait().unwrap();
+    }
+
+    /// Starts a killed member again.
+    pub(super) fn restart(&mut self, number: usize) {
+        self.members[number] = self.launch(number);
+    }
+
+    fn launch(&self, number: usize) -> Child {
         let cluster: Vec<String> =
-            peers.iter().enumerate().map(|(number, peer)| format!("m{number}=http://{peer}")).collect();
-        let client = format!("http://{}", self.clients[number]);
-        let peer = format!("http://{}", peers[number]);
+            self.peers.iter().enumerate().map(|(number, peer)| format!("m{number}=http://{peer}")).collect();
+        let client = self.client_url(number);
+        let peer = format!("http://{}", self.peers[number]);
         let mut command = match &self.system {
             System::Barque => {
                 let mut command = barque();
@@ -56,7 +88,13 @@ impl Group {
             }
             System::Etcd(program) => Command::new(program),
         };
-        let log = File::create(self.directory.path().join(format!("m{number}.log"))).unwrap();
+        let log = self.directory.path().join(format!("m{number}.log"));
+        let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
+        if self.secured {
+            let file = |ending: &str| self.directory.path().join(format!("{CERTIFICATE}{ending}"));
+            command.arg("--cert-file").arg(file(".pem")).arg("--key-file").arg(file(".key"));
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(file("-ca.pem"));
+        }
         command
             .args(["--name", &format!("m{number}")])
             .arg("--data-dir")

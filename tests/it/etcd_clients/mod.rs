@@ -1,4 +1,5 @@
-//! Clients made for etcd against groups of ours: the real `etcdctl`, every version that is found on PATH.
+//! Clients made for etcd against groups of ours: the real `etcdctl`, every version that is found on PATH, and the real
+//! kube-apiserver.
 //!
 //! Where an etcd is on PATH too, the same steps run against it: what these tests expect is what etcd answers.
 
@@ -8,6 +9,8 @@ mod cluster;
 mod concurrency;
 mod ctl;
 mod group;
+mod kube_api;
+mod kube_apiserver;
 mod kv;
 mod leases;
 mod maintenance;

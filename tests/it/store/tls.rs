@@ -1,24 +1,7 @@
 //! TLS on both sides: strangers stay outside.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::time::SystemTime;
-
-use control::pki::{Authority, ControlToken, MemberIdentity};
-
 use super::process::Place;
-use crate::support::{Running, barque, eventually, run, text};
-
-/// Certificates of one authority in files: `NAME.pem`, `NAME.key`, `NAME-ca.pem`.
-fn certificates(directory: &Path, name: &str) {
-    let now = SystemTime::now();
-    let authority = Authority::from_token(&ControlToken::generate(now).unwrap()).unwrap();
-    let identity = MemberIdentity { name: name.to_owned(), addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] };
-    let issued = authority.issue_member(&identity, now).unwrap();
-    std::fs::write(directory.join(format!("{name}.pem")), issued.certificate_pem).unwrap();
-    std::fs::write(directory.join(format!("{name}.key")), issued.key_pem).unwrap();
-    std::fs::write(directory.join(format!("{name}-ca.pem")), issued.ca_pem).unwrap();
-}
+use crate::support::{Running, barque, certificates, eventually, run, text};
 
 #[test]
 fn nobody_gets_in_without_a_certificate_of_the_authority() {
