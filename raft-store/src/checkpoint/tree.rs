@@ -106,21 +106,16 @@ impl Tree {
         guarded("write", || self.db.get().insert(key, value).map(drop))
     }
 
-    /// Hands over everything under a prefix, in order.
-    pub(super) fn scan(
-        &self,
-        prefix: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// Hands over every value under a prefix, in the order of their keys, until one is not taken.
+    pub(super) fn scan(&self, prefix: &[u8], mut each: impl FnMut(sled::IVec) -> bool) -> Result<(), Error> {
         guarded("scan", || {
-            for item in self.db.get().scan_prefix(prefix) {
-                let (key, value) = item?;
-                if let Err(error) = each(&key, &value) {
-                    return Ok(Err(error));
+            for item in self.db.get().scan_prefix(prefix).values() {
+                if !each(item?) {
+                    break;
                 }
             }
-            Ok(Ok(()))
-        })?
+            Ok(())
+        })
     }
 
     /// The keys from `from` on that begin with `prefix`.
