@@ -102,6 +102,19 @@ struct Current {
     live_bytes: u64,
 }
 
+impl Current {
+    /// Opens the files for a write, and makes sure that they hold what they did.
+    fn reopen(&mut self) -> Result<(), Error> {
+        self.tree.reopen()?;
+        let header =
+            self.tree.get(keys::HEADER)?.ok_or(Error::Damaged { what: "the header (it is missing)" })?;
+        match keys::decode_header(&header)?.state.revision {
+            revision if revision == self.revision => Ok(()),
+            _ => Err(Error::Damaged { what: "the header (it is not the one last written)" }),
+        }
+    }
+}
+
 /// What a write takes on disk, at most: so many times its records…
 const WRITE_AMPLIFICATION: u64 = 4;
 /// …and this, in segments that are begun anew, and for what else uses the disk meanwhile.
@@ -145,8 +158,9 @@ impl Checkpoint {
             Err(error) => Err(error),
         };
         match loaded {
-            Ok(LoadedState { current, machine, extra }) => {
+            Ok(LoadedState { mut current, machine, extra }) => {
                 remove_newer(&current)?;
+                current.tree.close();
                 directory.sweep()?;
                 let loaded = Loaded::State { machine: Box::new(machine), extra };
                 Ok((Self::over(directory, Some(current)), loaded))
@@ -181,12 +195,16 @@ impl Checkpoint {
     ) -> Result<Durable, Error> {
         self.directory.check_room(delta.bytes * WRITE_AMPLIFICATION + ROOM_BYTES_MIN)?;
         let header = keys::encode_header(&delta.header, extra);
-        if delta.full {
-            let next = self.fill_generation(&header, |batch| insert(batch, delta, read).map(drop))?;
-            self.put_in_charge(next, &delta.header)?;
+        let written = if delta.full {
+            let filled = self.fill_generation(&header, |batch| insert(batch, delta, read).map(drop));
+            filled.and_then(|next| self.put_in_charge(next, &delta.header))
         } else {
-            self.write_changes(delta, &header, read)?;
+            self.write_changes(delta, &header, read)
+        };
+        if let Some(current) = &mut self.current {
+            current.tree.close();
         }
+        written?;
         if let Some(current) = &mut self.current {
             current.live_bytes = delta.live_bytes;
         }
@@ -231,6 +249,13 @@ impl Checkpoint {
         let Some(current) = self.current.as_mut().filter(|_| held >= delta.base_revision) else {
             return Err(needs_full);
         };
+        match current.reopen() {
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%error, "the checkpoint's files were damaged since they were opened; new ones are begun");
+                return Err(needs_full);
+            }
+            result => result?,
+        }
         let mut batch = Batch::new(&current.tree);
         let any = insert(&mut batch, delta, read)?;
         batch.apply()?;

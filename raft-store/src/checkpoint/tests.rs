@@ -175,9 +175,10 @@ fn what_compaction_left_in_the_files_goes_with_the_next_full_write() {
     }
     store.compact();
     store.write_to(&mut checkpoint, b"").unwrap();
-    let held = |checkpoint: &Checkpoint| {
+    let held = |checkpoint: &mut Checkpoint| {
         let mut records = 0;
-        let tree = &checkpoint.current.as_ref().unwrap().tree;
+        let tree = &mut checkpoint.current.as_mut().unwrap().tree;
+        tree.reopen().unwrap();
         let mut count = |_: RecordRef<'_>| {
             records += 1;
             Ok(())
@@ -185,7 +186,7 @@ fn what_compaction_left_in_the_files_goes_with_the_next_full_write() {
         tree.scan(keys::PAGES, |page| keys::read_page(&page, &mut count).is_ok()).unwrap();
         records
     };
-    assert!(held(&checkpoint) > store.machine.records());
+    assert!(held(&mut checkpoint) > store.machine.records());
     drop(checkpoint);
     let (mut checkpoint, machine, _) = open(dir.path());
     assert_eq!(machine.header(), store.machine.header());
@@ -193,7 +194,7 @@ fn what_compaction_left_in_the_files_goes_with_the_next_full_write() {
     assert!(!checkpoint.is_bloated().unwrap(), "the files are far below the size that makes new ones due");
     store.machine.forget_checkpoint();
     store.write_to(&mut checkpoint, b"").unwrap();
-    assert_eq!(held(&checkpoint), store.machine.records());
+    assert_eq!(held(&mut checkpoint), store.machine.records());
 }
 
 #[test]
@@ -439,6 +440,31 @@ fn cut_and_missing_files_are_noticed() {
             Loaded::State { machine, .. } => assert!(headers.contains(&machine.header()), "{name} {left:?}"),
             Loaded::Fresh => panic!("{name} {left:?}: the loss was not noticed"),
         }
+    }
+}
+
+#[test]
+fn files_that_are_damaged_between_two_writes_are_replaced() {
+    for lose in [true, false] {
+        let dir = directory();
+        let (mut checkpoint, _) = Checkpoint::open(dir.path()).unwrap();
+        let mut store = Store::default();
+        store.fill(100, 0);
+        store.write_to(&mut checkpoint, b"").unwrap();
+        let generation = fs::read_to_string(dir.path().join("CURRENT")).unwrap();
+        let log = dir.path().join(generation.trim_end()).join("db");
+        if lose {
+            fs::remove_file(&log).unwrap();
+        } else {
+            fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(1000).unwrap();
+        }
+        store.fill(100, 1);
+        let failed = store.write_to(&mut checkpoint, b"");
+        assert!(matches!(failed, Err(Error::NeedsFull { .. })), "{failed:?}");
+        store.machine.forget_checkpoint();
+        store.write_to(&mut checkpoint, b"").unwrap();
+        drop(checkpoint);
+        assert_eq!(open(dir.path()).1.header(), store.machine.header());
     }
 }
 

@@ -53,7 +53,7 @@ impl Census {
         let Some((first, count)) = self.chunk_of(key) else { return };
         *count += 1;
         if *count > keys_max {
-            let (first, count) = (first.clone(), *count);
+            let (first, count) = (first.into(), *count);
             self.split(first, count, index);
         }
     }
@@ -64,7 +64,7 @@ impl Census {
         let Some((first, count)) = self.chunk_of(key) else { return };
         *count -= 1;
         if *count < keys_max / 8 {
-            let (first, count) = (first.clone(), *count);
+            let (first, count) = (first.to_vec(), *count);
             self.join(&first, count);
         }
     }
@@ -91,8 +91,9 @@ impl Census {
         count
     }
 
-    fn chunk_of(&mut self, key: &[u8]) -> Option<(&Box<[u8]>, &mut usize)> {
-        self.chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()
+    fn chunk_of(&mut self, key: &[u8]) -> Option<(&[u8], &mut usize)> {
+        let chunk = self.chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        chunk.map(|(first, count)| (first.as_ref(), count))
     }
 
     fn split(&mut self, first: Box<[u8]>, count: usize, index: &KeyIndex) {
