@@ -173,9 +173,10 @@ impl StateMachine {
         self.keyspace.swept_revision
     }
 
-    /// Whether nothing that a compaction made unreachable is left in memory.
+    /// Whether nothing that a compaction made unreachable is left in memory, nor much room where it was.
     pub fn is_trimmed(&self) -> bool {
-        self.keyspace.swept_revision >= self.keyspace.compact_revision
+        let swept = self.keyspace.swept_revision >= self.keyspace.compact_revision;
+        swept && !self.keyspace.index.heap.has_sparse_block()
     }
 
     /// A hash of all replicated state but the applied position. Equal on all members at equal positions.

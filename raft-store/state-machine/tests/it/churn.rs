@@ -83,7 +83,7 @@ fn a_long_life_leaves_every_answer_right() {
     let (machine, log_index) = (StateMachine::new(), 0);
     let mut pair = Pair { machine, log_index, now: BTreeMap::new(), then: BTreeMap::new() };
     let key = |number: u64| Bytes::from(format!("/registry/pods/{number:06}"));
-    for round in 0..12 {
+    for round in 0..6 {
         for _ in 0..2500 {
             let number = random.below(4000);
             match random.below(100) {
@@ -110,5 +110,5 @@ fn a_long_life_leaves_every_answer_right() {
     pair.machine.discard_events();
     while pair.machine.trim(500) {}
     pair.check();
-    assert_eq!(pair.machine.records(), 1);
+    assert!(pair.machine.records() == 1 && pair.machine.is_trimmed());
 }
