@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use state_machine::{DecodeError, RebuildError};
+use state_machine::{DecodeError, RebuildError, SnapshotError};
 
 /// Why the checkpoint could not be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,9 @@ pub enum Error {
         /// What the header says.
         version: u8,
     },
+    /// The state whose changes were being written is no more; a write of the one in its place is full.
+    #[error("checkpoint: {0}")]
+    Superseded(#[from] SnapshotError),
     /// A record or the header cannot be read.
     #[error("checkpoint: {0}")]
     Decode(#[from] DecodeError),
@@ -97,7 +100,8 @@ impl Error {
     /// are, and setting aside what may be good would help nobody.
     pub(super) fn is_damage(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::Locked { .. } | Self::NoRoom { .. } | Self::NeedsFull { .. } => false,
+            Self::Io { .. } | Self::Locked { .. } | Self::NoRoom { .. } => false,
+            Self::NeedsFull { .. } | Self::Superseded(_) => false,
             Self::Sled { source: sled::Error::Io(source), .. } => matches!(
                 source.kind(),
                 // sled reports damage in these clothes, too.

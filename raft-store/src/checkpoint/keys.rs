@@ -8,7 +8,7 @@
 //! ```
 
 use bytes::{Buf, BufMut, Bytes};
-use state_machine::{KeyValue, Record, StateHeader};
+use state_machine::{Record, RecordRef, StateHeader};
 
 use super::Error;
 
@@ -76,14 +76,17 @@ pub(super) fn append_record(page: &mut Vec<u8>, record: &Record) {
     page.put_slice(&body);
 }
 
-/// Hands over each record of a page, with a buffer of its own.
-pub(super) fn read_page(mut page: &[u8], mut each: impl FnMut(KeyValue)) -> Result<(), Error> {
+/// Hands over each record of a page.
+pub(super) fn read_page<'a>(
+    mut page: &'a [u8],
+    mut each: impl FnMut(RecordRef<'a>) -> Result<(), Error>,
+) -> Result<(), Error> {
     let damaged = || Error::Damaged { what: "a page of records" };
     while !page.is_empty() {
-        let key = Bytes::copy_from_slice(take(&mut page).ok_or_else(damaged)?);
+        let key = take(&mut page).ok_or_else(damaged)?;
         let mod_revision = page.try_get_u64_le().map_err(|_| damaged())?;
-        let body = Bytes::copy_from_slice(take(&mut page).ok_or_else(damaged)?);
-        each(KeyValue::decode_body(key, mod_revision, body)?);
+        let body = take(&mut page).ok_or_else(damaged)?;
+        each(RecordRef::decode_body(key, mod_revision, body)?)?;
     }
     Ok(())
 }
@@ -100,6 +103,8 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use state_machine::KeyValue;
+
     use super::*;
 
     proptest! {
@@ -114,13 +119,17 @@ mod tests {
             let mut page = Vec::new();
             records.iter().for_each(|kv| append_record(&mut page, &Record::detached(kv.clone())));
             let mut found = Vec::new();
-            read_page(&page, |kv| found.push(kv)).unwrap();
+            let copy = |record: RecordRef<'_>| {
+                found.push((**record.to_record()).clone());
+                Ok(())
+            };
+            read_page(&page, copy).unwrap();
             prop_assert_eq!(&found, &records);
         }
 
         #[test]
         fn any_bytes_are_a_page_and_a_header_or_an_error(bytes in vec(any::<u8>(), 0..40)) {
-            let _ = read_page(&bytes, drop);
+            let _ = read_page(&bytes, |_| Ok(()));
             let _ = decode_header(&bytes);
         }
     }

@@ -32,10 +32,11 @@ mod tests;
 mod tree;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use bytes::Bytes;
-use state_machine::{CheckpointDelta, Position, Rebuild, Rebuilt, Record, StateHeader, StateMachine};
+use state_machine::{CheckpointDelta, Position, Rebuild, Record, SnapshotError, StateHeader, StateMachine};
 
 use directory::Directory;
 pub use error::Error;
@@ -50,6 +51,9 @@ const REWRITE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// A page is full with so many bytes: sled keeps larger values apart, and rewrites neighbours of smaller ones.
 const PAGE_BYTES: usize = 8 * 1024;
+
+/// Pages that are read ahead while a state is loaded.
+const PAGES_WAITING_MAX: usize = 256;
 
 /// What was on disk.
 #[derive(Debug)]
@@ -98,6 +102,19 @@ struct Current {
     live_bytes: u64,
 }
 
+impl Current {
+    /// Opens the files for a write, and makes sure that they hold what they did.
+    fn reopen(&mut self) -> Result<(), Error> {
+        self.tree.reopen()?;
+        let header =
+            self.tree.get(keys::HEADER)?.ok_or(Error::Damaged { what: "the header (it is missing)" })?;
+        match keys::decode_header(&header)?.state.revision {
+            revision if revision == self.revision => Ok(()),
+            _ => Err(Error::Damaged { what: "the header (it is not the one last written)" }),
+        }
+    }
+}
+
 /// What a write takes on disk, at most: so many times its records…
 const WRITE_AMPLIFICATION: u64 = 4;
 /// …and this, in segments that are begun anew, and for what else uses the disk meanwhile.
@@ -141,8 +158,9 @@ impl Checkpoint {
             Err(error) => Err(error),
         };
         match loaded {
-            Ok(LoadedState { current, machine, extra }) => {
+            Ok(LoadedState { mut current, machine, extra }) => {
                 remove_newer(&current)?;
+                current.tree.close();
                 directory.sweep()?;
                 let loaded = Loaded::State { machine: Box::new(machine), extra };
                 Ok((Self::over(directory, Some(current)), loaded))
@@ -163,24 +181,30 @@ impl Checkpoint {
     }
 
     /// Brings the checkpoint to the state that the delta leads to. `extra` is returned by `open` with that
-    /// very state. When this returns, the state is on disk.
+    /// very state. `read` reads the delta's next records. When this returns, the state is on disk.
     ///
     /// # Errors
     /// The checkpoint then still holds the state before, or already the new one. Give the delta back with
     /// `put_back_dirty` and try again; after [`Error::Panicked`] or [`Error::NeedsFull`] call
     /// `forget_checkpoint` on the state instead: the next delta is then full, and begins with new files.
-    pub fn write(&mut self, delta: &CheckpointDelta, extra: &[u8]) -> Result<Durable, Error> {
-        let record_bytes: usize =
-            delta.inserted.iter().map(|record| record.key.len() + record.value.len()).sum();
-        self.directory.check_room(record_bytes as u64 * WRITE_AMPLIFICATION + ROOM_BYTES_MIN)?;
+    pub fn write(
+        &mut self,
+        delta: &mut CheckpointDelta,
+        extra: &[u8],
+        read: impl FnMut(&mut CheckpointDelta) -> Result<Option<Vec<Arc<Record>>>, SnapshotError>,
+    ) -> Result<Durable, Error> {
+        self.directory.check_room(delta.bytes * WRITE_AMPLIFICATION + ROOM_BYTES_MIN)?;
         let header = keys::encode_header(&delta.header, extra);
-        if delta.full {
-            let revision = delta.header.revision;
-            let next = self.fill_generation(&header, |batch| insert(batch, revision, &delta.inserted))?;
-            self.put_in_charge(next, &delta.header)?;
+        let written = if delta.full {
+            let filled = self.fill_generation(&header, |batch| insert(batch, delta, read).map(drop));
+            filled.and_then(|next| self.put_in_charge(next, &delta.header))
         } else {
-            self.write_changes(delta, &header)?;
+            self.write_changes(delta, &header, read)
+        };
+        if let Some(current) = &mut self.current {
+            current.tree.close();
         }
+        written?;
         if let Some(current) = &mut self.current {
             current.live_bytes = delta.live_bytes;
         }
@@ -214,18 +238,30 @@ impl Checkpoint {
         }
     }
 
-    fn write_changes(&mut self, delta: &CheckpointDelta, header: &[u8]) -> Result<(), Error> {
+    fn write_changes(
+        &mut self,
+        delta: &mut CheckpointDelta,
+        header: &[u8],
+        read: impl FnMut(&mut CheckpointDelta) -> Result<Option<Vec<Arc<Record>>>, SnapshotError>,
+    ) -> Result<(), Error> {
         let held = self.current.as_ref().map_or(0, |current| current.revision);
         let needs_full = Error::NeedsFull { held_revision: held, base_revision: delta.base_revision };
         let Some(current) = self.current.as_mut().filter(|_| held >= delta.base_revision) else {
             return Err(needs_full);
         };
+        match current.reopen() {
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%error, "the checkpoint's files were damaged since they were opened; new ones are begun");
+                return Err(needs_full);
+            }
+            result => result?,
+        }
         let mut batch = Batch::new(&current.tree);
-        insert(&mut batch, delta.header.revision, &delta.inserted)?;
+        let any = insert(&mut batch, delta, read)?;
         batch.apply()?;
         observe!(self, Step::RecordsInserted);
         // The header must not reach the disk before the records that it speaks of.
-        if !delta.inserted.is_empty() {
+        if any {
             current.tree.sync()?;
         }
         observe!(self, Step::RecordsDurable);
@@ -275,33 +311,49 @@ fn load(generation: &Path) -> Result<LoadedState, Error> {
     let header = tree.get(keys::HEADER)?.ok_or(Error::Damaged { what: "the header (it is missing)" })?;
     let Header { state, extra } = keys::decode_header(&header)?;
     let revision = state.revision;
-    let mut records = Vec::new();
-    tree.scan(keys::PAGES, |_, page| keys::read_page(page, |kv| records.push(kv)))?;
-    // Pages are in the order of their writing; a whole state was written in the order of its keys.
-    records.sort_by(|a, b| (&a.key, a.mod_revision).cmp(&(&b.key, b.mod_revision)));
-    // A write that failed may have left pages, and the one that made up for it wrote the same records again.
-    records.dedup_by(|a, b| (&a.key, a.mod_revision) == (&b.key, b.mod_revision));
-    let mut rebuild = Rebuild::new(state);
-    records.into_iter().try_for_each(|kv| rebuild.insert(kv))?;
-    // What does not belong was made unreachable by compaction, or lies in pages of a write that was cut off.
-    let Rebuilt { machine, discarded: _ } = rebuild.finish()?;
+    let machine = thread::scope(|scope| {
+        let (pages, waiting) = mpsc::sync_channel::<sled::IVec>(PAGES_WAITING_MAX);
+        let tree = &tree;
+        let reading = scope.spawn(move || {
+            // The other side is gone only when it has found damage.
+            tree.scan(keys::PAGES, |page| pages.send(page).is_ok())
+        });
+        // A write that failed may have left pages, and the one that made up for it wrote the same records again.
+        let mut rebuild = Rebuild::in_any_order(state);
+        waiting
+            .into_iter()
+            .try_for_each(|page| keys::read_page(&page, |record| Ok(rebuild.insert(record)?)))?;
+        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        // What does not belong was made unreachable by compaction, or lies in pages of a write that was cut off.
+        Ok::<_, Error>(rebuild.finish()?)
+    })?;
     let current = Current { tree, revision, live_bytes: machine.live_bytes() };
     Ok(LoadedState { current, machine, extra })
 }
 
-/// Fills pages with records, in their order.
-fn insert(batch: &mut Batch<'_>, revision: u64, records: &[Arc<Record>]) -> Result<(), Error> {
+/// Fills pages with a delta's records, in their order; returns whether there were any.
+fn insert(
+    batch: &mut Batch<'_>,
+    delta: &mut CheckpointDelta,
+    mut read: impl FnMut(&mut CheckpointDelta) -> Result<Option<Vec<Arc<Record>>>, SnapshotError>,
+) -> Result<bool, Error> {
+    let revision = delta.header.revision;
     let mut page = Vec::with_capacity(2 * PAGE_BYTES);
     let mut number = 0;
-    for record in records {
-        keys::append_record(&mut page, record);
-        if page.len() >= PAGE_BYTES {
-            batch.insert(&keys::page_key(revision, number), &page)?;
-            page.clear();
-            number += 1;
+    while let Some(records) = read(delta)? {
+        for record in records {
+            keys::append_record(&mut page, &record);
+            if page.len() >= PAGE_BYTES {
+                batch.insert(&keys::page_key(revision, number), &page)?;
+                page.clear();
+                number += 1;
+            }
         }
     }
-    if page.is_empty() { Ok(()) } else { batch.insert(&keys::page_key(revision, number), &page) }
+    if !page.is_empty() {
+        batch.insert(&keys::page_key(revision, number), &page)?;
+    }
+    Ok(number > 0 || !page.is_empty())
 }
 
 /// Removes the pages of a write that was cut off.

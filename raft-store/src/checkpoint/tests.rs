@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use state_machine::{
-    Command, DeleteRangeRequest, KeyValue, Op, Outcome, PutRequest, RangeRequest, TxnCommand,
+    Command, DeleteRangeRequest, KeyValue, Op, Outcome, PutRequest, RangeRequest, RecordRef, TxnCommand,
 };
 use tempfile::TempDir;
 
@@ -60,6 +60,21 @@ impl Store {
     fn delete(&mut self, key: &str) {
         let delete = DeleteRangeRequest { key: Bytes::from(key.to_owned()), ..Default::default() };
         self.apply(&Command::Txn(TxnCommand::of(Op::DeleteRange(delete))));
+    }
+
+    /// Writes what the state has that the checkpoint has not.
+    fn write_to(&mut self, checkpoint: &mut Checkpoint, extra: &[u8]) -> Result<Durable, Error> {
+        let mut delta = self.machine.take_dirty();
+        self.write_delta(checkpoint, &mut delta, extra)
+    }
+
+    fn write_delta(
+        &self,
+        checkpoint: &mut Checkpoint,
+        delta: &mut CheckpointDelta,
+        extra: &[u8],
+    ) -> Result<Durable, Error> {
+        checkpoint.write(delta, extra, |delta| self.machine.read_dirty(delta, 1000))
     }
 
     fn compact(&mut self) {
@@ -128,11 +143,11 @@ fn what_was_written_comes_back_with_the_callers_bytes() {
         let (mut checkpoint, loaded) = Checkpoint::open(dir.path()).unwrap();
         assert!(matches!(loaded, Loaded::Fresh));
         store.fill(1200, 0);
-        let durable = checkpoint.write(&store.machine.take_dirty(), b"members: 1 2 3").unwrap();
+        let durable = store.write_to(&mut checkpoint, b"members: 1 2 3").unwrap();
         assert_eq!(durable.applied, store.machine.applied());
         store.fill(700, 1);
         store.compact();
-        checkpoint.write(&store.machine.take_dirty(), b"members: 1 2 3 4").unwrap();
+        store.write_to(&mut checkpoint, b"members: 1 2 3 4").unwrap();
     }
     let (mut checkpoint, machine, extra) = open(dir.path());
     assert_eq!(machine.header(), store.machine.header());
@@ -141,9 +156,9 @@ fn what_was_written_comes_back_with_the_callers_bytes() {
     // And goes on from there, with changes only.
     let mut reopened = Store::over(machine);
     reopened.put("/registry/nodes/a", "x");
-    let delta = reopened.machine.take_dirty();
-    assert!(!delta.full && delta.inserted.len() == 1);
-    checkpoint.write(&delta, b"").unwrap();
+    let mut delta = reopened.machine.take_dirty();
+    assert!(!delta.full && delta.bytes < 100);
+    reopened.write_delta(&mut checkpoint, &mut delta, b"").unwrap();
     drop(checkpoint);
     let (_checkpoint, machine, extra) = open(dir.path());
     assert_eq!((machine.header(), extra), (reopened.machine.header(), Bytes::new()));
@@ -156,25 +171,30 @@ fn what_compaction_left_in_the_files_goes_with_the_next_full_write() {
     let mut store = Store::default();
     for round in 0..5 {
         store.fill(300, round);
-        checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+        store.write_to(&mut checkpoint, b"").unwrap();
     }
     store.compact();
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
-    let held = |checkpoint: &Checkpoint| {
+    store.write_to(&mut checkpoint, b"").unwrap();
+    let held = |checkpoint: &mut Checkpoint| {
         let mut records = 0;
-        let tree = &checkpoint.current.as_ref().unwrap().tree;
-        tree.scan(keys::PAGES, |_, page| keys::read_page(page, |_| records += 1)).unwrap();
+        let tree = &mut checkpoint.current.as_mut().unwrap().tree;
+        tree.reopen().unwrap();
+        let mut count = |_: RecordRef<'_>| {
+            records += 1;
+            Ok(())
+        };
+        tree.scan(keys::PAGES, |page| keys::read_page(&page, &mut count).is_ok()).unwrap();
         records
     };
-    assert!(held(&checkpoint) > store.machine.records());
+    assert!(held(&mut checkpoint) > store.machine.records());
     drop(checkpoint);
     let (mut checkpoint, machine, _) = open(dir.path());
     assert_eq!(machine.header(), store.machine.header());
     assert_eq!(everything(&machine), everything(&store.machine));
     assert!(!checkpoint.is_bloated().unwrap(), "the files are far below the size that makes new ones due");
     store.machine.forget_checkpoint();
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
-    assert_eq!(held(&checkpoint), store.machine.records());
+    store.write_to(&mut checkpoint, b"").unwrap();
+    assert_eq!(held(&mut checkpoint), store.machine.records());
 }
 
 #[test]
@@ -183,13 +203,13 @@ fn a_delta_that_overlaps_what_is_held_adds_nothing_twice() {
     let (mut checkpoint, _) = Checkpoint::open(dir.path()).unwrap();
     let mut store = Store::default();
     store.fill(10, 0);
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     store.fill(10, 1);
-    let reported_as_failed = store.machine.take_dirty();
-    checkpoint.write(&reported_as_failed, b"").unwrap();
+    let mut reported_as_failed = store.machine.take_dirty();
+    store.write_delta(&mut checkpoint, &mut reported_as_failed, b"").unwrap();
     store.machine.put_back_dirty(reported_as_failed);
     store.fill(10, 2);
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     drop(checkpoint);
     assert_eq!(open(dir.path()).1.header(), store.machine.header());
 }
@@ -216,7 +236,7 @@ fn cut_off_everywhere(
         }
         let mut store = Store::over(machine);
         store.put("/registry/pods/00002", "led on");
-        checkpoint.write(&store.machine.take_dirty(), b"led on").unwrap();
+        store.write_to(&mut checkpoint, b"led on").unwrap();
         drop(checkpoint);
         let (_checkpoint, machine, extra) = open(&path);
         assert_eq!((machine.header(), &extra[..]), (store.machine.header(), &b"led on"[..]), "{step:?}");
@@ -230,15 +250,15 @@ fn a_write_cut_off_anywhere_leaves_the_state_before_or_after_it() {
     let mut store = Store::default();
     store.fill(1200, 0);
     store.fill(1100, 1);
-    checkpoint.write(&store.machine.take_dirty(), b"before").unwrap();
+    store.write_to(&mut checkpoint, b"before").unwrap();
     let before = store.machine.header();
-    // Removals and insertions of more than a batch each.
+    // More than a batch.
     store.compact();
     store.fill(1100, 2);
-    let changes = store.machine.take_dirty();
-    assert!(!changes.full && changes.removed.len() > 1000 && changes.inserted.len() > 1000);
+    let mut changes = store.machine.take_dirty();
+    assert!(!changes.full && changes.bytes > 100_000);
     let steps = copy_at_each_step(&mut checkpoint, dir.path(), copies.path());
-    checkpoint.write(&changes, b"after").unwrap();
+    store.write_delta(&mut checkpoint, &mut changes, b"after").unwrap();
     let steps = steps.lock().unwrap();
     assert_eq!(steps.len(), 4);
     cut_off_everywhere(&before, copies.path(), &steps, &store.machine.header(), Step::HeaderDurable);
@@ -250,14 +270,14 @@ fn a_full_write_cut_off_anywhere_leaves_one_generation_in_charge() {
     let (mut checkpoint, _) = Checkpoint::open(dir.path()).unwrap();
     let mut store = Store::default();
     store.fill(600, 0);
-    checkpoint.write(&store.machine.take_dirty(), b"before").unwrap();
+    store.write_to(&mut checkpoint, b"before").unwrap();
     let before = store.machine.header();
     store.fill(600, 1);
     store.machine.forget_checkpoint();
-    let full = store.machine.take_dirty();
+    let mut full = store.machine.take_dirty();
     assert!(full.full);
     let steps = copy_at_each_step(&mut checkpoint, dir.path(), copies.path());
-    checkpoint.write(&full, b"after").unwrap();
+    store.write_delta(&mut checkpoint, &mut full, b"after").unwrap();
     let filled = steps.lock().unwrap().clone();
     cut_off_everywhere(&before, copies.path(), &filled, &store.machine.header(), Step::GenerationCurrent);
 
@@ -274,7 +294,7 @@ fn the_first_write_cut_off_leaves_nothing() {
     let mut store = Store::default();
     store.fill(600, 0);
     copy_at_each_step(&mut checkpoint, dir.path(), copies.path());
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     let (_, loaded) = Checkpoint::open(copies.path().join("GenerationFilled")).unwrap();
     assert!(matches!(loaded, Loaded::Fresh));
 }
@@ -285,12 +305,12 @@ fn a_write_that_failed_goes_along_with_the_next() {
     let (mut checkpoint, _) = Checkpoint::open(dir.path()).unwrap();
     let mut store = Store::default();
     store.fill(10, 0);
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     store.fill(10, 1);
     let failed = store.machine.take_dirty();
     store.machine.put_back_dirty(failed);
     store.compact();
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     drop(checkpoint);
     assert_eq!(open(dir.path()).1.header(), store.machine.header());
 }
@@ -301,13 +321,13 @@ fn changes_to_a_state_that_is_not_there_are_refused() {
     let mut store = Store::default();
     store.put("a", "1");
     let (mut checkpoint, _) = Checkpoint::open(dir.path()).unwrap();
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     store.put("a", "2");
-    let changes = store.machine.take_dirty();
+    let mut changes = store.machine.take_dirty();
     let (mut empty, _) = Checkpoint::open(other.path()).unwrap();
-    assert!(matches!(empty.write(&changes, b""), Err(Error::NeedsFull { .. })));
+    assert!(matches!(store.write_delta(&mut empty, &mut changes, b""), Err(Error::NeedsFull { .. })));
     store.machine.forget_checkpoint();
-    empty.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut empty, b"").unwrap();
 }
 
 #[test]
@@ -319,9 +339,9 @@ fn values_of_a_megabyte_and_awkward_keys_come_back() {
         store.put(key, vec![at as u8; 1_000_000]);
         store.put(key, vec![at as u8; 1_400_000]);
     }
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     store.put("ab", vec![9; 1_500_000]);
-    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+    store.write_to(&mut checkpoint, b"").unwrap();
     drop(checkpoint);
     let (_checkpoint, machine, _) = open(dir.path());
     assert_eq!(machine.header(), store.machine.header());
@@ -344,7 +364,7 @@ fn written_thrice(path: &Path) -> Vec<StateHeader> {
     let mut headers = Vec::new();
     for round in 0..3 {
         store.fill(400, round);
-        checkpoint.write(&store.machine.take_dirty(), b"extra").unwrap();
+        store.write_to(&mut checkpoint, b"extra").unwrap();
         headers.push(store.machine.header());
     }
     headers
@@ -383,7 +403,7 @@ fn a_flipped_bit_never_gives_another_state_and_never_panics() {
                     discarded += 1;
                     let mut store = Store::default();
                     store.put("a", "rebuilt");
-                    checkpoint.write(&store.machine.take_dirty(), b"").unwrap();
+                    store.write_to(&mut checkpoint, b"").unwrap();
                     drop(checkpoint);
                     assert_eq!(open(&path).1.header(), store.machine.header());
                 }
@@ -420,6 +440,31 @@ fn cut_and_missing_files_are_noticed() {
             Loaded::State { machine, .. } => assert!(headers.contains(&machine.header()), "{name} {left:?}"),
             Loaded::Fresh => panic!("{name} {left:?}: the loss was not noticed"),
         }
+    }
+}
+
+#[test]
+fn files_that_are_damaged_between_two_writes_are_replaced() {
+    for lose in [true, false] {
+        let dir = directory();
+        let (mut checkpoint, _) = Checkpoint::open(dir.path()).unwrap();
+        let mut store = Store::default();
+        store.fill(100, 0);
+        store.write_to(&mut checkpoint, b"").unwrap();
+        let generation = fs::read_to_string(dir.path().join("CURRENT")).unwrap();
+        let log = dir.path().join(generation.trim_end()).join("db");
+        if lose {
+            fs::remove_file(&log).unwrap();
+        } else {
+            fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(1000).unwrap();
+        }
+        store.fill(100, 1);
+        let failed = store.write_to(&mut checkpoint, b"");
+        assert!(matches!(failed, Err(Error::NeedsFull { .. })), "{failed:?}");
+        store.machine.forget_checkpoint();
+        store.write_to(&mut checkpoint, b"").unwrap();
+        drop(checkpoint);
+        assert_eq!(open(dir.path()).1.header(), store.machine.header());
     }
 }
 

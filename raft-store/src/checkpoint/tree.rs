@@ -1,4 +1,8 @@
 //! sled, with its habits fenced in: panics are caught, batches are bounded, durability is made here.
+//!
+//! It is open only while it is used. What it has read or written it keeps in memory far beyond the size that its
+//! cache is given (it looks at that only after 64 accesses in each of 256 parts), and opening it again
+//! takes some ten milliseconds.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -17,8 +21,8 @@ const BATCH_KEYS_MAX: usize = 500;
 /// Bytes in one atomic batch, but for a single key that is larger.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Pages that sled keeps in memory. The state itself is served from memory, so this only helps writing.
-const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Pages that sled is to keep in memory. Nothing is read twice.
+const CACHE_BYTES: u64 = 1024 * 1024;
 
 /// sled's threads let go of its lock a moment after the last handle is dropped.
 const REOPEN_ATTEMPTS: u32 = 200;
@@ -44,13 +48,13 @@ struct Db(Option<sled::Db>);
 
 impl Db {
     fn get(&self) -> &sled::Db {
-        self.0.as_ref().expect("the database is taken out when dropped, not before")
+        self.0.as_ref().expect("the database is opened before it is used")
     }
 }
 
 impl Drop for Db {
     fn drop(&mut self) {
-        let db = self.0.take();
+        let Some(db) = self.0.take() else { return };
         // sled flushes as it goes; if that panics, everything that counts was synced before.
         if let Err(error) = guarded("close", || {
             drop(db);
@@ -64,34 +68,27 @@ impl Drop for Db {
 impl Tree {
     /// Opens or creates the files in a directory that exists.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        // No flusher thread: only `sync` decides what is durable, and when.
-        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let mut attempt = 0;
-        let db = loop {
-            match guarded("open", || config.open()) {
-                Err(Error::Sled { source: sled::Error::Io(error), .. })
-                    if error.to_string().contains("could not acquire lock") =>
-                {
-                    attempt += 1;
-                    if attempt == REOPEN_ATTEMPTS {
-                        return Err(Error::Locked { path: path.to_path_buf() });
-                    }
-                    thread::sleep(REOPEN_PAUSE);
-                }
-                result => break result?,
-            }
-        };
-        Ok(Self { db: Db(Some(db)), path: path.to_path_buf(), synced: HashSet::new() })
+        Ok(Self { db: open(path)?, path: path.to_path_buf(), synced: HashSet::new() })
     }
 
     /// As `open`; but where sled would make new files in place of lost ones, says so.
     pub(super) fn open_existing(path: &Path) -> Result<Self, Error> {
-        for name in ["conf", LOG] {
-            if !path.join(name).is_file() {
-                return Err(Error::Current);
-            }
-        }
+        check_existing(path)?;
         Self::open(path)
+    }
+
+    /// Closes the files until [`reopen`](Self::reopen). Nothing else may be called meanwhile.
+    pub(super) fn close(&mut self) {
+        self.db = Db(None);
+    }
+
+    /// Opens the files again.
+    pub(super) fn reopen(&mut self) -> Result<(), Error> {
+        if self.db.0.is_none() {
+            check_existing(&self.path)?;
+            self.db = open(&self.path)?;
+        }
+        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -106,21 +103,16 @@ impl Tree {
         guarded("write", || self.db.get().insert(key, value).map(drop))
     }
 
-    /// Hands over everything under a prefix, in order.
-    pub(super) fn scan(
-        &self,
-        prefix: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// Hands over every value under a prefix, in the order of their keys, until one is not taken.
+    pub(super) fn scan(&self, prefix: &[u8], mut each: impl FnMut(sled::IVec) -> bool) -> Result<(), Error> {
         guarded("scan", || {
-            for item in self.db.get().scan_prefix(prefix) {
-                let (key, value) = item?;
-                if let Err(error) = each(&key, &value) {
-                    return Ok(Err(error));
+            for item in self.db.get().scan_prefix(prefix).values() {
+                if !each(item?) {
+                    break;
                 }
             }
-            Ok(Ok(()))
-        })?
+            Ok(())
+        })
     }
 
     /// The keys from `from` on that begin with `prefix`.
@@ -225,6 +217,31 @@ fn guarded<T>(operation: &'static str, call: impl FnOnce() -> sled::Result<T>) -
             Err(Error::Panicked { operation, message: text.unwrap_or("without a message").to_owned() })
         }
     }
+}
+
+fn open(path: &Path) -> Result<Db, Error> {
+    // No flusher thread: only `sync` decides what is durable, and when.
+    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let mut attempt = 0;
+    loop {
+        match guarded("open", || config.open()) {
+            Err(Error::Sled { source: sled::Error::Io(error), .. })
+                if error.to_string().contains("could not acquire lock") =>
+            {
+                attempt += 1;
+                if attempt == REOPEN_ATTEMPTS {
+                    return Err(Error::Locked { path: path.to_path_buf() });
+                }
+                thread::sleep(REOPEN_PAUSE);
+            }
+            result => break Ok(Db(Some(result?))),
+        }
+    }
+}
+
+fn check_existing(path: &Path) -> Result<(), Error> {
+    let there = ["conf", LOG].iter().all(|name| path.join(name).is_file());
+    if there { Ok(()) } else { Err(Error::Current) }
 }
 
 fn list(path: &Path) -> Result<Vec<fs::DirEntry>, Error> {

@@ -1,7 +1,7 @@
 //! Writes checkpoints behind the applied state, on a thread of its own.
 //!
-//! Applying never waits for it: the thread takes what changed under the lock, which is quick, and writes it
-//! without. Requests that arrive while one write is under way are served together by the next.
+//! Applying never waits for it: the thread copies what changed in small chunks, under the lock that readers share, and
+//! writes without. Requests that arrive while one write is under way are served together by the next.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +19,9 @@ use crate::checkpoint::{self, Checkpoint};
 
 /// Requests that wait for the thread; they are served together.
 const REQUESTS_MAX: usize = 64;
+
+/// Bytes of records that are copied under one hold of the state's lock.
+const CHUNK_BYTES: u64 = 256 * 1024;
 
 type Reply = oneshot::Sender<Result<SnapshotMeta, String>>;
 
@@ -86,12 +89,16 @@ impl Worker {
     }
 
     fn write(&mut self) -> Result<SnapshotMeta, String> {
-        let (delta, meta) = {
+        let (mut delta, meta) = {
             let mut state = self.state.write().expect("no code panics while it holds the state's lock");
             let meta = state.meta();
             (state.machine.take_dirty(), meta)
         };
-        let result = self.checkpoint.write(&delta, &codec::meta_to_record(&meta));
+        let extra = codec::meta_to_record(&meta);
+        let result = self.checkpoint.write(&mut delta, &extra, |delta| {
+            let state = self.state.read().expect("no code panics while it holds the state's lock");
+            state.machine.read_dirty(delta, CHUNK_BYTES)
+        });
         let bloated = result.is_ok() && self.checkpoint.is_bloated().unwrap_or(false);
         let mut state = self.state.write().expect("no code panics while it holds the state's lock");
         match result {

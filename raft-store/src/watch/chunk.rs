@@ -56,9 +56,9 @@ impl Chunk {
         for changes in machine.events_since(from, EVENTS_PER_STEP_MAX)? {
             chunk.through = changes.revision();
             let mut events = Vec::new();
-            for (kv, prev) in changes.iter().filter(|(kv, _)| range.contains(&kv.key)) {
+            for (kv, prev) in changes.iter().filter(|(kv, _)| range.contains(kv.key)) {
                 chunk.bytes += kv.key.len() + kv.value.len();
-                events.push(Event { kv: kv.clone(), prev_kv: prev.cloned() });
+                events.push(Event { kv: kv.to_record(), prev_kv: prev.map(|prev| prev.to_record()) });
             }
             if !events.is_empty() {
                 chunk.batches.push(EventBatch { revision: chunk.through, events });

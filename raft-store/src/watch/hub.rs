@@ -180,8 +180,8 @@ impl Hub {
                     for (kv, _) in changes.iter() {
                         let mut touch =
                             |group: &Arc<Group>| touched.add(group, changes.revision(), changes.revision());
-                        index.keys.get(&kv.key).into_iter().for_each(&mut touch);
-                        index.spans.holding(&kv.key, &mut touch);
+                        index.keys.get(kv.key).into_iter().for_each(&mut touch);
+                        index.spans.holding(kv.key, &mut touch);
                     }
                 }
             }

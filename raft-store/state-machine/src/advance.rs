@@ -1,11 +1,10 @@
 //! A state that goes on at a much later revision: what a restored copy is, so that nobody who followed the
 //! original mistakes one for the other.
 
-use std::sync::Arc;
-
+use crate::census::Census;
 use crate::checkpoint::CheckpointTracking;
 use crate::history::History;
-use crate::key_index::{KeyHistory, KeyIndex};
+use crate::key_index::KeyVersions;
 use crate::machine::StateMachine;
 use crate::mvcc::Keyspace;
 
@@ -20,13 +19,12 @@ impl StateMachine {
         keyspace.compact_revision = revision;
         keyspace.swept_revision = revision;
         keyspace.history = History::starting_at(revision + 1);
-        let live = self.keyspace.index.iter().filter_map(|(key, versions)| Some((key, versions.live()?)));
-        let mut index = Vec::new();
-        for (key, record) in live {
-            keyspace.all.add(record);
-            index.push((key.clone(), KeyHistory::new(Arc::clone(record))));
+        for record in self.keyspace.index.iter().filter_map(KeyVersions::live) {
+            keyspace.all.add(&record);
+            let slot = keyspace.index.heap.push(&record);
+            keyspace.index.append(&[slot]);
         }
-        keyspace.index = index.into_iter().collect::<KeyIndex>();
+        keyspace.census = Census::of(&keyspace.index);
         self.keyspace = keyspace;
         self.alarms.clear();
         self.drained_revision = revision;

@@ -17,7 +17,7 @@ impl StateMachine {
     /// log; one that was applied before is refused, and changes nothing.
     pub fn apply(&mut self, position: Position, command: &Command) -> Outcome {
         match self.advance(position) {
-            Ok(()) => self.perform(position, command, true),
+            Ok(()) => self.perform(position, command),
             Err(error) => Outcome::Rejected(error),
         }
     }
@@ -28,20 +28,18 @@ impl StateMachine {
         if let Err(error) = self.advance(position) {
             return vec![Outcome::Rejected(error); envelopes.len()];
         }
-        let alone = envelopes.len() == 1;
-        envelopes.iter().map(|envelope| self.apply_one(position, envelope, alone)).collect()
+        envelopes.iter().map(|envelope| self.apply_one(position, envelope)).collect()
     }
 
     /// The same for an entry of one command.
     pub fn apply_envelope(&mut self, position: Position, envelope: &Envelope) -> Outcome {
         match self.advance(position) {
-            Ok(()) => self.apply_one(position, envelope, true),
+            Ok(()) => self.apply_one(position, envelope),
             Err(error) => Outcome::Rejected(error),
         }
     }
 
-    /// `alone`: nothing else lies in the buffer that the command was decoded from.
-    fn apply_one(&mut self, position: Position, envelope: &Envelope, alone: bool) -> Outcome {
+    fn apply_one(&mut self, position: Position, envelope: &Envelope) -> Outcome {
         let Envelope { author, request_id, command } = envelope;
         let user = author.as_ref().map_or("", |author| author.user.as_str());
         // Before permissions are looked at: whoever asks what became of an earlier request must not be told
@@ -56,19 +54,18 @@ impl StateMachine {
             // Not kept: with new permissions, or a new token, the same request may be sent again.
             return Outcome::Rejected(error.into());
         }
-        let outcome = self.perform(position, command, alone);
+        let outcome = self.perform(position, command);
         if let Some(id) = request_id {
             self.requests.keep(position.log_index, id, user, outcome.encode());
         }
         outcome
     }
 
-    fn perform(&mut self, position: Position, command: &Command, alone: bool) -> Outcome {
+    fn perform(&mut self, position: Position, command: &Command) -> Outcome {
         let outcome = match command {
-            Command::Txn(txn) => self.txn(position, txn, alone).map(Outcome::Txn),
+            Command::Txn(txn) => self.txn(position, txn).map(Outcome::Txn),
             Command::Batch(txns) => {
-                let alone = alone && txns.len() == 1;
-                Ok(Outcome::Batch(txns.iter().map(|txn| self.txn(position, txn, alone)).collect()))
+                Ok(Outcome::Batch(txns.iter().map(|txn| self.txn(position, txn)).collect()))
             }
             Command::Compact { revision } => self.compact(*revision),
             Command::LeaseGrant { id, ttl_seconds } => self.lease_grant(*id, *ttl_seconds),
@@ -103,7 +100,7 @@ impl StateMachine {
         Ok(())
     }
 
-    fn txn(&mut self, position: Position, txn: &TxnCommand, alone: bool) -> Result<TxnOutcome, ApplyError> {
+    fn txn(&mut self, position: Position, txn: &TxnCommand) -> Result<TxnOutcome, ApplyError> {
         if txn.fence.is_some_and(|fence| fence.term != position.term) {
             let revision = self.keyspace.revision;
             return Ok(TxnOutcome { revision, fenced: true, ..TxnOutcome::default() });
@@ -113,7 +110,7 @@ impl StateMachine {
         if shape.puts > 0 && self.is_out_of_space() {
             return Err(ApplyError::NoSpace);
         }
-        Run::new(&mut self.keyspace, &mut self.leases, alone && shape.puts == 1).txn(txn)
+        Run::new(&mut self.keyspace, &mut self.leases).txn(txn)
     }
 
     fn compact(&mut self, revision: u64) -> Result<Outcome, ApplyError> {
@@ -140,7 +137,7 @@ impl StateMachine {
         check_fence(position, fence)?;
         self.must_be_sound()?;
         let keys = self.leases.revoke(id)?;
-        let (revision, deleted) = Run::new(&mut self.keyspace, &mut self.leases, false).delete_keys(&keys);
+        let (revision, deleted) = Run::new(&mut self.keyspace, &mut self.leases).delete_keys(&keys);
         Ok(Outcome::LeaseRevoked { revision, deleted })
     }
 

@@ -13,9 +13,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bytes::Bytes;
-
-use crate::key_index::{KeyIndex, KeyRange};
+use crate::key_index::{KeyIndex, KeyRange, KeyVersions};
 
 /// Live keys of one chunk, at most: a count walks through twice as many at worst.
 pub(crate) const CHUNK_KEYS_MAX: usize = 1024;
@@ -24,23 +22,23 @@ pub(crate) const CHUNK_KEYS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Census {
     /// By the first key that may lie in the chunk. The first chunk begins with the empty key.
-    chunks: BTreeMap<Bytes, usize>,
+    chunks: BTreeMap<Box<[u8]>, usize>,
     keys_max: usize,
 }
 
 impl Census {
     pub(crate) fn new(keys_max: usize) -> Self {
-        Self { chunks: BTreeMap::from([(Bytes::new(), 0)]), keys_max }
+        Self { chunks: BTreeMap::from([(Box::default(), 0)]), keys_max }
     }
 
     /// Counts an index anew.
     pub(crate) fn of(index: &KeyIndex) -> Self {
         let mut census = Self::new(CHUNK_KEYS_MAX);
-        let (mut first, mut count) = (Bytes::new(), 0);
-        for (key, _) in index.iter().filter(|(_, versions)| versions.live().is_some()) {
+        let (mut first, mut count): (Box<[u8]>, _) = (Box::default(), 0);
+        for key in index.iter().filter(|versions| versions.is_live()) {
             // Half full, so that what comes next does not split them all.
             if count == census.keys_max / 2 {
-                census.chunks.insert(std::mem::replace(&mut first, key.clone()), count);
+                census.chunks.insert(std::mem::replace(&mut first, key.key().into()), count);
                 count = 0;
             }
             count += 1;
@@ -51,20 +49,22 @@ impl Census {
 
     /// A key has come to life; it is in the index already.
     pub(crate) fn born(&mut self, key: &[u8], index: &KeyIndex) {
+        let keys_max = self.keys_max;
         let Some((first, count)) = self.chunk_of(key) else { return };
         *count += 1;
-        let (first, count) = (first.clone(), *count);
-        if count > self.keys_max {
+        if *count > keys_max {
+            let (first, count) = (first.into(), *count);
             self.split(first, count, index);
         }
     }
 
     /// A key has died.
     pub(crate) fn died(&mut self, key: &[u8]) {
+        let keys_max = self.keys_max;
         let Some((first, count)) = self.chunk_of(key) else { return };
         *count -= 1;
-        let (first, count) = (first.clone(), *count);
-        if count < self.keys_max / 8 {
+        if *count < keys_max / 8 {
+            let (first, count) = (first.to_vec(), *count);
             self.join(&first, count);
         }
     }
@@ -72,7 +72,7 @@ impl Census {
     /// Live keys in the range.
     pub(crate) fn count(&self, range: KeyRange<'_>, index: &KeyIndex) -> u64 {
         let (start, end) = match range {
-            KeyRange::One(key) => return u64::from(index.get(key).is_some_and(|key| key.live().is_some())),
+            KeyRange::One(key) => return u64::from(index.get(key).is_some_and(KeyVersions::is_live)),
             KeyRange::Span(start, end) => (start, end),
             KeyRange::Nothing => return 0,
         };
@@ -91,22 +91,23 @@ impl Census {
         count
     }
 
-    fn chunk_of(&mut self, key: &[u8]) -> Option<(&Bytes, &mut usize)> {
-        self.chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()
+    fn chunk_of(&mut self, key: &[u8]) -> Option<(&[u8], &mut usize)> {
+        let chunk = self.chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        chunk.map(|(first, count)| (first.as_ref(), count))
     }
 
-    fn split(&mut self, first: Bytes, count: usize, index: &KeyIndex) {
+    fn split(&mut self, first: Box<[u8]>, count: usize, index: &KeyIndex) {
         let half = count / 2;
         let from = (Bound::Included(first.as_ref()), Bound::Unbounded);
-        let live = index.range::<[u8], _>(from).filter(|(_, versions)| versions.live().is_some());
-        if let Some((middle, _)) = live.into_iter().nth(half) {
-            self.chunks.insert(middle.clone(), count - half);
+        let mut live = index.range(from).filter(|versions| versions.is_live());
+        if let Some(middle) = live.nth(half) {
+            self.chunks.insert(middle.key().into(), count - half);
             self.chunks.insert(first, half);
         }
     }
 
-    fn join(&mut self, first: &Bytes, count: usize) {
-        let before = (Bound::Unbounded, Bound::Excluded(first.as_ref()));
+    fn join(&mut self, first: &[u8], count: usize) {
+        let before = (Bound::Unbounded, Bound::Excluded(first));
         if let Some((_, keys)) = self.chunks.range_mut::<[u8], _>(before).next_back()
             && *keys + count <= self.keys_max / 2
         {
@@ -118,8 +119,8 @@ impl Census {
 
 fn walk(index: &KeyIndex, start: &[u8], end: Option<&[u8]>) -> u64 {
     let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-    let keys = index.range::<[u8], _>((Bound::Included(start), end));
-    keys.filter(|(_, versions)| versions.live().is_some()).count() as u64
+    let keys = index.range((Bound::Included(start), end));
+    keys.filter(|versions| versions.is_live()).count() as u64
 }
 
 #[cfg(test)]
@@ -144,11 +145,11 @@ mod tests {
             keyspace.census = Census::new(8);
             for (main, (key, put)) in (2..).zip(&changes) {
                 if *put {
-                    keyspace.put(Write { main, key, value: Some(Bytes::new()), lease: None });
+                    keyspace.put(Write { main, key, value: Some(b""), lease: None });
                 } else {
                     keyspace.delete(main, KeyRange::Span(key, None), |_| {});
                     // Only changes make revisions.
-                    keyspace.put(Write { main, key: b"\x09", value: Some(Bytes::new()), lease: None });
+                    keyspace.put(Write { main, key: b"\x09", value: Some(b""), lease: None });
                 }
                 keyspace.revision = main;
             }

@@ -8,10 +8,10 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::record::KeyValue;
+use crate::record::RecordRef;
 
 /// Hash of one version of one key.
-pub(crate) fn record(kv: &KeyValue) -> u64 {
+pub(crate) fn record(kv: &RecordRef<'_>) -> u64 {
     let mut fields = [0u8; 56];
     let words = [
         kv.create_revision,
@@ -25,8 +25,8 @@ pub(crate) fn record(kv: &KeyValue) -> u64 {
     for (slot, word) in fields.chunks_exact_mut(8).zip(words) {
         slot.copy_from_slice(&word.to_le_bytes());
     }
-    let key = xxh3_64(&kv.key);
-    let content = xxh3_64_with_seed(&kv.value, key);
+    let key = xxh3_64(kv.key);
+    let content = xxh3_64_with_seed(kv.value, key);
     xxh3_64_with_seed(&fields, content)
 }
 

@@ -1,14 +1,19 @@
 //! What changed at each revision, for watches that catch up, for checkpoints, and for compaction.
 //!
-//! The history is dense: every revision from the first kept to the newest has at least one event. Beside its
-//! events, each revision keeps a running total of what a compaction at that revision makes unreachable, so
-//! that compaction changes the state hash in O(1), whenever the records themselves are trimmed.
+//! The history is dense: every revision from the first kept to the newest has at least one event. It lies in segments
+//! of so many revisions, where an event takes eight bytes, and eight more if it superseded something. Beside
+//! them each segment keeps what compactions before it make unreachable, so that a compaction changes the
+//! state hash by looking at one segment, whenever the records themselves are trimmed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::record::Record;
-use crate::revision::REVISION_INITIAL;
+use crate::heap::{Heap, Slot};
+use crate::record::{Record, RecordRef};
+use crate::revision::{REVISION_INITIAL, Revision};
+
+/// Revisions of one segment.
+const SEGMENT_REVISIONS: usize = 256;
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +41,15 @@ pub struct EventBatch {
 }
 
 /// A revision's changes as they lie in the history, for looking without copying.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct RevisionEvents<'a> {
     revision: u64,
     /// At the compact revision the versions before are compacted, trimmed or not.
     hide_prev: bool,
-    events: std::collections::vec_deque::Iter<'a, Event>,
+    heap: &'a Heap,
+    kvs: &'a [Slot],
+    /// As many, or none.
+    prevs: &'a [Slot],
 }
 
 impl<'a> RevisionEvents<'a> {
@@ -50,21 +58,33 @@ impl<'a> RevisionEvents<'a> {
         self.revision
     }
 
+    /// How many changes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.kvs.len()
+    }
+
     /// The changes in order: the key after, and the key before if it existed.
-    pub fn iter(&self) -> impl Iterator<Item = (&'a Arc<Record>, Option<&'a Arc<Record>>)> + use<'a> {
-        let hide_prev = self.hide_prev;
-        self.events.clone().map(move |event| (&event.kv, event.prev_kv.as_ref().filter(|_| !hide_prev)))
+    pub fn iter(&self) -> impl Iterator<Item = (RecordRef<'a>, Option<RecordRef<'a>>)> + use<'a> {
+        let Self { hide_prev, heap, kvs, prevs, .. } = *self;
+        kvs.iter().enumerate().map(move |(at, kv)| {
+            let prev = prevs.get(at).filter(|prev| !hide_prev && **prev != Slot::NONE);
+            (heap.view(*kv), prev.map(|prev| heap.view(*prev)))
+        })
     }
 
     /// The keys after the changes, in order.
-    pub(crate) fn into_records(self) -> impl Iterator<Item = &'a Arc<Record>> {
-        self.events.map(|event| &event.kv)
+    pub(crate) fn records(&self) -> impl Iterator<Item = RecordRef<'a>> + use<'a> {
+        let heap = self.heap;
+        self.kvs.iter().map(|kv| heap.view(*kv))
     }
 
     /// The changes on their own.
     pub fn to_batch(&self) -> EventBatch {
-        let events = self.iter().map(|(kv, prev)| Event { kv: kv.clone(), prev_kv: prev.cloned() });
-        EventBatch { revision: self.revision, events: events.collect() }
+        let copy = |(kv, prev): (RecordRef<'_>, Option<RecordRef<'_>>)| Event {
+            kv: kv.to_record(),
+            prev_kv: prev.map(|prev| prev.to_record()),
+        };
+        EventBatch { revision: self.revision, events: self.iter().map(copy).collect() }
     }
 }
 
@@ -77,8 +97,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, record: &Record) {
-        *self = self.plus(Self { hash: record.hash(), records: 1, bytes: record.bytes() });
+    pub(crate) fn add(&mut self, record: &RecordRef<'_>) {
+        *self = self.plus(Self { hash: record.hash, records: 1, bytes: record.bytes() });
     }
 
     pub(crate) fn plus(self, other: Self) -> Self {
@@ -98,24 +118,67 @@ impl Tally {
     }
 }
 
-#[derive(Debug)]
-struct RevisionEntry {
-    /// Sequence number of the revision's first event.
-    first_event: u64,
-    /// What compactions up to and including this revision make unreachable: versions superseded up to here,
-    /// and tombstones from before here.
+/// The changes of so many revisions.
+#[derive(Debug, Default)]
+struct Segment {
+    /// What compactions up to and including the revision before this segment make unreachable, with the tombstones
+    /// of that revision; and what this segment's own revisions add and were already trimmed of.
     dead: Tally,
+    kvs: Vec<Slot>,
+    /// What each change superseded, [`Slot::NONE`] for nothing. Empty as long as all superseded nothing.
+    prevs: Vec<Slot>,
+    /// Where each revision's changes begin. Empty as long as each has one change.
+    starts: Vec<u32>,
+}
+
+impl Segment {
+    fn revisions(&self) -> usize {
+        if self.starts.is_empty() { self.kvs.len() } else { self.starts.len() }
+    }
+
+    /// The changes of the segment's revision `at`, by their places.
+    fn range(&self, at: usize) -> std::ops::Range<usize> {
+        if self.starts.is_empty() {
+            return at..at + 1;
+        }
+        let end = self.starts.get(at + 1).map_or(self.kvs.len(), |start| *start as usize);
+        self.starts[at] as usize..end
+    }
+
+    fn push(&mut self, kv: Slot, prev: Slot, new_revision: bool) {
+        if new_revision {
+            if !self.starts.is_empty() {
+                self.starts.push(self.kvs.len() as u32);
+            }
+        } else if self.starts.is_empty() {
+            self.starts = (0..self.kvs.len() as u32).collect();
+        }
+        if prev != Slot::NONE && self.prevs.is_empty() {
+            self.prevs = vec![Slot::NONE; self.kvs.len()];
+        }
+        self.kvs.push(kv);
+        if prev != Slot::NONE || !self.prevs.is_empty() {
+            self.prevs.push(prev);
+        }
+    }
+
+    fn prev(&self, place: usize) -> Option<Slot> {
+        self.prevs.get(place).copied().filter(|prev| *prev != Slot::NONE)
+    }
 }
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// Of the front of `revisions`.
+    /// The first revision that is kept.
     first_revision: u64,
-    revisions: VecDeque<RevisionEntry>,
-    /// Sequence number of the front of `events`.
-    first_event: u64,
-    events: VecDeque<Event>,
+    /// The first revision of the first segment.
+    base_revision: u64,
+    /// The revision after the newest that has events.
+    next_revision: u64,
+    segments: VecDeque<Segment>,
+    /// What a compaction at the newest revision makes unreachable.
+    newest_dead: Tally,
     /// Tombstones of the newest revision: a compaction at the next one takes them.
     newest_tombstones: Tally,
 }
@@ -125,9 +188,10 @@ impl History {
     pub(crate) fn starting_at(first_revision: u64) -> Self {
         Self {
             first_revision,
-            revisions: VecDeque::new(),
-            first_event: 0,
-            events: VecDeque::new(),
+            base_revision: first_revision,
+            next_revision: first_revision,
+            segments: VecDeque::new(),
+            newest_dead: Tally::default(),
             newest_tombstones: Tally::default(),
         }
     }
@@ -142,84 +206,155 @@ impl History {
 
     /// The revision after the newest that has events.
     pub(crate) fn next_revision(&self) -> u64 {
-        self.first_revision + self.revisions.len() as u64
+        self.next_revision
     }
 
     /// The place that the next change of `revision` has within it.
     pub(crate) fn next_sub(&self, revision: u64) -> u32 {
-        match self.revisions.back() {
-            Some(entry) if revision + 1 == self.next_revision() => {
-                (self.first_event + self.events.len() as u64 - entry.first_event) as u32
+        match self.segments.back() {
+            Some(segment) if revision + 1 == self.next_revision => {
+                segment.range(segment.revisions() - 1).len() as u32
             }
             _ => 0,
         }
     }
 
     /// Adds a change of the newest revision or the one after it.
-    pub(crate) fn push(&mut self, event: Event) {
-        if event.kv.mod_revision == self.next_revision() {
-            let before = self.revisions.back().map_or(Tally::default(), |entry| entry.dead);
-            let dead = before.plus(self.newest_tombstones);
+    pub(crate) fn push(&mut self, heap: &Heap, kv: Slot, prev: Option<Slot>) {
+        let record = heap.view(kv);
+        let new_revision = record.mod_revision == self.next_revision;
+        if new_revision {
+            self.newest_dead = self.newest_dead.plus(self.newest_tombstones);
             self.newest_tombstones = Tally::default();
-            let first_event = self.first_event + self.events.len() as u64;
-            self.revisions.push_back(RevisionEntry { first_event, dead });
+            self.next_revision += 1;
+            if self.segments.back().is_none_or(|segment| segment.revisions() == SEGMENT_REVISIONS) {
+                self.segments.push_back(Segment { dead: self.newest_dead, ..Segment::default() });
+            }
         }
-        let entry = self.revisions.back_mut().expect("changes are pushed in order of their revisions");
-        if let Some(prev) = &event.prev_kv {
-            entry.dead.add(prev);
+        if let Some(prev) = prev {
+            self.newest_dead.add(&heap.view(prev));
         }
-        if event.is_delete() {
-            self.newest_tombstones.add(&event.kv);
+        if record.is_tombstone() {
+            self.newest_tombstones.add(&record);
         }
-        self.events.push_back(event);
+        let segment = self.segments.back_mut().expect("changes are pushed in order of their revisions");
+        segment.push(kv, prev.unwrap_or(Slot::NONE), new_revision);
     }
 
-    /// What a compaction at `revision` makes unreachable, counted from where this history began.
-    pub(crate) fn dead_at(&self, revision: u64) -> Tally {
-        let entry = revision.checked_sub(self.first_revision).and_then(|at| self.revisions.get(at as usize));
-        entry.map_or(Tally::default(), |entry| entry.dead)
+    /// What a compaction at `revision` makes unreachable, counted from where this history began: versions
+    /// superseded up to there, and tombstones from before there.
+    pub(crate) fn dead_at(&self, heap: &Heap, revision: u64) -> Tally {
+        let Some((segment, at)) = self.find(revision) else { return Tally::default() };
+        let segment = &self.segments[segment];
+        let first = self.first_in_segment_of(revision);
+        let mut dead = segment.dead;
+        for earlier in first..=at {
+            for place in segment.range(earlier) {
+                if let Some(prev) = segment.prev(place) {
+                    dead.add(&heap.view(prev));
+                }
+                if earlier < at && segment.kvs[place].is_tombstone() {
+                    dead.add(&heap.view(segment.kvs[place]));
+                }
+            }
+        }
+        dead
     }
 
     /// The revisions from `from` on; nothing before the first kept.
-    pub(crate) fn since(&self, from: u64, compact_revision: u64) -> impl Iterator<Item = RevisionEvents<'_>> {
-        let from = from.max(self.first_revision);
-        (from..self.next_revision()).map(move |revision| {
-            let at = (revision - self.first_revision) as usize;
-            RevisionEvents {
+    pub(crate) fn since<'a>(
+        &'a self,
+        heap: &'a Heap,
+        from: u64,
+        compact_revision: u64,
+    ) -> impl Iterator<Item = RevisionEvents<'a>> {
+        (from.max(self.first_revision)..self.next_revision).filter_map(move |revision| {
+            let (segment, at) = self.find(revision)?;
+            let segment = &self.segments[segment];
+            let range = segment.range(at);
+            Some(RevisionEvents {
                 revision,
                 hide_prev: revision <= compact_revision,
-                events: self.events.range(self.event_range(at)),
-            }
+                heap,
+                kvs: &segment.kvs[range.clone()],
+                prevs: segment.prevs.get(range).unwrap_or_default(),
+            })
         })
     }
 
-    /// The changes of one kept revision, to take their `prev_kv` away.
-    pub(crate) fn events_mut(&mut self, revision: u64) -> impl Iterator<Item = &mut Event> {
-        let range = match revision.checked_sub(self.first_revision) {
-            Some(at) if (at as usize) < self.revisions.len() => self.event_range(at as usize),
-            _ => 0..0,
-        };
-        self.events.range_mut(range)
+    /// The keys after the changes of a revision, in order; nothing for one that is not kept.
+    pub(crate) fn events(&self, revision: u64) -> &[Slot] {
+        self.find(revision).map_or(&[], |(segment, at)| {
+            let segment = &self.segments[segment];
+            &segment.kvs[segment.range(at)]
+        })
     }
 
-    /// Drops the oldest revision.
-    pub(crate) fn pop_front(&mut self) {
-        if self.revisions.is_empty() {
+    /// Takes away what a change superseded, if it is still there.
+    pub(crate) fn take_prev(&mut self, heap: &Heap, revision: u64, sub: usize) -> Option<Slot> {
+        let (segment, at) = self.find(revision)?;
+        let segment = &mut self.segments[segment];
+        let place = segment.range(at).nth(sub)?;
+        let prev = segment.prev(place)?;
+        segment.prevs[place] = Slot::NONE;
+        segment.dead.add(&heap.view(prev));
+        Some(prev)
+    }
+
+    /// A record has another slot from now on; `after` is the version after it.
+    pub(crate) fn replace(&mut self, heap: &Heap, original: Slot, copy: Slot, after: Option<Slot>) {
+        let revision = heap.view(copy).revision();
+        if let Some((segment, place)) = self.place(revision)
+            && let Some(kv) = segment.kvs.get_mut(place).filter(|kv| **kv == original)
+        {
+            *kv = copy;
+        }
+        let Some(after) = after else { return };
+        if let Some((segment, place)) = self.place(heap.view(after).revision())
+            && let Some(prev) = segment.prevs.get_mut(place).filter(|prev| **prev == original)
+        {
+            *prev = copy;
+        }
+    }
+
+    /// Drops the oldest revision. Its records must be there still.
+    pub(crate) fn pop_front(&mut self, heap: &Heap) {
+        if self.first_revision == self.next_revision {
             return;
         }
-        let events = self.event_range(0);
-        self.first_event += events.len() as u64;
-        self.events.drain(events);
-        self.revisions.pop_front();
+        let at = self.first_in_segment_of(self.first_revision);
+        let Some(segment) = self.segments.front_mut() else { return };
+        for place in segment.range(at) {
+            let gone = segment
+                .prev(place)
+                .into_iter()
+                .chain(Some(segment.kvs[place]).filter(|kv| kv.is_tombstone()));
+            gone.for_each(|slot| segment.dead.add(&heap.view(slot)));
+        }
         self.first_revision += 1;
+        if at + 1 == SEGMENT_REVISIONS {
+            self.segments.pop_front();
+            self.base_revision += SEGMENT_REVISIONS as u64;
+        }
     }
 
-    fn event_range(&self, at: usize) -> std::ops::Range<usize> {
-        let start = self.revisions[at].first_event - self.first_event;
-        let end = match self.revisions.get(at + 1) {
-            Some(next) => next.first_event - self.first_event,
-            None => self.events.len() as u64,
-        };
-        start as usize..end as usize
+    /// The segment of a kept revision, and its number within that.
+    fn find(&self, revision: u64) -> Option<(usize, usize)> {
+        let kept = revision >= self.first_revision && revision < self.next_revision;
+        let at = kept.then(|| (revision - self.base_revision) as usize)?;
+        Some((at / SEGMENT_REVISIONS, at % SEGMENT_REVISIONS))
+    }
+
+    /// The number, within its segment, of the first kept revision that shares the segment with `revision`.
+    fn first_in_segment_of(&self, revision: u64) -> usize {
+        let segment = (revision - self.base_revision) as usize / SEGMENT_REVISIONS;
+        if segment == 0 { (self.first_revision - self.base_revision) as usize } else { 0 }
+    }
+
+    fn place(&mut self, revision: Revision) -> Option<(&mut Segment, usize)> {
+        let (segment, at) = self.find(revision.main)?;
+        let segment = &mut self.segments[segment];
+        let place = segment.range(at).nth(revision.sub as usize)?;
+        Some((segment, place))
     }
 }

@@ -4,7 +4,6 @@
 //! manages what is not replicated: which changes the watch hub has fetched, and how much was trimmed.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -18,7 +17,7 @@ use crate::history::{EventBatch, RevisionEvents};
 use crate::lease::{LeaseState, Leases};
 use crate::mvcc::Keyspace;
 use crate::outcome::{RangeResponse, ReadError};
-use crate::record::Record;
+use crate::record::RecordRef;
 use crate::requests::Requests;
 use crate::revision::{Position, REVISION_INITIAL};
 use crate::snapshot::SnapshotPins;
@@ -113,7 +112,7 @@ impl StateMachine {
     }
 
     /// The newest version of a key, if it exists.
-    pub fn get(&self, key: &[u8]) -> Option<&Arc<Record>> {
+    pub fn get(&self, key: &[u8]) -> Option<RecordRef<'_>> {
         self.keyspace.get(key)
     }
 
@@ -132,9 +131,9 @@ impl StateMachine {
             return Err(ReadError::Compacted { requested: revision, compact_revision });
         }
         let mut given = 0;
-        Ok(self.keyspace.history.since(revision, compact_revision).take_while(move |events| {
+        Ok(self.keyspace.since(revision, compact_revision).take_while(move |events| {
             let go_on = given < events_max;
-            given += events.iter().count();
+            given += events.len();
             go_on
         }))
     }
@@ -144,7 +143,7 @@ impl StateMachine {
     pub fn drain_events(&mut self) -> Vec<EventBatch> {
         let from = self.drained_revision + 1;
         // Not hidden by compaction: the subscriber followed up to here.
-        let batches: Vec<_> = self.keyspace.history.since(from, 0).map(|events| events.to_batch()).collect();
+        let batches: Vec<_> = self.keyspace.since(from, 0).map(|events| events.to_batch()).collect();
         self.drained_revision = self.keyspace.revision;
         let drained: usize = batches.iter().map(|batch| batch.events.len()).sum();
         self.trim(TRIM_EVENTS_MIN.max(TRIM_EVENTS_PER_DRAINED * drained));
@@ -166,8 +165,7 @@ impl StateMachine {
         }
         let lag = self.keyspace.compact_revision;
         let through = self.tracking.trim_through(lag).min(self.drained_revision);
-        let tracking = &mut self.tracking;
-        self.keyspace.trim(events_max, through, |record| tracking.removed(record))
+        self.keyspace.trim(events_max, through)
     }
 
     /// Everything that compactions at or before this revision made unreachable is out of memory.
@@ -175,9 +173,10 @@ impl StateMachine {
         self.keyspace.swept_revision
     }
 
-    /// Whether nothing that a compaction made unreachable is left in memory.
+    /// Whether nothing that a compaction made unreachable is left in memory, nor much room where it was.
     pub fn is_trimmed(&self) -> bool {
-        self.keyspace.swept_revision >= self.keyspace.compact_revision
+        let swept = self.keyspace.swept_revision >= self.keyspace.compact_revision;
+        swept && !self.keyspace.index.heap.has_sparse_block()
     }
 
     /// A hash of all replicated state but the applied position. Equal on all members at equal positions.
@@ -214,8 +213,8 @@ impl StateMachine {
     pub fn hash_kv(&self, revision: u64) -> Result<HashKv, ReadError> {
         self.keyspace.check_revision(revision)?;
         let revision = if revision == 0 { self.keyspace.revision } else { revision };
-        let later = self.keyspace.history.since(revision + 1, 0);
-        let later = later.flat_map(|events| events.into_records().map(|kv| kv.hash()));
+        let later = self.keyspace.since(revision + 1, 0);
+        let later = later.flat_map(|events| events.records().map(|kv| kv.hash));
         let hash = later.fold(self.keyspace.live().hash, u64::wrapping_sub);
         let compact_revision = self.keyspace.compact_revision;
         let hash = hash::words(HASH_KV_DOMAIN, &[hash, revision, compact_revision]);

@@ -4,17 +4,16 @@
 //! were then; the tally of live records (hash, number, bytes) is exact after every change and compaction.
 //! It does not judge requests (that is `txn`) and knows no leases beyond the number in each record.
 
-use std::collections::btree_map::Entry;
+use std::borrow::Cow;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use crate::census::{CHUNK_KEYS_MAX, Census};
 use crate::command::{RangeRequest, SortOrder, SortTarget};
-use crate::history::{Event, History, Tally};
-use crate::key_index::{KeyHistory, KeyIndex, KeyRange};
+use crate::heap::Slot;
+use crate::history::{History, RevisionEvents, Tally};
+use crate::key_index::{KeyIndex, KeyRange, KeyVersions};
 use crate::outcome::{RangeResponse, ReadError};
-use crate::record::{KeyValue, Record};
+use crate::record::{Record, RecordRef};
 use crate::revision::{REVISION_INITIAL, Revision};
 
 /// The revision that stands for "the newest, including what the running transaction wrote".
@@ -31,6 +30,8 @@ pub(crate) struct Keyspace {
     pub(crate) history: History,
     pub(crate) revision: u64,
     pub(crate) compact_revision: u64,
+    /// What that made unreachable since `history` began.
+    pub(crate) dead: Tally,
     /// Revisions up to here had their superseded versions trimmed.
     pub(crate) swept_revision: u64,
     /// Every record ever put in since `history` began, dead or not.
@@ -44,19 +45,27 @@ pub(crate) struct Write<'a> {
     pub(crate) main: u64,
     pub(crate) key: &'a [u8],
     /// `None`: keep the one there.
-    pub(crate) value: Option<Bytes>,
+    pub(crate) value: Option<&'a [u8]>,
     /// `None`: keep the one there.
     pub(crate) lease: Option<i64>,
+}
+
+/// A version that a write superseded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Superseded {
+    pub(crate) slot: Slot,
+    pub(crate) lease: i64,
 }
 
 impl Keyspace {
     pub(crate) fn new() -> Self {
         Self {
-            index: KeyIndex::new(),
+            index: KeyIndex::default(),
             census: Census::new(CHUNK_KEYS_MAX),
             history: History::new(),
             revision: REVISION_INITIAL,
             compact_revision: 0,
+            dead: Tally::default(),
             swept_revision: 0,
             all: Tally::default(),
         }
@@ -64,82 +73,76 @@ impl Keyspace {
 
     /// The tally of records that a read at an allowed revision, or a watch from one, can see.
     pub(crate) fn live(&self) -> Tally {
-        self.all.minus(self.history.dead_at(self.compact_revision))
+        self.all.minus(self.dead)
     }
 
     /// The newest version of `key`, if it exists.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Record>> {
-        self.index.get(key).and_then(KeyHistory::live)
+    pub(crate) fn get(&self, key: &[u8]) -> Option<RecordRef<'_>> {
+        self.index.get(key).and_then(KeyVersions::live)
     }
 
     /// The newest versions of the keys in a range.
-    pub(crate) fn live_in<'a>(&'a self, range: KeyRange<'a>) -> impl Iterator<Item = &'a Arc<Record>> {
-        let keys = range.bounds().map(|bounds| self.index.range::<[u8], _>(bounds));
-        keys.into_iter().flatten().filter_map(|(_, versions)| versions.live())
+    pub(crate) fn live_in<'a>(&'a self, range: KeyRange<'a>) -> impl Iterator<Item = RecordRef<'a>> {
+        let keys = range.bounds().map(|bounds| self.index.range(bounds));
+        keys.into_iter().flatten().filter_map(KeyVersions::live)
+    }
+
+    /// The changes from a revision on; see [`History::since`].
+    pub(crate) fn since(&self, from: u64, compact_revision: u64) -> impl Iterator<Item = RevisionEvents<'_>> {
+        self.history.since(&self.index.heap, from, compact_revision)
     }
 
     /// Writes a key and returns the version before, if it existed.
-    pub(crate) fn put(&mut self, write: Write<'_>) -> Option<Arc<Record>> {
-        let sub = self.history.next_sub(write.main);
-        let mut kv = KeyValue {
+    pub(crate) fn put(&mut self, write: Write<'_>) -> Option<Superseded> {
+        let place = self.index.place(write.key);
+        let before = place.live();
+        let value = match (write.value, before) {
+            (Some(value), _) => Cow::Borrowed(value),
+            // It lies where the new version will lie.
+            (None, Some((_, prev))) => Cow::Owned(prev.value.to_vec()),
+            (None, None) => Cow::default(),
+        };
+        let record = RecordRef {
+            key: write.key,
+            value: &value,
+            create_revision: before.map_or(write.main, |(_, prev)| prev.create_revision),
             mod_revision: write.main,
-            sub,
-            create_revision: write.main,
-            version: 1,
-            lease: write.lease.unwrap_or(0),
-            ..KeyValue::default()
+            sub: self.history.next_sub(write.main),
+            version: before.map_or(0, |(_, prev)| prev.version) + 1,
+            lease: write.lease.or(before.map(|(_, prev)| prev.lease)).unwrap_or(0),
+            hash: 0,
         };
-        // The key is a copy of its own, shared by all versions: the command's buffer must not live on
-        // in the index when its value is long superseded.
-        let prev_kv = match self.index.entry(Bytes::copy_from_slice(write.key)) {
-            Entry::Vacant(vacant) => {
-                kv.key = vacant.key().clone();
-                kv.value = write.value.unwrap_or_default();
-                let record = Arc::new(Record::new(kv));
-                self.all.add(&record);
-                vacant.insert(KeyHistory::new(record.clone()));
-                self.history.push(Event { kv: record, prev_kv: None });
-                None
-            }
-            Entry::Occupied(mut occupied) => {
-                kv.key = occupied.key().clone();
-                let versions = occupied.get_mut();
-                let prev_kv = versions.live().cloned();
-                if let Some(prev) = &prev_kv {
-                    kv.create_revision = prev.create_revision;
-                    kv.version = prev.version + 1;
-                    kv.lease = write.lease.unwrap_or(prev.lease);
-                }
-                kv.value = match (write.value, &prev_kv) {
-                    (Some(value), _) => value,
-                    (None, Some(prev)) => prev.value.clone(),
-                    (None, None) => Bytes::new(),
-                };
-                let record = Arc::new(Record::new(kv));
-                self.all.add(&record);
-                versions.push(record.clone());
-                self.history.push(Event { kv: record, prev_kv: prev_kv.clone() });
-                prev_kv
-            }
-        };
-        if prev_kv.is_none() {
+        let record = record.hashed();
+        let before = before.map(|(slot, prev)| Superseded { slot, lease: prev.lease });
+        let (slot, crowded) = place.push(&record);
+        if crowded {
+            self.index.split(write.key);
+        }
+        self.all.add(&record);
+        self.history.push(&self.index.heap, slot, before.map(|before| before.slot));
+        if before.is_none() {
             self.census.born(write.key, &self.index);
         }
-        prev_kv
+        before
     }
 
     /// Deletes the keys of a range, handing each one's last version to `deleted`.
-    pub(crate) fn delete(&mut self, main: u64, range: KeyRange<'_>, mut deleted: impl FnMut(&Arc<Record>)) {
+    pub(crate) fn delete(&mut self, main: u64, range: KeyRange<'_>, mut deleted: impl FnMut(RecordRef<'_>)) {
         let Some(bounds) = range.bounds() else { return };
-        for (key, versions) in self.index.range_mut::<[u8], _>(bounds) {
-            let Some(prev) = versions.live().cloned() else { continue };
+        let live = self.index.range(bounds).filter(|versions| versions.is_live());
+        let live: Vec<Slot> = live.map(KeyVersions::latest).collect();
+        let mut key = Vec::new();
+        for prev in live {
+            let last = self.index.heap.view(prev);
+            key.clear();
+            key.extend_from_slice(last.key);
+            deleted(last);
             let revision = Revision { main, sub: self.history.next_sub(main) };
-            let record = Arc::new(Record::new(KeyValue::tombstone(key.clone(), revision)));
+            let record = RecordRef::tombstone(&key, revision).hashed();
+            let slot = self.index.push(&record);
             self.all.add(&record);
-            versions.push(record.clone());
-            self.census.died(&prev.key);
-            deleted(&prev);
-            self.history.push(Event { kv: record, prev_kv: Some(prev) });
+            self.census.died(&key);
+            self.history.push(&self.index.heap, slot, Some(prev));
         }
     }
 
@@ -170,29 +173,25 @@ impl Keyspace {
         }
         // In key order, the first `limit` matches are the result; otherwise all must be seen first.
         let key_order = request.sort_target == SortTarget::Key && request.sort_order != SortOrder::Descend;
-        for (_, versions) in self.index.range::<[u8], _>(bounds) {
-            if request.count_only || (key_order && response.kvs.len() as u64 >= limit) {
-                if versions.is_live_at(at) {
-                    response.count += 1;
-                    response.more |= !request.count_only && !response.more && {
-                        versions.at(at).is_some_and(|record| within_bounds(request, record))
-                    };
-                }
-            } else if let Some(record) = versions.at(at) {
-                response.count += 1;
-                if within_bounds(request, record) {
-                    response.kvs.push(record.clone());
-                }
+        let mut found = Vec::new();
+        for versions in self.index.range(bounds) {
+            let Some(record) = versions.at(at) else { continue };
+            response.count += 1;
+            if request.count_only || !within_bounds(request, &record) {
+                continue;
+            }
+            if key_order && found.len() as u64 >= limit {
+                response.more = true;
+            } else {
+                found.push(record);
             }
         }
         if !key_order {
-            sort(&mut response.kvs, request);
-            response.more = response.kvs.len() as u64 > limit;
-            response.kvs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            sort(&mut found, request);
+            response.more = found.len() as u64 > limit;
+            found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
-        if request.keys_only {
-            take_values(&mut response.kvs);
-        }
+        response.kvs = found.into_iter().map(|record| copy(record, request)).collect();
         response
     }
 
@@ -208,19 +207,16 @@ impl Keyspace {
         let mut kvs = Vec::new();
         let mut cut = request.count_only;
         if !request.count_only {
-            for (_, versions) in self.index.range::<[u8], _>(range.bounds()?) {
+            for versions in self.index.range(range.bounds()?) {
                 cut = kvs.len() as u64 == request.limit;
                 if cut {
                     break;
                 }
-                kvs.extend(versions.at(at).cloned());
+                kvs.extend(versions.at(at).map(|record| copy(record, request)));
             }
         }
         let count = if cut { self.count(range, request.revision) } else { kvs.len() as u64 };
         let more = !request.count_only && count > kvs.len() as u64;
-        if request.keys_only {
-            take_values(&mut kvs);
-        }
         Some(RangeResponse { revision, count, more, kvs })
     }
 
@@ -235,8 +231,8 @@ impl Keyspace {
         if revision == 0 {
             return now;
         }
-        let later = self.history.since(revision + 1, 0).flat_map(|events| events.into_records());
-        later.filter(|kv| range.contains(&kv.key)).fold(now, |count, kv| match kv.version {
+        let later = self.since(revision + 1, 0).flat_map(|events| events.records());
+        later.filter(|kv| range.contains(kv.key)).fold(now, |count, kv| match kv.version {
             0 => count + 1,
             1 => count - 1,
             _ => count,
@@ -252,38 +248,28 @@ fn is_bounded(request: &RangeRequest) -> bool {
         .any(|bound| *bound != 0)
 }
 
-fn take_values(kvs: &mut [Arc<Record>]) {
-    for record in kvs {
-        *record = Arc::new(Record::detached(without_value(record)));
+/// A record for the response.
+fn copy(mut record: RecordRef<'_>, request: &RangeRequest) -> Arc<Record> {
+    if request.keys_only {
+        record.value = &[];
     }
+    record.to_record()
 }
 
-fn within_bounds(request: &RangeRequest, record: &Record) -> bool {
+fn within_bounds(request: &RangeRequest, record: &RecordRef<'_>) -> bool {
     let within = |min: u64, max: u64, revision: u64| revision >= min && (max == 0 || revision <= max);
     within(request.min_mod_revision, request.max_mod_revision, record.mod_revision)
         && within(request.min_create_revision, request.max_create_revision, record.create_revision)
 }
 
-fn without_value(record: &Record) -> KeyValue {
-    KeyValue {
-        key: record.key.clone(),
-        value: Bytes::new(),
-        create_revision: record.create_revision,
-        mod_revision: record.mod_revision,
-        sub: record.sub,
-        version: record.version,
-        lease: record.lease,
-    }
-}
-
 /// Sorts records that are in ascending key order.
-fn sort(kvs: &mut [Arc<Record>], request: &RangeRequest) {
+fn sort(kvs: &mut [RecordRef<'_>], request: &RangeRequest) {
     match request.sort_target {
         SortTarget::Key => {}
         SortTarget::Version => kvs.sort_by_key(|record| record.version),
         SortTarget::CreateRevision => kvs.sort_by_key(|record| record.create_revision),
         SortTarget::ModRevision => kvs.sort_by_key(|record| record.mod_revision),
-        SortTarget::Value => kvs.sort_by(|left, right| left.value.cmp(&right.value)),
+        SortTarget::Value => kvs.sort_by(|left, right| left.value.cmp(right.value)),
     }
     if request.sort_order == SortOrder::Descend {
         kvs.reverse();

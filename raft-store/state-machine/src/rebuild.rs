@@ -1,25 +1,24 @@
 //! Making a state again from its header and its records, as snapshots and checkpoints hold them.
 //!
-//! [`Rebuild`] takes records in the order of their keys and revisions. It passes over what does not belong
-//! (records newer than the header, records that compaction had made unreachable) and checks everything else:
-//! nothing leaves here that is not exactly the state which the header's hash names.
-
-use std::sync::Arc;
+//! [`Rebuild`] takes records in the order of their keys and revisions, or in any order. It passes over what does not
+//! belong (records newer than the header, records that compaction had made unreachable) and checks everything
+//! else: nothing leaves here that is not exactly the state which the header's hash names.
 
 use bytes::Bytes;
 
 use crate::auth::Auth;
 use crate::census::Census;
-use crate::checkpoint::{CheckpointTracking, RecordId};
+use crate::checkpoint::CheckpointTracking;
 use crate::command::Alarm;
 use crate::command_codec::{read_alarm, write_alarm};
-use crate::history::{Event, History, Tally};
-use crate::key_index::KeyHistory;
+use crate::heap::{Heap, Slot};
+use crate::history::History;
+use crate::key_index::KeyIndex;
 use crate::lease::{LEASE_NONE, LeaseState};
 use crate::machine::StateMachine;
-use crate::record::{KeyValue, Record};
+use crate::record::RecordRef;
 use crate::requests::Requests;
-use crate::revision::{Position, REVISION_INITIAL};
+use crate::revision::{Position, REVISION_INITIAL, Revision};
 use crate::secret::Secret;
 use crate::version::Versions;
 use crate::wire::{DecodeError, Reader, Writer};
@@ -193,158 +192,183 @@ pub enum RebuildError {
     },
 }
 
-/// A state that was made again.
-#[derive(Debug)]
-pub struct Rebuilt {
-    /// The state. A checkpoint of it is taken to hold it already; see [`StateMachine::forget_checkpoint`].
-    pub machine: StateMachine,
-    /// Records that were given but do not belong.
-    pub discarded: Vec<RecordId>,
+/// A change that the history is made of again.
+struct Change {
+    revision: Revision,
+    kv: Slot,
+    prev: Option<Slot>,
 }
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct Rebuild {
     header: StateHeader,
-    keys: Vec<(Bytes, KeyHistory)>,
-    /// Versions of the key that records arrive for.
-    versions: Vec<Arc<Record>>,
-    newest_seen: u64,
-    all: Tally,
-    events: Vec<Event>,
-    discarded: Vec<RecordId>,
+    /// Holds the records.
+    index: KeyIndex,
+    slots: Vec<Slot>,
+    in_order: bool,
+    any_order: bool,
 }
 
 impl Rebuild {
-    /// Begins with a header.
+    /// Begins with a header. Records must come in order.
     pub fn new(header: StateHeader) -> Self {
-        Self {
-            header,
-            keys: Vec::new(),
-            versions: Vec::new(),
-            newest_seen: 0,
-            all: Tally::default(),
-            events: Vec::new(),
-            discarded: Vec::new(),
-        }
+        Self { header, index: KeyIndex::default(), slots: Vec::new(), in_order: true, any_order: false }
     }
 
-    /// Adds the next record: of a greater key than the one before, or a newer one of the same key. The value
-    /// is kept as it is, so it should not be a slice of a large buffer.
+    /// Begins with a header. Records may come in any order, and one may come twice.
+    pub fn in_any_order(header: StateHeader) -> Self {
+        Self { any_order: true, ..Self::new(header) }
+    }
+
+    /// Adds a record.
     ///
     /// # Errors
-    /// When the record is out of order.
-    pub fn insert(&mut self, mut kv: KeyValue) -> Result<(), RebuildError> {
-        let out_of_order = RebuildError::Order { mod_revision: kv.mod_revision };
-        let same_key = match self.versions.last() {
-            Some(last) if last.key > kv.key => return Err(out_of_order),
-            Some(last) if last.key == kv.key => {
-                kv.key = last.key.clone();
-                true
-            }
-            _ => false,
-        };
-        if !same_key {
-            self.finish_key();
-            // A copy, for the reason given at `Keyspace::put`.
-            kv.key = Bytes::copy_from_slice(&kv.key);
-        } else if kv.mod_revision <= self.newest_seen {
-            return Err(out_of_order);
+    /// When it must be in order, of a greater key than the one before or a newer one of the same key, and is
+    /// not.
+    pub fn insert<'a>(&mut self, record: impl Into<RecordRef<'a>>) -> Result<(), RebuildError> {
+        let record = record.into();
+        if self.in_order
+            && let Some(last) = self.slots.last()
+        {
+            let last = self.index.heap.view(*last);
+            self.in_order = (last.key, last.mod_revision) < (record.key, record.mod_revision);
         }
-        self.newest_seen = kv.mod_revision;
-        self.versions.push(Arc::new(Record::new(kv)));
+        if !self.in_order && !self.any_order {
+            return Err(RebuildError::Order { mod_revision: record.mod_revision });
+        }
+        // One that is newer than the header does not belong.
+        if record.mod_revision <= self.header.revision {
+            self.slots.push(self.index.heap.push(&record.hashed()));
+        }
         Ok(())
     }
 
-    /// The state, if it is the one that the header names.
+    /// The state, if it is the one that the header names. A checkpoint is taken to hold it already; see
+    /// [`StateMachine::forget_checkpoint`].
     ///
     /// # Errors
     /// When anything is missing, doubled or changed.
-    pub fn finish(mut self) -> Result<Rebuilt, RebuildError> {
-        self.finish_key();
-        let header = self.header;
-        if header.revision < REVISION_INITIAL || header.compact_revision > header.revision {
-            let (revision, compact_revision) = (header.revision, header.compact_revision);
+    pub fn finish(mut self) -> Result<StateMachine, RebuildError> {
+        let StateHeader { revision, compact_revision, .. } = self.header;
+        if revision < REVISION_INITIAL || compact_revision > revision {
             return Err(RebuildError::Header { revision, compact_revision });
         }
         let mut machine = StateMachine::new();
-        machine.applied = header.applied;
-        machine.keyspace.revision = header.revision;
-        machine.keyspace.compact_revision = header.compact_revision;
-        machine.keyspace.swept_revision = header.compact_revision;
-        machine.keyspace.all = self.all;
-        machine.drained_revision = header.revision;
-        machine.alarms.extend(&header.alarms);
-        let Secrets { auth, requests, versions } = Secrets::decode(&header.secrets)?;
+        let Secrets { auth, requests, versions } = Secrets::decode(&self.header.secrets)?;
         (machine.auth, machine.requests, machine.versions) = (auth, requests, versions);
-        header.leases.iter().for_each(|lease| machine.leases.insert(*lease));
-        for (key, versions) in &self.keys {
-            if let Some(live) = versions.live().filter(|live| live.lease != LEASE_NONE)
-                && !machine.leases.attach(live.lease, key.clone())
+        self.header.leases.iter().for_each(|lease| machine.leases.insert(*lease));
+        machine.alarms.extend(&self.header.alarms);
+        if !self.in_order {
+            self.sort();
+        }
+        let changes = self.take_over_keys(&mut machine)?;
+        let header = self.header;
+        machine.applied = header.applied;
+        machine.drained_revision = revision;
+        let keyspace = &mut machine.keyspace;
+        keyspace.revision = revision;
+        keyspace.compact_revision = compact_revision;
+        keyspace.swept_revision = compact_revision;
+        keyspace.index = self.index;
+        keyspace.census = Census::of(&keyspace.index);
+        keyspace.history = rebuild_history(&keyspace.index.heap, changes, &header)?;
+        verify(&machine, &header)?;
+        machine.checkpoint_holds_this();
+        Ok(machine)
+    }
+
+    /// Puts the records in order, and drops those that came twice.
+    fn sort(&mut self) {
+        let heap = &self.index.heap;
+        let Some(first) = self.slots.first().map(|slot| heap.key(*slot)) else { return };
+        let common = self.slots.iter().fold(first.len(), |common, slot| {
+            let both = heap.key(*slot).iter().zip(&first[..common]);
+            both.take_while(|(one, other)| one == other).count()
+        });
+        // What follows the bytes that all keys share tells most of them apart without a look at the records.
+        let head = |key: &[u8]| {
+            let mut head = [0; 8];
+            let rest = key[common..].iter().take(8);
+            head.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            u64::from_be_bytes(head)
+        };
+        let mut order: Vec<_> = self.slots.iter().map(|slot| (head(heap.key(*slot)), *slot)).collect();
+        let rest = |slot: Slot| (heap.key(slot), heap.mod_revision(slot));
+        order.sort_unstable_by(|(a, one), (b, other)| a.cmp(b).then_with(|| rest(*one).cmp(&rest(*other))));
+        let mut twice = Vec::new();
+        order.dedup_by(|(_, later), (_, kept)| {
+            let same = rest(*later) == rest(*kept);
+            twice.extend(same.then_some(*later));
+            same
+        });
+        self.slots = order.into_iter().map(|(_, slot)| slot).collect();
+        twice.into_iter().for_each(|slot| self.index.heap.free(slot));
+    }
+
+    /// Makes the index of the records that belong, and returns what the history has of them.
+    fn take_over_keys(&mut self, machine: &mut StateMachine) -> Result<Vec<Change>, RebuildError> {
+        let compact_revision = self.header.compact_revision;
+        let mut changes = Vec::new();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        let slots = std::mem::take(&mut self.slots);
+        let mut rest = slots.as_slice();
+        while let Some(first) = rest.first() {
+            let heap = &self.index.heap;
+            let key = heap.key(*first);
+            let count = 1 + rest[1..].iter().take_while(|slot| heap.key(**slot) == key).count();
+            let (versions, others) = rest.split_at(count);
+            rest = others;
+            kept.clear();
+            gone.clear();
+            for (at, slot) in versions.iter().enumerate() {
+                let record = heap.view(*slot);
+                let next = versions.get(at + 1).map(|next| heap.mod_revision(*next));
+                let superseded = next.is_some_and(|next| next <= compact_revision);
+                let forgotten = record.is_tombstone() && record.mod_revision < compact_revision;
+                if superseded || forgotten {
+                    gone.push(*slot);
+                    continue;
+                }
+                machine.keyspace.all.add(&record);
+                if record.mod_revision >= compact_revision {
+                    let prev = kept.last().copied().filter(|prev: &Slot| !prev.is_tombstone());
+                    changes.push(Change { revision: record.revision(), kv: *slot, prev });
+                }
+                kept.push(*slot);
+            }
+            if let Some(live) = kept.last().filter(|slot| !slot.is_tombstone()).map(|slot| heap.view(*slot))
+                && live.lease != LEASE_NONE
+                && !machine.leases.attach(live.lease, Bytes::copy_from_slice(live.key))
             {
                 return Err(RebuildError::LeaseMissing { id: live.lease });
             }
+            self.index.append(&kept);
+            gone.iter().for_each(|slot| self.index.heap.free(*slot));
         }
-        // In ascending order already, so the map is built in bulk.
-        machine.keyspace.index = self.keys.into_iter().collect();
-        machine.keyspace.census = Census::of(&machine.keyspace.index);
-        machine.keyspace.history = rebuild_history(self.events, header.compact_revision, header.revision)?;
-        verify(&machine, &header)?;
-        machine.tracking = CheckpointTracking::at(header.revision);
-        Ok(Rebuilt { machine, discarded: self.discarded })
-    }
-
-    /// Takes over the versions collected for a key, but for those that do not belong.
-    fn finish_key(&mut self) {
-        let StateHeader { revision, compact_revision, .. } = self.header;
-        let mut kept: Option<KeyHistory> = None;
-        let versions = std::mem::take(&mut self.versions);
-        for (at, record) in versions.iter().enumerate() {
-            let superseded = versions.get(at + 1).is_some_and(|next| next.mod_revision <= compact_revision);
-            let forgotten = record.is_tombstone() && record.mod_revision < compact_revision;
-            if record.mod_revision > revision || superseded || forgotten {
-                let (key, mod_revision) = (record.key.clone(), record.mod_revision);
-                self.discarded.push(RecordId { key, mod_revision });
-                continue;
-            }
-            self.all.add(record);
-            if record.mod_revision >= compact_revision {
-                let prev_kv = kept.as_ref().and_then(KeyHistory::live).cloned();
-                self.events.push(Event { kv: record.clone(), prev_kv });
-            }
-            match &mut kept {
-                Some(versions) => versions.push(record.clone()),
-                None => kept = Some(KeyHistory::new(record.clone())),
-            }
-        }
-        if let Some(versions) = kept {
-            self.keys.push((versions.latest().key.clone(), versions));
-        }
-        // The allocation serves the next key.
-        self.versions = versions;
-        self.versions.clear();
+        Ok(changes)
     }
 }
 
 fn rebuild_history(
-    mut events: Vec<Event>,
-    compact_revision: u64,
-    revision: u64,
+    heap: &Heap,
+    mut changes: Vec<Change>,
+    header: &StateHeader,
 ) -> Result<History, RebuildError> {
-    events.sort_unstable_by_key(|event| event.kv.revision());
-    let mut history = History::starting_at(compact_revision.max(REVISION_INITIAL + 1));
-    for event in events {
-        let main = event.kv.mod_revision;
+    changes.sort_unstable_by_key(|change| change.revision);
+    let mut history = History::starting_at(header.compact_revision.max(REVISION_INITIAL + 1));
+    for Change { revision, kv, prev } in changes {
+        let Revision { main, sub } = revision;
         let next = history.next_revision();
         // Within a revision the places count up from 0; between revisions nothing is left out.
         let in_turn = main == next || main + 1 == next;
-        if !in_turn || event.kv.sub != history.next_sub(main) {
+        if !in_turn || sub != history.next_sub(main) {
             return Err(RebuildError::Gap { revision: main });
         }
-        history.push(event);
+        history.push(heap, kv, prev);
     }
     match history.next_revision() {
-        next if next == revision + 1 => Ok(history),
+        next if next == header.revision + 1 => Ok(history),
         next => Err(RebuildError::Gap { revision: next }),
     }
 }

@@ -19,8 +19,8 @@ use bytes::Bytes;
 
 use crate::machine::StateMachine;
 use crate::rebuild::{Rebuild, RebuildError, StateHeader};
-use crate::record::{KeyValue, Record};
-use crate::wire::{DecodeError, Reader, Writer};
+use crate::record::{Record, RecordRef};
+use crate::wire::{DecodeError, Reader, SliceReader, Writer};
 
 const MAGIC: &[u8; 8] = b"BARQSNAP";
 const VERSION: u32 = 1;
@@ -130,12 +130,9 @@ impl StateMachine {
         loop {
             match frames.next()? {
                 (FRAME_RECORDS, payload) => {
-                    let mut reader = Reader::new(payload);
+                    let mut reader = SliceReader::new(&payload);
                     while reader.remaining() > 0 {
-                        let mut kv = KeyValue::read(&mut reader)?;
-                        // A copy: the frame must not live as long as one of its records.
-                        kv.value = Bytes::copy_from_slice(&kv.value);
-                        rebuild.insert(kv)?;
+                        rebuild.insert(RecordRef::read(&mut reader)?)?;
                     }
                 }
                 (FRAME_TRAILER, payload) => {
@@ -148,7 +145,7 @@ impl StateMachine {
                 (kind, _) => return Err(frames.unexpected(kind)),
             }
         }
-        let mut machine = rebuild.finish()?.machine;
+        let mut machine = rebuild.finish()?;
         machine.forget_checkpoint();
         Ok(machine)
     }
@@ -170,24 +167,47 @@ impl Snapshot {
         machine: &StateMachine,
         keys_max: usize,
     ) -> Result<Option<Vec<Arc<Record>>>, SnapshotError> {
-        if !Arc::ptr_eq(&self.pin, &machine.pins.0) {
-            return Err(SnapshotError::Superseded);
-        }
+        self.read(machine, keys_max.max(1), u64::MAX)
+    }
+
+    /// The same, by bytes.
+    pub(crate) fn read_bytes(
+        &mut self,
+        machine: &StateMachine,
+        bytes_max: u64,
+    ) -> Result<Option<Vec<Arc<Record>>>, SnapshotError> {
+        self.read(machine, usize::MAX, bytes_max)
+    }
+
+    /// Whether the snapshot was taken of this state.
+    pub(crate) fn check_origin(&self, machine: &StateMachine) -> Result<(), SnapshotError> {
+        if Arc::ptr_eq(&self.pin, &machine.pins.0) { Ok(()) } else { Err(SnapshotError::Superseded) }
+    }
+
+    fn read(
+        &mut self,
+        machine: &StateMachine,
+        keys_max: usize,
+        bytes_max: u64,
+    ) -> Result<Option<Vec<Arc<Record>>>, SnapshotError> {
+        self.check_origin(machine)?;
         let StateHeader { revision, compact_revision, .. } = self.header;
         let from = self.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut records = Vec::new();
+        let (mut records, mut bytes) = (Vec::new(), 0);
         let mut last = None;
-        for (key, versions) in
-            machine.keyspace.index.range::<[u8], _>((from, Bound::Unbounded)).take(keys_max.max(1))
-        {
+        for versions in machine.keyspace.index.range((from, Bound::Unbounded)).take(keys_max) {
             let then = versions.versions_since(compact_revision);
-            records.extend(then.take_while(|record| record.mod_revision <= revision).cloned());
-            last = Some(key.clone());
+            for record in then.take_while(|record| record.mod_revision <= revision) {
+                bytes += record.bytes();
+                records.push(record.to_record());
+            }
+            last = Some(versions.key());
+            if bytes >= bytes_max {
+                break;
+            }
         }
-        if last.is_none() {
-            return Ok(None);
-        }
-        self.after = last;
+        let Some(last) = last else { return Ok(None) };
+        self.after = Some(Bytes::copy_from_slice(last));
         Ok(Some(records))
     }
 

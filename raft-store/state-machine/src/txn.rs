@@ -5,7 +5,6 @@
 //! or a deletion of the same key, other than in the opposite branch of one nested transaction, is refused).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::vec::IntoIter;
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use crate::key_index::KeyRange;
 use crate::lease::{LEASE_NONE, Leases};
 use crate::mvcc::{Keyspace, Write};
 use crate::outcome::{ApplyError, OpResult, TxnOutcome};
-use crate::record::Record;
+use crate::record::RecordRef;
 
 /// How deep transactions may nest, the outermost counting as one.
 pub const TXN_DEPTH_MAX: usize = 8;
@@ -151,16 +150,12 @@ pub(crate) struct Run<'a> {
     /// The revision that the transaction gets if it changes something.
     main: u64,
     changed: bool,
-    /// Whether values may stay slices of the command's buffer.
-    share_buffer: bool,
 }
 
 impl<'a> Run<'a> {
-    /// `share_buffer`: the command has a single put, so its buffer holds no other key's value. Otherwise
-    /// values are copied, lest one long-lived key keeps the buffer of all the others alive.
-    pub(crate) fn new(keyspace: &'a mut Keyspace, leases: &'a mut Leases, share_buffer: bool) -> Self {
+    pub(crate) fn new(keyspace: &'a mut Keyspace, leases: &'a mut Leases) -> Self {
         let main = keyspace.revision + 1;
-        Self { keyspace, leases, main, changed: false, share_buffer }
+        Self { keyspace, leases, main, changed: false }
     }
 
     /// Runs a transaction whose [`Shape`] was checked.
@@ -251,21 +246,18 @@ impl<'a> Run<'a> {
     }
 
     fn put(&mut self, put: &PutRequest) -> OpResult {
-        let value = (!put.ignore_value).then(|| match put.value.as_ref() {
-            [] => Bytes::new(),
-            _ if self.share_buffer => put.value.clone(),
-            bytes => Bytes::copy_from_slice(bytes),
-        });
+        let value = (!put.ignore_value).then_some(put.value.as_ref());
         let lease = (!put.ignore_lease).then_some(put.lease);
-        let prev_kv = self.keyspace.put(Write { main: self.main, key: &put.key, value, lease });
+        let prev = self.keyspace.put(Write { main: self.main, key: &put.key, value, lease });
         self.changed = true;
-        let lease_before = prev_kv.as_ref().map_or(LEASE_NONE, |prev| prev.lease);
+        let lease_before = prev.map_or(LEASE_NONE, |prev| prev.lease);
         let lease = lease.unwrap_or(lease_before);
         if lease != lease_before {
             self.leases.detach(lease_before, &put.key);
             self.leases.attach(lease, Bytes::copy_from_slice(&put.key));
         }
-        OpResult::Put { prev_kv: prev_kv.filter(|_| put.prev_kv) }
+        let prev = prev.filter(|_| put.prev_kv);
+        OpResult::Put { prev_kv: prev.map(|prev| self.keyspace.index.heap.view(prev.slot).to_record()) }
     }
 
     fn range(&self, range: &RangeRequest) -> OpResult {
@@ -277,17 +269,17 @@ impl<'a> Run<'a> {
         let mut prev_kvs = Vec::new();
         let deleted = self.delete(KeyRange::of(&delete.key, &delete.range_end), |prev| {
             if delete.prev_kv {
-                prev_kvs.push(prev.clone());
+                prev_kvs.push(prev.to_record());
             }
         });
         OpResult::DeleteRange { deleted, prev_kvs }
     }
 
-    fn delete(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(&Arc<Record>)) -> u64 {
+    fn delete(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(RecordRef<'_>)) -> u64 {
         let mut count = 0;
         let leases = &mut *self.leases;
         self.keyspace.delete(self.main, range, |prev| {
-            leases.detach(prev.lease, &prev.key);
+            leases.detach(prev.lease, prev.key);
             deleted(prev);
             count += 1;
         });
@@ -297,8 +289,8 @@ impl<'a> Run<'a> {
 }
 
 /// Whether a compare holds for a key's newest version, or for its absence.
-fn record_holds(compare: &Compare, record: Option<&Arc<Record>>) -> bool {
-    let number = |of: fn(&Record) -> u64| record.map_or(0, |record| of(record));
+fn record_holds(compare: &Compare, record: Option<RecordRef<'_>>) -> bool {
+    let number = |of: fn(RecordRef<'_>) -> u64| record.map_or(0, of);
     let ordering = match &compare.target {
         CompareTarget::Version(operand) => number(|record| record.version).cmp(operand),
         CompareTarget::CreateRevision(operand) => number(|record| record.create_revision).cmp(operand),
@@ -306,7 +298,7 @@ fn record_holds(compare: &Compare, record: Option<&Arc<Record>>) -> bool {
         CompareTarget::Lease(operand) => record.map_or(LEASE_NONE, |record| record.lease).cmp(operand),
         // An absent value is no value, not an empty one.
         CompareTarget::Value(operand) => match record {
-            Some(record) => record.value.cmp(operand),
+            Some(record) => record.value.cmp(operand.as_ref()),
             None => return false,
         },
     };

@@ -243,3 +243,58 @@ impl Reader {
         }
     }
 }
+
+/// Takes an encoding apart that is only looked at.
+pub(crate) struct SliceReader<'a> {
+    input: &'a [u8],
+}
+
+impl<'a> SliceReader<'a> {
+    pub(crate) fn new(input: &'a [u8]) -> Self {
+        Self { input }
+    }
+
+    pub(crate) fn remaining(&self) -> usize {
+        self.input.len()
+    }
+
+    pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.input.split_first().ok_or(DecodeError::Truncated)?;
+            self.input = rest;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Err(DecodeError::OutOfRange { what: "a variable-length number" });
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(DecodeError::OutOfRange { what: "a variable-length number" })
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        u32::try_from(self.varint()?).map_err(|_| DecodeError::OutOfRange { what: "a 32-bit number" })
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, DecodeError> {
+        let zigzag = self.varint()?;
+        Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+        let length = usize::try_from(self.varint()?).map_err(|_| DecodeError::Truncated)?;
+        let (bytes, rest) = self.input.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        self.input = rest;
+        Ok(bytes)
+    }
+
+    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+        match self.remaining() {
+            0 => Ok(()),
+            bytes => Err(DecodeError::Trailing { bytes }),
+        }
+    }
+}

@@ -4,6 +4,7 @@
 
 mod auth;
 mod auth_model;
+mod churn;
 mod codec;
 mod hash_kv;
 mod model;
