@@ -3,6 +3,9 @@
 //! As in etcd, every compare, nested ones too, looks at the state before the transaction began; ranges
 //! inside see what the transaction wrote before them; no key is written twice (a put that meets another put
 //! or a deletion of the same key, other than in the opposite branch of one nested transaction, is refused).
+//!
+//! [`Run`] carries transactions out and is the applier's; [`read`] answers those that only read, from a state
+//! that it cannot change. Both judge with one [`View`] and walk the operations with one [`Perform`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -144,6 +147,143 @@ fn written_keys(ops: &[Op]) -> Result<WrittenKeys<'_>, ApplyError> {
     Ok(written)
 }
 
+/// A transaction that writes nothing in either branch, nested ones included, and names no term: reading the
+/// state answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadTxn(TxnCommand);
+
+impl ReadTxn {
+    /// The transaction as one that only reads.
+    ///
+    /// # Errors
+    /// The transaction itself, if it could write, or has a fence, which only the log can judge.
+    pub fn of(txn: TxnCommand) -> Result<Self, TxnCommand> {
+        fn reads(ops: &[Op]) -> bool {
+            ops.iter().all(|op| match op {
+                Op::Range(_) => true,
+                Op::Put(_) | Op::DeleteRange(_) => false,
+                Op::Txn(txn) => reads(&txn.success) && reads(&txn.failure),
+            })
+        }
+        let only_reads = txn.fence.is_none() && reads(&txn.success) && reads(&txn.failure);
+        if only_reads { Ok(Self(txn)) } else { Err(txn) }
+    }
+
+    /// The transaction.
+    pub fn txn(&self) -> &TxnCommand {
+        &self.0
+    }
+}
+
+/// The state that transactions are judged by.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    keyspace: &'a Keyspace,
+    leases: &'a Leases,
+}
+
+impl View<'_> {
+    /// Decides a transaction and those nested in the branch that it takes, in the order in which they are
+    /// performed; checks everything that depends on the state.
+    fn plan(self, txn: &TxnCommand) -> Result<(bool, IntoIter<bool>), ApplyError> {
+        let succeeded = self.holds(&txn.compares);
+        let mut nested = Vec::new();
+        self.plan_ops(if succeeded { &txn.success } else { &txn.failure }, &mut nested)?;
+        Ok((succeeded, nested.into_iter()))
+    }
+
+    fn plan_ops(self, ops: &[Op], nested: &mut Vec<bool>) -> Result<(), ApplyError> {
+        for op in ops {
+            match op {
+                Op::Put(put) => {
+                    if (put.ignore_value || put.ignore_lease) && self.keyspace.get(&put.key).is_none() {
+                        return Err(ApplyError::KeyNotFound);
+                    }
+                    if put.lease != LEASE_NONE && !self.leases.contains(put.lease) {
+                        return Err(ApplyError::LeaseNotFound { id: put.lease });
+                    }
+                }
+                Op::Range(range) => self.keyspace.check_revision(range.revision)?,
+                Op::DeleteRange(_) => {}
+                Op::Txn(txn) => {
+                    let holds = self.holds(&txn.compares);
+                    nested.push(holds);
+                    self.plan_ops(if holds { &txn.success } else { &txn.failure }, nested)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn holds(self, compares: &[Compare]) -> bool {
+        compares.iter().all(|compare| self.compare_holds(compare))
+    }
+
+    fn compare_holds(self, compare: &Compare) -> bool {
+        match KeyRange::of(&compare.key, &compare.range_end) {
+            KeyRange::One(key) => record_holds(compare, self.keyspace.get(key)),
+            range => {
+                let mut found = self.keyspace.live_in(range).peekable();
+                if found.peek().is_none() {
+                    return record_holds(compare, None);
+                }
+                found.all(|record| record_holds(compare, Some(record)))
+            }
+        }
+    }
+}
+
+/// Walks through the operations of a transaction that was planned.
+trait Perform {
+    fn put(&mut self, put: &PutRequest) -> OpResult;
+    fn range(&mut self, range: &RangeRequest) -> OpResult;
+    fn delete_range(&mut self, delete: &DeleteRangeRequest) -> OpResult;
+
+    fn perform(&mut self, ops: &[Op], nested: &mut IntoIter<bool>) -> Vec<OpResult> {
+        let mut results = Vec::with_capacity(ops.len());
+        for op in ops {
+            results.push(match op {
+                Op::Put(put) => self.put(put),
+                Op::Range(range) => self.range(range),
+                Op::DeleteRange(delete) => self.delete_range(delete),
+                Op::Txn(txn) => self.nested_txn(txn, nested),
+            });
+        }
+        results
+    }
+
+    fn nested_txn(&mut self, txn: &NestedTxn, nested: &mut IntoIter<bool>) -> OpResult {
+        let succeeded = nested.next().expect("plan decided every nested transaction that is performed");
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        OpResult::Txn { succeeded, results: self.perform(ops, nested) }
+    }
+}
+
+/// Answers a transaction whose [`Shape`] was checked.
+pub(crate) fn read(keyspace: &Keyspace, leases: &Leases, txn: &ReadTxn) -> Result<TxnOutcome, ApplyError> {
+    let (succeeded, mut nested) = View { keyspace, leases }.plan(&txn.0)?;
+    let ops = if succeeded { &txn.0.success } else { &txn.0.failure };
+    let results = Reading(keyspace).perform(ops, &mut nested);
+    Ok(TxnOutcome { revision: keyspace.revision, succeeded, fenced: false, results })
+}
+
+/// The state that a transaction reads.
+struct Reading<'a>(&'a Keyspace);
+
+impl Perform for Reading<'_> {
+    fn put(&mut self, _: &PutRequest) -> OpResult {
+        unreachable!("a ReadTxn holds no put")
+    }
+
+    fn range(&mut self, range: &RangeRequest) -> OpResult {
+        OpResult::Range(self.0.range(range, self.0.revision))
+    }
+
+    fn delete_range(&mut self, _: &DeleteRangeRequest) -> OpResult {
+        unreachable!("a ReadTxn holds no deletion")
+    }
+}
+
 /// The state that a transaction works on.
 pub(crate) struct Run<'a> {
     keyspace: &'a mut Keyspace,
@@ -165,11 +305,10 @@ impl<'a> Run<'a> {
 
     /// Runs a transaction whose [`Shape`] was checked.
     pub(crate) fn txn(mut self, txn: &TxnCommand) -> Result<TxnOutcome, ApplyError> {
-        let succeeded = self.holds(&txn.compares);
+        let view = View { keyspace: self.keyspace, leases: self.leases };
+        let (succeeded, mut nested) = view.plan(txn)?;
         let ops = if succeeded { &txn.success } else { &txn.failure };
-        let mut nested = Vec::new();
-        self.plan(ops, &mut nested)?;
-        let results = self.perform(ops, &mut nested.into_iter());
+        let results = self.perform(ops, &mut nested);
         Ok(TxnOutcome { revision: self.finish(), succeeded, fenced: false, results })
     }
 
@@ -189,67 +328,20 @@ impl<'a> Run<'a> {
         self.keyspace.revision
     }
 
-    fn holds(&self, compares: &[Compare]) -> bool {
-        compares.iter().all(|compare| self.compare_holds(compare))
+    fn delete(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(&Arc<Record>)) -> u64 {
+        let mut count = 0;
+        let leases = &mut *self.leases;
+        self.keyspace.delete(self.main, range, |prev| {
+            leases.detach(prev.lease, &prev.key);
+            deleted(prev);
+            count += 1;
+        });
+        self.changed |= count > 0;
+        count
     }
+}
 
-    fn compare_holds(&self, compare: &Compare) -> bool {
-        match KeyRange::of(&compare.key, &compare.range_end) {
-            KeyRange::One(key) => record_holds(compare, self.keyspace.get(key)),
-            range => {
-                let mut found = self.keyspace.live_in(range).peekable();
-                if found.peek().is_none() {
-                    return record_holds(compare, None);
-                }
-                found.all(|record| record_holds(compare, Some(record)))
-            }
-        }
-    }
-
-    /// Decides the nested transactions, in the order in which `perform` meets them, and checks everything
-    /// that depends on the state.
-    fn plan(&self, ops: &[Op], nested: &mut Vec<bool>) -> Result<(), ApplyError> {
-        for op in ops {
-            match op {
-                Op::Put(put) => {
-                    if (put.ignore_value || put.ignore_lease) && self.keyspace.get(&put.key).is_none() {
-                        return Err(ApplyError::KeyNotFound);
-                    }
-                    if put.lease != LEASE_NONE && !self.leases.contains(put.lease) {
-                        return Err(ApplyError::LeaseNotFound { id: put.lease });
-                    }
-                }
-                Op::Range(range) => self.keyspace.check_revision(range.revision)?,
-                Op::DeleteRange(_) => {}
-                Op::Txn(txn) => {
-                    let holds = self.holds(&txn.compares);
-                    nested.push(holds);
-                    self.plan(if holds { &txn.success } else { &txn.failure }, nested)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn perform(&mut self, ops: &[Op], nested: &mut IntoIter<bool>) -> Vec<OpResult> {
-        let mut results = Vec::with_capacity(ops.len());
-        for op in ops {
-            results.push(match op {
-                Op::Put(put) => self.put(put),
-                Op::Range(range) => self.range(range),
-                Op::DeleteRange(delete) => self.delete_range(delete),
-                Op::Txn(txn) => self.nested_txn(txn, nested),
-            });
-        }
-        results
-    }
-
-    fn nested_txn(&mut self, txn: &NestedTxn, nested: &mut IntoIter<bool>) -> OpResult {
-        let succeeded = nested.next().expect("plan decided every nested transaction that is performed");
-        let ops = if succeeded { &txn.success } else { &txn.failure };
-        OpResult::Txn { succeeded, results: self.perform(ops, nested) }
-    }
-
+impl Perform for Run<'_> {
     fn put(&mut self, put: &PutRequest) -> OpResult {
         let value = (!put.ignore_value).then(|| match put.value.as_ref() {
             [] => Bytes::new(),
@@ -268,7 +360,7 @@ impl<'a> Run<'a> {
         OpResult::Put { prev_kv: prev_kv.filter(|_| put.prev_kv) }
     }
 
-    fn range(&self, range: &RangeRequest) -> OpResult {
+    fn range(&mut self, range: &RangeRequest) -> OpResult {
         let revision = if self.changed { self.main } else { self.keyspace.revision };
         OpResult::Range(self.keyspace.range(range, revision))
     }
@@ -281,18 +373,6 @@ impl<'a> Run<'a> {
             }
         });
         OpResult::DeleteRange { deleted, prev_kvs }
-    }
-
-    fn delete(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(&Arc<Record>)) -> u64 {
-        let mut count = 0;
-        let leases = &mut *self.leases;
-        self.keyspace.delete(self.main, range, |prev| {
-            leases.detach(prev.lease, &prev.key);
-            deleted(prev);
-            count += 1;
-        });
-        self.changed |= count > 0;
-        count
     }
 }
 

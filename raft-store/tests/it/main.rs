@@ -4,6 +4,7 @@ mod etcd;
 mod etcd_auth;
 mod group;
 mod membership;
+mod read_only_txn;
 mod replication;
 mod requests;
 mod restart;
