@@ -253,15 +253,13 @@ proptest! {
                 prop_assert_eq!(ReadTxn::of(txn.clone()).is_ok(), writes_nothing(txn));
             }
         }
-        let mut log_index = commands.len() as u64;
-        for txn in transactions {
+        for (log_index, txn) in (commands.len() as u64 + 1..).zip(transactions) {
             let reading = ReadTxn::of(txn.clone()).expect("it holds ranges only");
             let (hash, applied) = (machine.state_hash(), machine.applied());
             let read = machine.read_txn(&reading).map_or_else(Outcome::Rejected, Outcome::Txn);
             prop_assert_eq!((machine.state_hash(), machine.applied()), (hash, applied));
             let txn = Command::Txn(txn);
             prop_assert_eq!(&read, &model.apply_once(1, None, &txn));
-            log_index += 1;
             prop_assert_eq!(&read, &machine.apply(Position { log_index, term: 1 }, &txn));
         }
     }
