@@ -31,12 +31,12 @@ pub mod wal;
 mod watch;
 
 pub use compactor::Compaction;
-pub use config::{Config, LEARNERS_MAX};
+pub use config::{Config, LEARNERS_MAX, SNAPSHOT_BYTES_PER_SECOND};
 pub use error::Error;
 pub use metrics::Exposition;
 pub use raft::{
     ConnectError, DecodeError, Description, Member, MemberId, PeerServer, PeerService, PeerTls,
-    describe_cluster,
+    SnapshotTransfers, describe_cluster,
 };
 pub use state_machine;
 pub use status::{Leadership, MemberStatus, Role, Status};

@@ -8,4 +8,5 @@ mod read_only_txn;
 mod replication;
 mod requests;
 mod restart;
+mod snapshots;
 mod space;
