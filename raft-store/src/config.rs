@@ -11,6 +11,9 @@ use crate::raft::{Member, MemberId, PeerTls};
 /// Learners at the same time, unless configured otherwise: each costs the leader as much as a voter.
 pub const LEARNERS_MAX: usize = 8;
 
+/// Half of what a network of one gigabit carries, unless configured otherwise.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+
 /// Settings of one member's store. [`Config::new`] fills in everything that has a sensible default.
 #[derive(Clone)]
 pub struct Config {
@@ -38,6 +41,9 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// …and this. The longer bound is also how long a follower trusts its leader.
     pub election_timeout_max: Duration,
+    /// Most bytes a second that this member, as the leader, sends of snapshots, to all others together, lest they take the
+    /// network from the log; 0: no bound.
+    pub snapshot_bytes_per_second: u64,
     /// Largest encoded command.
     pub request_bytes_max: usize,
     /// Most compares, and most operations in one branch, of an etcd client's transaction.
@@ -94,6 +100,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(40),
             election_timeout_min: Duration::from_millis(150),
             election_timeout_max: Duration::from_millis(300),
+            snapshot_bytes_per_second: SNAPSHOT_BYTES_PER_SECOND,
             request_bytes_max: 3 * 512 * 1024,
             txn_ops_max: 128,
             propose_timeout: Duration::from_secs(5),

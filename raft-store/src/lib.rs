@@ -32,13 +32,13 @@ pub mod wal;
 mod watch;
 
 pub use compactor::Compaction;
-pub use config::{Config, LEARNERS_MAX};
+pub use config::{Config, LEARNERS_MAX, SNAPSHOT_BYTES_PER_SECOND};
 pub use error::Error;
 pub use leadership::Leadership;
 pub use metrics::Exposition;
 pub use raft::{
     ConnectError, DecodeError, Description, Member, MemberId, PeerServer, PeerService, PeerTls,
-    describe_cluster,
+    SnapshotTransfers, describe_cluster,
 };
 pub use state_machine;
 pub use status::{MemberStatus, Role, Status};

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::etcd;
+use crate::raft::SnapshotTransfers;
 use crate::status::Role;
 use crate::store::Store;
 use crate::wal::Latency;
@@ -109,6 +110,11 @@ impl Exposition {
 }
 
 impl Store {
+    /// How much snapshots have moved between this member and others.
+    pub fn snapshot_transfers(&self) -> SnapshotTransfers {
+        self.shared().transfers.read()
+    }
+
     /// Adds this member's numbers to the text.
     pub fn expose_metrics(&self, out: &mut Exposition) {
         self.expose_consensus(out);
@@ -120,6 +126,15 @@ impl Store {
             "Total number of bytes written in WAL.",
             wal.written_bytes,
         );
+        let snapshots = self.snapshot_transfers();
+        for (name, help, value) in [
+            ("sent_bytes", "Bytes of raft snapshots sent to other members.", snapshots.sent_bytes),
+            ("received_bytes", "Bytes of raft snapshots received.", snapshots.received_bytes),
+            ("sent_resumed", "Transfers to others that broke and went on.", snapshots.sent_resumed),
+            ("received_resumed", "Transfers from others that broke and went on.", snapshots.received_resumed),
+        ] {
+            out.counter(&format!("barque_snapshot_{name}_total"), help, value);
+        }
     }
 
     fn expose_consensus(&self, out: &mut Exposition) {

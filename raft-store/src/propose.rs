@@ -78,6 +78,9 @@ impl Store {
         id: Option<&RequestId>,
         command: &Command,
     ) -> Result<Outcome, Error> {
+        if let Err(refusal) = command.check_depth() {
+            return Ok(Outcome::Rejected(refusal));
+        }
         self.wait_cluster_version(command.cluster_version()).await?;
         let entry = Entry { bytes: Envelope::encode_parts(author, id, command), once: id.is_some() };
         let bytes_max = self.config().request_bytes_max;

@@ -5,7 +5,7 @@
 //! in `watch`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use crate::offline;
 use crate::raft::log_store::LogStore;
 use crate::raft::membership;
 use crate::raft::peer_client::NetworkFactory;
+use crate::raft::snapshot_send::Courier;
 use crate::raft::state_machine::{Shared, StateMachineShell};
 use crate::raft::types::{LogId, Raft, TypeConfig};
 use crate::raft::{Connector, MemberId, PeerClient, PeerServer, PeerService, codec};
@@ -128,11 +129,12 @@ impl Store {
         let disk = disk.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let connector = Connector::new(config.peer_tls.clone(), &config.cluster_id_text());
         let shared = Arc::clone(&disk.shared);
+        let courier = Courier::new(config.snapshot_bytes_per_second, Arc::clone(&shared.transfers));
 
         let raft = Raft::build(
             config.member_id,
             Arc::new(raft_config(&config)?),
-            NetworkFactory { id: config.member_id, connector: connector.clone() },
+            NetworkFactory { id: config.member_id, connector: connector.clone(), courier },
             disk.log.clone(),
             disk.machine,
         )
@@ -163,6 +165,7 @@ impl Store {
         }));
         store.tasks().spawn(bundler::run(store.clone(), waiting_proposals));
         store.tasks().spawn(log_keeper::run(store.clone()));
+        store.tasks().spawn(store.shared().incoming.clone().sweep(store.stop_token()));
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(leadership::follow(store.clone(), leadership_tx));
         store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
@@ -376,10 +379,6 @@ impl Store {
 
     pub(crate) fn has_log(&self) -> bool {
         !self.0.log.is_blank()
-    }
-
-    pub(crate) fn snapshot_directory(&self) -> &Path {
-        &self.0.shared.snapshot_directory
     }
 
     /// Where a member is reached, by the newest membership or else by the initial one.

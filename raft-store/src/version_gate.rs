@@ -73,8 +73,12 @@ async fn step(store: &Store) -> bool {
     } else {
         return cluster > 0 && status.members.iter().all(|member| supported(member.id).is_some());
     };
-    if let Err(error) = store.propose(&Command::Version(command)).await {
-        tracing::debug!(%error, "cannot speak about versions now; trying again");
+    match store.propose(&Command::Version(command)).await {
+        // It is in the log. A member that lags sees that late, and must not go on saying it meanwhile.
+        Ok(_) => !leadership.is_self,
+        Err(error) => {
+            tracing::debug!(%error, "cannot speak about versions now; trying again");
+            false
+        }
     }
-    false
 }

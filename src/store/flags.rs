@@ -84,6 +84,7 @@ const FLAGS: &[Flag] = &[
     same("heartbeat-interval", "milliseconds between a leader's heartbeats (40)"),
     same("election-timeout", "milliseconds without a leader before a member campaigns (150)"),
     same("snapshot-count", "log entries between two checkpoints"),
+    same("snapshot-bytes-per-second", "bytes of snapshots sent to other members (67108864); 0: no bound"),
     same("quota-backend-bytes", "bytes of live data before writes are refused"),
     same("max-txn-ops", "operations in one transaction"),
     same("max-request-bytes", "bytes of one request"),

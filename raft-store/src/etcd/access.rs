@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use state_machine::{
-    Auth, AuthError, Author, Command, Outcome, RangeRequest, RangeResponse, RequestId, TxnCommand, TxnOutcome,
+    Auth, AuthError, Author, Command, Outcome, RangeRequest, RangeResponse, ReadTxn, RequestId, TxnCommand,
+    TxnOutcome,
 };
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
@@ -105,6 +106,32 @@ impl Caller {
             Outcome::Txn(outcome) => Ok(outcome),
             _ => Err(status::unexpected_outcome()),
         }
+    }
+
+    /// The same; a transaction that only reads is answered from this member's state, as a range is. Unless
+    /// serializable, it sees all that was acknowledged when it began.
+    pub(crate) async fn txn_or_read(
+        &self,
+        store: &Store,
+        txn: TxnCommand,
+        serializable: bool,
+    ) -> Result<TxnOutcome, Status> {
+        // The answer to a named request is kept by the log.
+        if self.request_id.is_some() {
+            return self.txn(store, txn).await;
+        }
+        let reading = match ReadTxn::of(txn) {
+            Ok(reading) => reading,
+            Err(writing) => return self.txn(store, writing).await,
+        };
+        if !serializable {
+            store.linearize().await.map_err(|error| status::of_error(&error))?;
+        }
+        let read = store.read_state(|machine| {
+            machine.authorize_txn(&self.author, reading.txn())?;
+            machine.read_txn(&reading)
+        });
+        read.map_err(|error| status::of_apply_error(&error))
     }
 
     /// Proposes in the caller's name: refused inside the log if its permissions changed meanwhile. What the log

@@ -3,7 +3,7 @@
 use proto::etcd::{etcdserverpb as pb, mvccpb};
 use state_machine::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, NestedTxn, Op, OpResult, PutRequest,
-    RangeRequest, RangeResponse, Record, SortOrder, SortTarget, TxnCommand, TxnOutcome,
+    RangeRequest, RangeResponse, Record, SortOrder, SortTarget, TXN_DEPTH_MAX, TxnCommand, TxnOutcome,
 };
 use tonic::Status;
 
@@ -104,6 +104,25 @@ pub(crate) fn delete_range(request: pb::DeleteRangeRequest) -> Result<DeleteRang
 pub(crate) fn txn(request: pb::TxnRequest, ops_max: usize) -> Result<TxnCommand, Status> {
     let NestedTxn { compares, success, failure } = nested_txn(request, ops_max)?;
     Ok(TxnCommand { fence: None, compares, success, failure })
+}
+
+/// Whether every range of a transaction, if it only reads, may be answered from a state that lags. One without a
+/// range asks for nothing of the kind: its compares see all that was acknowledged, which etcd does not promise.
+pub(crate) fn is_serializable(request: &pb::TxnRequest) -> bool {
+    fn ranges(request: &pb::TxnRequest, depth: usize, found: &mut usize) -> bool {
+        use pb::request_op::Request as R;
+        request.success.iter().chain(&request.failure).all(|op| match &op.request {
+            Some(R::RequestRange(range)) => {
+                *found += 1;
+                range.serializable
+            }
+            // Deeper ones are refused whatever they ask for.
+            Some(R::RequestTxn(txn)) => depth < TXN_DEPTH_MAX && ranges(txn, depth + 1, found),
+            _ => false,
+        })
+    }
+    let mut found = 0;
+    ranges(request, 1, &mut found) && found > 0
 }
 
 fn nested_txn(request: pb::TxnRequest, ops_max: usize) -> Result<NestedTxn, Status> {

@@ -94,8 +94,9 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let caller = Caller::of(&self.store, &request)?;
         let request = limits::fitting(&self.store, request.into_inner())?;
+        let serializable = convert::is_serializable(&request);
         let txn = convert::txn(request, self.store.config().txn_ops_max)?;
-        let outcome = caller.txn(&self.store, txn).await?;
+        let outcome = caller.txn_or_read(&self.store, txn, serializable).await?;
         let header = self.store.etcd_header(outcome.revision);
         Ok(Response::new(convert::txn_response(&outcome, header)))
     }

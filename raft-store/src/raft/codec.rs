@@ -168,6 +168,7 @@ pub(crate) fn header_to_wire(vote: Option<&Vote>, meta: &SnapshotMeta) -> wire::
         last_log_id: optional_log_id_to_wire(meta.last_log_id.as_ref()),
         membership_log_id: optional_log_id_to_wire(meta.last_membership.log_id().as_ref()),
         membership: Some(membership_to_wire(meta.last_membership.membership())),
+        ..wire::SnapshotHeader::default()
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) mod log_store;
 pub(crate) mod membership;
 pub(crate) mod peer_client;
 pub(crate) mod peer_service;
+pub(crate) mod snapshot_receive;
+pub(crate) mod snapshot_send;
 pub(crate) mod snapshot_transfer;
 pub(crate) mod state_machine;
 #[cfg(test)]
@@ -19,4 +21,5 @@ pub use describe::{Description, describe_cluster};
 pub use peer_client::{ConnectError, PeerTls};
 pub(crate) use peer_client::{Connector, PeerClient};
 pub use peer_service::{PeerServer, PeerService};
+pub use snapshot_send::SnapshotTransfers;
 pub use types::{Member, MemberId};

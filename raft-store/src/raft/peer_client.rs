@@ -27,7 +27,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request, Status};
 
 use super::codec;
-use super::snapshot_transfer::{self, Snapshot, SnapshotData};
+use super::snapshot_send::{Courier, Transfer};
+use super::snapshot_transfer::{Snapshot, SnapshotData};
 use super::types::{Member, MemberId, TypeConfig, Vote};
 
 /// Largest message that a member takes from a peer: one request's worth of entries, or one huge one.
@@ -164,6 +165,7 @@ impl Connector {
 pub(crate) struct NetworkFactory {
     pub(crate) id: MemberId,
     pub(crate) connector: Connector,
+    pub(crate) courier: Courier,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -172,7 +174,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     async fn new_client(&mut self, target: MemberId, member: &Member) -> PeerNetwork {
         let address = self.connector.address_of(target).unwrap_or_else(|| member.address.clone());
         let client = self.connector.client(target, &address);
-        PeerNetwork { id: self.id, target, connector: self.connector.clone(), address, client }
+        let (connector, courier) = (self.connector.clone(), self.courier.clone());
+        PeerNetwork { id: self.id, target, connector, courier, address, client }
     }
 }
 
@@ -181,6 +184,7 @@ pub(crate) struct PeerNetwork {
     id: MemberId,
     target: MemberId,
     connector: Connector,
+    courier: Courier,
     address: String,
     client: Result<PeerClient, ConnectError>,
 }
@@ -321,16 +325,14 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let mut client = self.client()?;
-        let messages = snapshot_transfer::encode(vote, snapshot.meta, snapshot.snapshot);
-        let sent = client.install_snapshot(messages);
-        let response = tokio::select! {
-            closed = cancel => return Err(StreamingError::Closed(closed)),
-            response = sent => response.map_err(|status| StreamingError::from(rpc_error(&status)))?,
-        };
-        let vote = codec::vote_from_wire(response.into_inner().vote.as_ref())
-            .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
-        Ok(SnapshotResponse::new(vote))
+        let client = self.client()?;
+        let transfer = Transfer::begin(vote, snapshot.meta, snapshot.snapshot);
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            delivered = self.courier.deliver(client, transfer) => {
+                delivered.map(SnapshotResponse::new).map_err(|status| rpc_error(&status).into())
+            }
+        }
     }
 
     async fn transfer_leader(

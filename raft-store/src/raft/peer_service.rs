@@ -20,7 +20,6 @@ use tonic::{Request, Response, Status, Streaming};
 use super::codec::{self, DecodeError};
 use super::membership::ChangeError;
 use super::peer_client::{CLUSTER_HEADER, MESSAGE_BYTES_MAX, TARGET_HEADER};
-use super::snapshot_transfer;
 use super::types::MemberId;
 use crate::etcd::cluster;
 use crate::forward;
@@ -170,10 +169,18 @@ impl RaftPeer for PeerService {
         request: Request<Streaming<wire::InstallSnapshotRequest>>,
     ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
         self.taking_part(&request)?;
-        let directory = self.store.snapshot_directory();
-        let (vote, snapshot) = snapshot_transfer::receive(request.into_inner(), directory).await?;
+        let incoming = &self.store.shared().incoming;
+        let (vote, snapshot) = incoming.receive(request.into_inner()).await?;
         let response = self.store.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         Ok(Response::new(wire::InstallSnapshotResponse { vote: Some(codec::vote_to_wire(&response.vote)) }))
+    }
+
+    async fn snapshot_progress(
+        &self,
+        request: Request<wire::SnapshotProgressRequest>,
+    ) -> Result<Response<wire::SnapshotProgressResponse>, Status> {
+        self.taking_part(&request)?;
+        self.store.shared().incoming.progress(request.into_inner()).await.map(Response::new)
     }
 
     async fn transfer_leader(

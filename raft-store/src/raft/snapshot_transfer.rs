@@ -1,7 +1,8 @@
-//! Raft snapshots between members: a stream of checksummed chunks, a checksummed file at the receiver.
+//! Raft snapshots: how a state is encoded, and the checksummed file that a receiver or an operator gets.
 //!
-//! The leader encodes a view of its state straight into the stream; nothing is written on its disk. The
-//! receiver writes a file, makes it durable and only then hands it to the state machine. The file is
+//! The leader encodes a view of its state straight into a stream (`snapshot_send`); nothing is written on its disk.
+//! The receiver writes a file (`snapshot_receive`), makes it durable and only then hands it to the state machine.
+//! The file is
 //!
 //! ```text
 //! magic (8) | length of meta (4, LE) | meta (SnapshotHeader) | CRC-32C of meta (4, LE) | encoded state
@@ -17,27 +18,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use prost::Message;
 use proto::raft as wire;
 use state_machine::{SnapshotError, SnapshotWriter, StateMachine};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 
 use super::codec;
 use super::state_machine::State;
-use super::types::{CommittedLeaderId, Member, MemberId, SnapshotMeta, Vote};
+use super::types::{CommittedLeaderId, Member, MemberId, SnapshotMeta};
 
 const MAGIC: &[u8; 8] = b"BARQSNP1";
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Of the encoded state, in one message.
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 /// A file for an operator is a multiple of this, and its hash: so etcd's clients see that the hash is there.
 const FILE_BLOCK_BYTES: usize = 512;
 /// Keys read under one hold of the state's lock.
 const KEYS_PER_STEP: usize = 1024;
 /// Chunks that wait for the network before encoding pauses.
-const CHUNKS_IN_FLIGHT_MAX: usize = 8;
+pub(crate) const CHUNKS_IN_FLIGHT_MAX: usize = 8;
 /// No group has a membership near this size; larger means damage.
 const META_BYTES_MAX: usize = 1024 * 1024;
 
@@ -73,36 +73,8 @@ pub(crate) enum SnapshotFileError {
     },
 }
 
-/// Encodes a snapshot into messages for [`receive`] at another member. What is sent is the state as it is
-/// now, which may be newer than what the caller knows of; `meta` describes a file's content.
-pub(crate) fn encode(
-    vote: Vote,
-    meta: SnapshotMeta,
-    data: SnapshotData,
-) -> impl Stream<Item = wire::InstallSnapshotRequest> + Send + 'static {
-    let (tx, rx) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
-    tokio::task::spawn_blocking(move || {
-        let mut chunks = ChunkWriter { tx, offset: 0, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
-        let sent = match data {
-            SnapshotData::Live(state) => send_live(&vote, &state, &mut chunks),
-            SnapshotData::File(path) => chunks.header(&vote, &meta).and_then(|()| {
-                let (_, mut state) = open_file(&path).map_err(io::Error::other)?;
-                io::copy(&mut state, &mut chunks).map(drop)
-            }),
-        };
-        if let Err(error) = sent.and_then(|()| chunks.flush()) {
-            tracing::warn!(%error, "sending a snapshot stopped");
-        }
-    });
-    ReceiverStream::new(rx)
-}
-
-/// Reads the state in steps, so that applying goes on meanwhile.
-fn send_live(vote: &Vote, state: &RwLock<State>, chunks: &mut ChunkWriter) -> io::Result<()> {
-    encode_live(state, chunks, |meta, chunks| chunks.header(vote, meta))
-}
-
-fn encode_live<W: Write>(
+/// Encodes the state, in steps, so that applying goes on meanwhile.
+pub(crate) fn encode_live<W: Write>(
     state: &RwLock<State>,
     output: &mut W,
     head: impl FnOnce(&SnapshotMeta, &mut W) -> io::Result<()>,
@@ -200,106 +172,15 @@ pub(crate) fn write_installed(
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
 }
 
-/// Cuts what is written into chunks with checksums.
-struct ChunkWriter {
-    tx: mpsc::Sender<wire::InstallSnapshotRequest>,
-    offset: u64,
-    buffer: BytesMut,
-}
-
-impl ChunkWriter {
-    fn header(&mut self, vote: &Vote, meta: &SnapshotMeta) -> io::Result<()> {
-        let header = codec::header_to_wire(Some(vote), meta);
-        self.pass(wire::install_snapshot_request::Message::Header(header))
-    }
-
-    fn send(&mut self) -> io::Result<()> {
-        let data: Bytes = self.buffer.split().freeze();
-        let (offset, crc32c) = (self.offset, crc32c::crc32c(&data));
-        self.offset += data.len() as u64;
-        let chunk = wire::SnapshotChunk { offset, data, crc32c };
-        self.pass(wire::install_snapshot_request::Message::Chunk(chunk))
-    }
-
-    fn pass(&mut self, message: wire::install_snapshot_request::Message) -> io::Result<()> {
-        self.tx
-            .blocking_send(wire::InstallSnapshotRequest { message: Some(message) })
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the receiver has gone"))
-    }
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(CHUNK_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() == CHUNK_BYTES {
-            self.send()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() { Ok(()) } else { self.send() }
-    }
-}
-
-/// Takes a snapshot from the leader into a durable file under `directory`.
-pub(crate) async fn receive(
-    mut messages: impl Stream<Item = Result<wire::InstallSnapshotRequest, Status>> + Unpin,
-    directory: &Path,
-) -> Result<(Vote, Snapshot), Status> {
-    use wire::install_snapshot_request::Message as M;
-    let header = match messages.next().await.transpose()?.and_then(|request| request.message) {
-        Some(M::Header(header)) => header,
-        _ => return Err(Status::invalid_argument("a snapshot stream begins with its header")),
-    };
-    let invalid = |e: codec::DecodeError| Status::invalid_argument(e.to_string());
-    let vote = codec::vote_from_wire(header.vote.as_ref()).map_err(invalid)?;
-    let meta = codec::meta_from_wire(&header).map_err(invalid)?;
-
-    let path = next_file(directory);
-    let written = write_file(&path, &meta, &mut messages).await;
-    if written.is_err() {
-        // Nobody else knows this file; what is left of it is removed at the next start otherwise.
-        let _ = tokio::fs::remove_file(&path).await;
-    }
-    written?;
-    Ok((vote, openraft::Snapshot { meta, snapshot: SnapshotData::File(path) }))
-}
-
-fn next_file(directory: &Path) -> PathBuf {
+/// A name for a received file until it is installed.
+pub(crate) fn next_file(directory: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     directory.join(format!("incoming-{}-{number}.snapshot", std::process::id()))
 }
 
-async fn write_file(
-    path: &Path,
-    meta: &SnapshotMeta,
-    messages: &mut (impl Stream<Item = Result<wire::InstallSnapshotRequest, Status>> + Unpin),
-) -> Result<(), Status> {
-    use wire::install_snapshot_request::Message as M;
-    let failed = |e: io::Error| Status::internal(format!("cannot write {}: {e}", path.display()));
-    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
-    file.write_all(&file_head(meta)).await.map_err(failed)?;
-    let mut offset = 0;
-    while let Some(request) = messages.next().await {
-        let Some(M::Chunk(chunk)) = request?.message else {
-            return Err(Status::invalid_argument("expected a chunk of the snapshot"));
-        };
-        if chunk.offset != offset {
-            return Err(Status::data_loss(format!("chunk at {} where {offset} was due", chunk.offset)));
-        }
-        if crc32c::crc32c(&chunk.data) != chunk.crc32c {
-            return Err(Status::data_loss(format!("chunk at {offset} was damaged on its way")));
-        }
-        file.write_all(&chunk.data).await.map_err(failed)?;
-        offset += chunk.data.len() as u64;
-    }
-    file.sync_all().await.map_err(failed)
-}
-
-fn file_head(meta: &SnapshotMeta) -> Vec<u8> {
+/// What stands before the encoded state in a file.
+pub(crate) fn file_head(meta: &SnapshotMeta) -> Vec<u8> {
     let meta = codec::meta_to_record(meta);
     let mut head = MAGIC.to_vec();
     head.extend_from_slice(&(meta.len() as u32).to_le_bytes());
@@ -308,7 +189,8 @@ fn file_head(meta: &SnapshotMeta) -> Vec<u8> {
     head
 }
 
-fn open_file(path: &Path) -> Result<(SnapshotMeta, BufReader<File>), SnapshotFileError> {
+/// Reads the head; what follows is the encoded state.
+pub(crate) fn open_file(path: &Path) -> Result<(SnapshotMeta, BufReader<File>), SnapshotFileError> {
     let io = |source| SnapshotFileError::Io { path: path.to_owned(), source };
     let damaged = |reason: String| SnapshotFileError::Damaged { path: path.to_owned(), reason };
     let mut file = BufReader::with_capacity(CHUNK_BYTES, File::open(path).map_err(io)?);

@@ -20,6 +20,8 @@ use state_machine::{Envelope, Outcome, Position, StateMachine};
 use tokio::sync::watch;
 
 use super::checkpointer::Checkpointer;
+use super::snapshot_receive::{self, Incoming};
+use super::snapshot_send::TransferCounters;
 use super::snapshot_transfer::{self, Snapshot, SnapshotData};
 use super::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id};
 use crate::checkpoint::{Checkpoint, Loaded};
@@ -63,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) applied: watch::Sender<Option<u64>>,
     checkpointer: Checkpointer,
     pub(crate) snapshot_directory: PathBuf,
+    pub(crate) incoming: Incoming,
+    pub(crate) transfers: Arc<TransferCounters>,
 }
 
 impl Shared {
@@ -124,7 +128,19 @@ impl StateMachineShell {
         let checkpointer = Checkpointer::start(checkpoint, Arc::clone(&state), installed);
         let applied = watch::channel(applied).0;
         let lessor = Lessor::default();
-        let shared = Shared { state, hub, gauges, lessor, applied, checkpointer, snapshot_directory };
+        let transfers = Arc::<TransferCounters>::default();
+        let incoming = Incoming::new(snapshot_directory.clone(), Arc::clone(&transfers));
+        let shared = Shared {
+            state,
+            hub,
+            gauges,
+            lessor,
+            applied,
+            checkpointer,
+            snapshot_directory,
+            incoming,
+            transfers,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -231,10 +247,11 @@ fn newer_snapshot(installed: &Path, state: &State) -> Option<(SnapshotMeta, Stat
     }
 }
 
-/// Removes what interrupted transfers left.
+/// Removes what interrupted installations left; transfers that may go on are left to `snapshot_receive`.
 fn remove_strays(directory: &Path, keep: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path != keep) {
+    let stray = |path: &PathBuf| path != keep && !snapshot_receive::is_partial(path);
+    for path in entries.flatten().map(|entry| entry.path()).filter(stray) {
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished snapshot");
         }

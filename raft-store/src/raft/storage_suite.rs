@@ -1,6 +1,7 @@
 //! The consensus library's own suite for logs and state machines, over ours on a real disk.
 
 use std::io;
+use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
 use openraft::StorageError;
@@ -9,7 +10,8 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use super::log_store::LogStore;
-use super::snapshot_transfer::{self, Snapshot, SnapshotData};
+use super::snapshot_send::{Courier, Transfer};
+use super::snapshot_transfer::{Snapshot, SnapshotData};
 use super::state_machine::StateMachineShell;
 use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::config::Config;
@@ -52,9 +54,9 @@ impl RaftStateMachine<TypeConfig> for Member {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        let messages = snapshot_transfer::encode(Vote::new(1, 1), meta.clone(), data).map(Ok);
-        let directory = self.0.shared().snapshot_directory.clone();
-        let received = snapshot_transfer::receive(messages, &directory).await;
+        let transfer = Transfer::begin(Vote::new(1, 1), meta.clone(), data);
+        let messages = Courier::new(0, Arc::default()).all_messages(transfer).map(Ok);
+        let received = self.0.shared().incoming.receive(messages.boxed()).await;
         let (_, snapshot) = received.map_err(io::Error::other)?;
         self.0.install_snapshot(&snapshot.meta, snapshot.snapshot).await
     }

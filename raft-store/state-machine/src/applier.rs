@@ -154,7 +154,7 @@ impl StateMachine {
         Ok(Outcome::LeaseCheckpointed)
     }
 
-    fn must_be_sound(&self) -> Result<(), ApplyError> {
+    pub(crate) fn must_be_sound(&self) -> Result<(), ApplyError> {
         if self.is_corrupt() { Err(ApplyError::Corrupt) } else { Ok(()) }
     }
 

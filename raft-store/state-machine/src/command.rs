@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 use crate::auth_command::AuthCommand;
+use crate::outcome::ApplyError;
+use crate::txn::TXN_DEPTH_MAX;
 use crate::version::VersionCommand;
 
 /// An entry of the replicated log, as far as the state is concerned.
@@ -74,6 +76,30 @@ pub struct TxnCommand {
     pub success: Vec<Op>,
     /// Operations otherwise.
     pub failure: Vec<Op>,
+}
+
+impl Command {
+    /// Refuses transactions that nest deeper than an entry of the log can: no member could read it back.
+    ///
+    /// # Errors
+    /// What applying it would give, could it be applied.
+    pub fn check_depth(&self) -> Result<(), ApplyError> {
+        fn check(branches: [&Vec<Op>; 2], depth: usize) -> Result<(), ApplyError> {
+            if depth > TXN_DEPTH_MAX {
+                return Err(ApplyError::TooDeep { depth_max: TXN_DEPTH_MAX });
+            }
+            branches.into_iter().flatten().try_for_each(|op| match op {
+                Op::Txn(txn) => check([&txn.success, &txn.failure], depth + 1),
+                Op::Put(_) | Op::Range(_) | Op::DeleteRange(_) => Ok(()),
+            })
+        }
+        let txns = match self {
+            Self::Txn(txn) => std::slice::from_ref(txn),
+            Self::Batch(txns) => txns,
+            _ => return Ok(()),
+        };
+        txns.iter().try_for_each(|txn| check([&txn.success, &txn.failure], 1))
+    }
 }
 
 impl TxnCommand {

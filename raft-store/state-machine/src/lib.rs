@@ -68,6 +68,6 @@ pub use requests::{
 pub use revision::{Position, REVISION_INITIAL, Revision};
 pub use secret::Secret;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotWriter};
-pub use txn::{TXN_DEPTH_MAX, TXN_OPS_MAX};
+pub use txn::{ReadTxn, TXN_DEPTH_MAX, TXN_OPS_MAX};
 pub use version::{CLUSTER_VERSION_INITIAL, CLUSTER_VERSION_SUPPORTED, VersionCommand};
 pub use wire::DecodeError;

@@ -16,11 +16,12 @@ use crate::hash;
 use crate::history::{EventBatch, RevisionEvents};
 use crate::lease::{LeaseState, Leases};
 use crate::mvcc::Keyspace;
-use crate::outcome::{RangeResponse, ReadError};
+use crate::outcome::{ApplyError, RangeResponse, ReadError, TxnOutcome};
 use crate::record::RecordRef;
 use crate::requests::Requests;
 use crate::revision::{Position, REVISION_INITIAL};
 use crate::snapshot::SnapshotPins;
+use crate::txn::{self, ReadTxn, Shape};
 use crate::version::Versions;
 
 /// Changes that one `drain_events` trims for each that it returns, and at least.
@@ -109,6 +110,16 @@ impl StateMachine {
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
         self.keyspace.check_revision(request.revision)?;
         Ok(self.keyspace.range(request, self.keyspace.revision))
+    }
+
+    /// Answers a transaction that only reads: what applying it would, and the state stays as it is.
+    ///
+    /// # Errors
+    /// What applying it would.
+    pub fn read_txn(&self, txn: &ReadTxn) -> Result<TxnOutcome, ApplyError> {
+        Shape::of(txn.txn())?;
+        self.must_be_sound()?;
+        txn::read(&self.keyspace, &self.leases, txn)
     }
 
     /// The newest version of a key, if it exists.

@@ -232,9 +232,10 @@ impl Keyspace {
             return now;
         }
         let later = self.since(revision + 1, 0).flat_map(|events| events.records());
+        // On the way it may fall below zero: a key that is gone by now is taken away before it is given back.
         later.filter(|kv| range.contains(kv.key)).fold(now, |count, kv| match kv.version {
-            0 => count + 1,
-            1 => count - 1,
+            0 => count.wrapping_add(1),
+            1 => count.wrapping_sub(1),
             _ => count,
         })
     }

@@ -3,6 +3,9 @@
 //! As in etcd, every compare, nested ones too, looks at the state before the transaction began; ranges
 //! inside see what the transaction wrote before them; no key is written twice (a put that meets another put
 //! or a deletion of the same key, other than in the opposite branch of one nested transaction, is refused).
+//!
+//! [`Run`] carries transactions out and is the applier's; [`read`] answers those that only read, from a state
+//! that it cannot change. Both judge with one [`View`] and walk the operations with one [`Perform`].
 
 use std::collections::BTreeSet;
 use std::vec::IntoIter;
@@ -143,67 +146,52 @@ fn written_keys(ops: &[Op]) -> Result<WrittenKeys<'_>, ApplyError> {
     Ok(written)
 }
 
-/// The state that a transaction works on.
-pub(crate) struct Run<'a> {
-    keyspace: &'a mut Keyspace,
-    leases: &'a mut Leases,
-    /// The revision that the transaction gets if it changes something.
-    main: u64,
-    changed: bool,
+/// A transaction that writes nothing in either branch, nested ones included, and names no term: reading the
+/// state answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadTxn(TxnCommand);
+
+impl ReadTxn {
+    /// The transaction as one that only reads.
+    ///
+    /// # Errors
+    /// The transaction itself, if it could write, or has a fence, which only the log can judge.
+    pub fn of(txn: TxnCommand) -> Result<Self, TxnCommand> {
+        fn reads(ops: &[Op]) -> bool {
+            ops.iter().all(|op| match op {
+                Op::Range(_) => true,
+                Op::Put(_) | Op::DeleteRange(_) => false,
+                Op::Txn(txn) => reads(&txn.success) && reads(&txn.failure),
+            })
+        }
+        let only_reads = txn.fence.is_none() && reads(&txn.success) && reads(&txn.failure);
+        if only_reads { Ok(Self(txn)) } else { Err(txn) }
+    }
+
+    /// The transaction.
+    pub fn txn(&self) -> &TxnCommand {
+        &self.0
+    }
 }
 
-impl<'a> Run<'a> {
-    pub(crate) fn new(keyspace: &'a mut Keyspace, leases: &'a mut Leases) -> Self {
-        let main = keyspace.revision + 1;
-        Self { keyspace, leases, main, changed: false }
-    }
+/// The state that transactions are judged by.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    keyspace: &'a Keyspace,
+    leases: &'a Leases,
+}
 
-    /// Runs a transaction whose [`Shape`] was checked.
-    pub(crate) fn txn(mut self, txn: &TxnCommand) -> Result<TxnOutcome, ApplyError> {
+impl View<'_> {
+    /// Decides a transaction and those nested in the branch that it takes, in the order in which they are
+    /// performed; checks everything that depends on the state.
+    fn plan(self, txn: &TxnCommand) -> Result<(bool, IntoIter<bool>), ApplyError> {
         let succeeded = self.holds(&txn.compares);
-        let ops = if succeeded { &txn.success } else { &txn.failure };
         let mut nested = Vec::new();
-        self.plan(ops, &mut nested)?;
-        let results = self.perform(ops, &mut nested.into_iter());
-        Ok(TxnOutcome { revision: self.finish(), succeeded, fenced: false, results })
+        self.plan_ops(if succeeded { &txn.success } else { &txn.failure }, &mut nested)?;
+        Ok((succeeded, nested.into_iter()))
     }
 
-    /// Deletes these keys; returns the revision afterwards and how many there were.
-    pub(crate) fn delete_keys(mut self, keys: &BTreeSet<Bytes>) -> (u64, u64) {
-        let mut deleted = 0;
-        for key in keys {
-            deleted += self.delete(KeyRange::One(key), |_| {});
-        }
-        (self.finish(), deleted)
-    }
-
-    fn finish(self) -> u64 {
-        if self.changed {
-            self.keyspace.revision = self.main;
-        }
-        self.keyspace.revision
-    }
-
-    fn holds(&self, compares: &[Compare]) -> bool {
-        compares.iter().all(|compare| self.compare_holds(compare))
-    }
-
-    fn compare_holds(&self, compare: &Compare) -> bool {
-        match KeyRange::of(&compare.key, &compare.range_end) {
-            KeyRange::One(key) => record_holds(compare, self.keyspace.get(key)),
-            range => {
-                let mut found = self.keyspace.live_in(range).peekable();
-                if found.peek().is_none() {
-                    return record_holds(compare, None);
-                }
-                found.all(|record| record_holds(compare, Some(record)))
-            }
-        }
-    }
-
-    /// Decides the nested transactions, in the order in which `perform` meets them, and checks everything
-    /// that depends on the state.
-    fn plan(&self, ops: &[Op], nested: &mut Vec<bool>) -> Result<(), ApplyError> {
+    fn plan_ops(self, ops: &[Op], nested: &mut Vec<bool>) -> Result<(), ApplyError> {
         for op in ops {
             match op {
                 Op::Put(put) => {
@@ -219,12 +207,36 @@ impl<'a> Run<'a> {
                 Op::Txn(txn) => {
                     let holds = self.holds(&txn.compares);
                     nested.push(holds);
-                    self.plan(if holds { &txn.success } else { &txn.failure }, nested)?;
+                    self.plan_ops(if holds { &txn.success } else { &txn.failure }, nested)?;
                 }
             }
         }
         Ok(())
     }
+
+    fn holds(self, compares: &[Compare]) -> bool {
+        compares.iter().all(|compare| self.compare_holds(compare))
+    }
+
+    fn compare_holds(self, compare: &Compare) -> bool {
+        match KeyRange::of(&compare.key, &compare.range_end) {
+            KeyRange::One(key) => record_holds(compare, self.keyspace.get(key)),
+            range => {
+                let mut found = self.keyspace.live_in(range).peekable();
+                if found.peek().is_none() {
+                    return record_holds(compare, None);
+                }
+                found.all(|record| record_holds(compare, Some(record)))
+            }
+        }
+    }
+}
+
+/// Walks through the operations of a transaction that was planned.
+trait Perform {
+    fn put(&mut self, put: &PutRequest) -> OpResult;
+    fn range(&mut self, range: &RangeRequest) -> OpResult;
+    fn delete_range(&mut self, delete: &DeleteRangeRequest) -> OpResult;
 
     fn perform(&mut self, ops: &[Op], nested: &mut IntoIter<bool>) -> Vec<OpResult> {
         let mut results = Vec::with_capacity(ops.len());
@@ -244,7 +256,87 @@ impl<'a> Run<'a> {
         let ops = if succeeded { &txn.success } else { &txn.failure };
         OpResult::Txn { succeeded, results: self.perform(ops, nested) }
     }
+}
 
+/// Answers a transaction whose [`Shape`] was checked.
+pub(crate) fn read(keyspace: &Keyspace, leases: &Leases, txn: &ReadTxn) -> Result<TxnOutcome, ApplyError> {
+    let (succeeded, mut nested) = View { keyspace, leases }.plan(&txn.0)?;
+    let ops = if succeeded { &txn.0.success } else { &txn.0.failure };
+    let results = Reading(keyspace).perform(ops, &mut nested);
+    Ok(TxnOutcome { revision: keyspace.revision, succeeded, fenced: false, results })
+}
+
+/// The state that a transaction reads.
+struct Reading<'a>(&'a Keyspace);
+
+impl Perform for Reading<'_> {
+    fn put(&mut self, _: &PutRequest) -> OpResult {
+        unreachable!("a ReadTxn holds no put")
+    }
+
+    fn range(&mut self, range: &RangeRequest) -> OpResult {
+        OpResult::Range(self.0.range(range, self.0.revision))
+    }
+
+    fn delete_range(&mut self, _: &DeleteRangeRequest) -> OpResult {
+        unreachable!("a ReadTxn holds no deletion")
+    }
+}
+
+/// The state that a transaction works on.
+pub(crate) struct Run<'a> {
+    keyspace: &'a mut Keyspace,
+    leases: &'a mut Leases,
+    /// The revision that the transaction gets if it changes something.
+    main: u64,
+    changed: bool,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(keyspace: &'a mut Keyspace, leases: &'a mut Leases) -> Self {
+        let main = keyspace.revision + 1;
+        Self { keyspace, leases, main, changed: false }
+    }
+
+    /// Runs a transaction whose [`Shape`] was checked.
+    pub(crate) fn txn(mut self, txn: &TxnCommand) -> Result<TxnOutcome, ApplyError> {
+        let view = View { keyspace: self.keyspace, leases: self.leases };
+        let (succeeded, mut nested) = view.plan(txn)?;
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        let results = self.perform(ops, &mut nested);
+        Ok(TxnOutcome { revision: self.finish(), succeeded, fenced: false, results })
+    }
+
+    /// Deletes these keys; returns the revision afterwards and how many there were.
+    pub(crate) fn delete_keys(mut self, keys: &BTreeSet<Bytes>) -> (u64, u64) {
+        let mut deleted = 0;
+        for key in keys {
+            deleted += self.delete(KeyRange::One(key), |_| {});
+        }
+        (self.finish(), deleted)
+    }
+
+    fn finish(self) -> u64 {
+        if self.changed {
+            self.keyspace.revision = self.main;
+        }
+        self.keyspace.revision
+    }
+
+    fn delete(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(RecordRef<'_>)) -> u64 {
+        let mut count = 0;
+        let leases = &mut *self.leases;
+        self.keyspace.delete(self.main, range, |prev| {
+            leases.detach(prev.lease, prev.key);
+            deleted(prev);
+            count += 1;
+        });
+        self.changed |= count > 0;
+        count
+    }
+}
+
+impl Perform for Run<'_> {
     fn put(&mut self, put: &PutRequest) -> OpResult {
         let value = (!put.ignore_value).then_some(put.value.as_ref());
         let lease = (!put.ignore_lease).then_some(put.lease);
@@ -260,7 +352,7 @@ impl<'a> Run<'a> {
         OpResult::Put { prev_kv: prev.map(|prev| self.keyspace.index.heap.view(prev.slot).to_record()) }
     }
 
-    fn range(&self, range: &RangeRequest) -> OpResult {
+    fn range(&mut self, range: &RangeRequest) -> OpResult {
         let revision = if self.changed { self.main } else { self.keyspace.revision };
         OpResult::Range(self.keyspace.range(range, revision))
     }
@@ -273,18 +365,6 @@ impl<'a> Run<'a> {
             }
         });
         OpResult::DeleteRange { deleted, prev_kvs }
-    }
-
-    fn delete(&mut self, range: KeyRange<'_>, mut deleted: impl FnMut(RecordRef<'_>)) -> u64 {
-        let mut count = 0;
-        let leases = &mut *self.leases;
-        self.keyspace.delete(self.main, range, |prev| {
-            leases.detach(prev.lease, prev.key);
-            deleted(prev);
-            count += 1;
-        });
-        self.changed |= count > 0;
-        count
     }
 }
 

@@ -188,3 +188,36 @@ async fn a_restarted_member_and_a_new_password_see_the_same_users() {
 fn bcrypt_of_new() -> String {
     bcrypt::hash("new", 4).expect("a hash")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_only_reads_asks_for_the_permissions_of_all_its_branches() {
+    let group = Group::start(3, cheap).await;
+    let leader = group.leader().await;
+    let follower = group.a_follower().await;
+    enable(group.store(leader)).await;
+    let ann = token(group.store(follower), "ann", "annpw").await.expect("authenticated");
+    let op = |range| pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(range)) };
+    let nested = |txn| pb::RequestOp { request: Some(pb::request_op::Request::RequestTxn(txn)) };
+    let compare = |key: &'static str| pb::Compare { key: key.into(), result: 3, ..Default::default() };
+    let then = |success| pb::TxnRequest { success, ..Default::default() };
+    let denied = "etcdserver: permission denied";
+    let mut client = kv(group.store(follower), with_token(&ann));
+    client.txn(then(vec![op(range("a", "")), op(range("a", "b"))])).await.expect("allowed");
+    for refused in [
+        then(vec![op(range("c", ""))]),
+        pb::TxnRequest { failure: vec![op(range("a", "z"))], ..Default::default() },
+        then(vec![nested(then(vec![op(range("c", ""))]))]),
+        pb::TxnRequest { compare: vec![compare("c")], ..Default::default() },
+        then(vec![op(pb::RangeRequest { serializable: true, ..range("c", "") })]),
+    ] {
+        check(client.txn(refused).await, Code::PermissionDenied, denied);
+    }
+    let nobody = kv(group.store(follower), Identity::default()).txn(then(vec![op(range("a", ""))])).await;
+    check(nobody, Code::InvalidArgument, "etcdserver: user name is empty");
+    // What was taken away at one member is gone at the others: permissions are as new as what is read.
+    let root = token(group.store(leader), "root", "rootpw").await.expect("authenticated");
+    let request = pb::AuthUserRevokeRoleRequest { name: "ann".into(), role: "staff".into() };
+    auth(group.store(leader), with_token(&root)).user_revoke_role(request).await.expect("revoked");
+    client.txn(then(vec![op(range("a", ""))])).await.expect_err("her permissions are gone");
+    group.stop().await;
+}

@@ -73,6 +73,11 @@ impl Group {
     /// Starts a member that was added to the list.
     pub(crate) async fn join(&mut self, id: MemberId, listener: TcpListener) {
         let address = listener.local_addr().expect("bound").to_string();
+        self.join_at(id, listener, address).await;
+    }
+
+    /// The same for a member that the others reach at another address than its own.
+    pub(crate) async fn join_at(&mut self, id: MemberId, listener: TcpListener, address: String) {
         self.members.insert(id, Member::new(format!("m{id}"), address));
         self.start_on(id, listener).await;
     }

@@ -248,3 +248,16 @@ fn a_page_tells_the_whole_count() {
     let newest = store.machine.range(&newest).unwrap();
     assert_eq!((&newest.kvs[0].key[..], newest.count, newest.more), (&b"p/4"[..], 4, true));
 }
+
+#[test]
+fn a_count_before_keys_that_came_and_went_does_not_fall_below_zero() {
+    let mut machine = StateMachine::new();
+    for (log_index, op) in (1..).zip([put("a", "1"), put("b", "1"), delete("a", "")]) {
+        machine.apply(Position { log_index, term: 1 }, &Command::Txn(TxnCommand::of(op)));
+    }
+    let counted = |revision| {
+        let all = RangeRequest { key: key("a"), range_end: key("\0"), ..RangeRequest::default() };
+        machine.range(&RangeRequest { revision, count_only: true, ..all }).map(|response| response.count)
+    };
+    assert_eq!([1, 2, 3, 4].map(counted), [0, 1, 2, 1].map(Ok));
+}

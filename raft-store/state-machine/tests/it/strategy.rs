@@ -109,15 +109,11 @@ prop_compose! {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let leaf = prop_oneof![
+    nested(prop_oneof![
         6 => put().prop_map(Op::Put),
         2 => range().prop_map(Op::Range),
         3 => delete().prop_map(Op::DeleteRange),
-    ];
-    leaf.prop_recursive(2, 8, 2, |inner| {
-        (vec(compare(), 0..2), vec(inner.clone(), 0..3), vec(inner, 0..3))
-            .prop_map(|(compares, success, failure)| Op::Txn(NestedTxn { compares, success, failure }))
-    })
+    ])
 }
 
 fn fence() -> impl Strategy<Value = Option<Fence>> {
@@ -133,6 +129,28 @@ prop_compose! {
     ) -> TxnCommand {
         TxnCommand { fence, compares, success, failure }
     }
+}
+
+prop_compose! {
+    /// Of ranges and transactions of ranges.
+    pub(crate) fn reading_txn()(
+        compares in vec(compare(), 0..2),
+        success in vec(reading_op(), 0..4),
+        failure in vec(reading_op(), 0..3),
+    ) -> TxnCommand {
+        TxnCommand { fence: None, compares, success, failure }
+    }
+}
+
+fn reading_op() -> impl Strategy<Value = Op> {
+    nested(range().prop_map(Op::Range))
+}
+
+fn nested(leaf: impl Strategy<Value = Op> + 'static) -> impl Strategy<Value = Op> {
+    leaf.prop_recursive(2, 8, 2, |inner| {
+        (vec(compare(), 0..2), vec(inner.clone(), 0..3), vec(inner, 0..3))
+            .prop_map(|(compares, success, failure)| Op::Txn(NestedTxn { compares, success, failure }))
+    })
 }
 
 fn name() -> impl Strategy<Value = String> {

@@ -248,6 +248,53 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reading_a_transaction_gives_what_applying_it_would(
+        commands in vec(strategy::command(), 1..40),
+        transactions in vec(strategy::reading_txn(), 1..8),
+    ) {
+        let mut model = Model::new();
+        let mut machine = StateMachine::new();
+        for (log_index, command) in (1..).zip(&commands) {
+            let command = &mostly_possible(command, &model);
+            machine.apply(Position { log_index, term: 1 }, command);
+            model.apply_once(1, None, command);
+            if let Command::Txn(txn) = command {
+                prop_assert_eq!(ReadTxn::of(txn.clone()).is_ok(), writes_nothing(txn));
+            }
+        }
+        for (log_index, txn) in (commands.len() as u64 + 1..).zip(transactions) {
+            let reading = ReadTxn::of(txn.clone()).expect("it holds ranges only");
+            let (hash, applied) = (machine.state_hash(), machine.applied());
+            let read = machine.read_txn(&reading).map_or_else(Outcome::Rejected, Outcome::Txn);
+            prop_assert_eq!((machine.state_hash(), machine.applied()), (hash, applied));
+            let txn = Command::Txn(txn);
+            prop_assert_eq!(&read, &model.apply_once(1, None, &txn));
+            prop_assert_eq!(&read, &machine.apply(Position { log_index, term: 1 }, &txn));
+        }
+    }
+}
+
+fn writes_nothing(txn: &TxnCommand) -> bool {
+    fn reads(op: &Op) -> bool {
+        match op {
+            Op::Range(_) => true,
+            Op::Txn(txn) => txn.success.iter().chain(&txn.failure).all(reads),
+            Op::Put(_) | Op::DeleteRange(_) => false,
+        }
+    }
+    txn.fence.is_none() && txn.success.iter().chain(&txn.failure).all(reads)
+}
+
+#[test]
+fn a_transaction_with_a_fence_is_the_logs_to_judge() {
+    let txn = TxnCommand { fence: Some(Fence { term: 1 }), ..TxnCommand::default() };
+    assert_eq!(ReadTxn::of(txn.clone()), Err(txn));
+}
+
 #[test]
 fn a_restored_state_goes_on_as_the_original_does() {
     let put = |key: &'static str, value: &'static str| {

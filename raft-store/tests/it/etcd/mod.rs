@@ -119,6 +119,34 @@ async fn an_unknown_sort_is_refused() {
     group.stop().await;
 }
 
+/// Not a scenario: etcd has no such limit. An entry that nests deeper can be written and not be read back, and a
+/// member that cannot read its log stops: one such request once ended every member for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_nests_too_deeply_is_refused_and_ends_no_member() {
+    let group = Group::start(3, |_| {}).await;
+    let follower = group.a_follower().await;
+    let mut kv =
+        KvClient::connect(format!("http://{}", group.serve_etcd(follower))).await.expect("it listens");
+    // The outermost transaction counts, too.
+    let nested = |levels: usize| {
+        let innermost = pb::TxnRequest { success: vec![txn::op_put("deep", "v")], ..Default::default() };
+        (1..levels).fold(innermost, |txn, _| pb::TxnRequest {
+            success: vec![txn::op(pb::request_op::Request::RequestTxn(txn))],
+            ..Default::default()
+        })
+    };
+    kv.txn(nested(8)).await.expect("eight levels are taken");
+    for levels in [9, 10, 40] {
+        let refused = kv.txn(nested(levels)).await.expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+    }
+    for id in 1..=3 {
+        crate::group::put(group.store(id), "after", "v").await.expect("every member goes on");
+    }
+    group.converged().await;
+    group.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_range_in_pieces_is_the_range() {
     let group = Group::start(3, |_| {}).await;
