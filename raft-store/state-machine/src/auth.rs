@@ -17,7 +17,7 @@ use crate::auth_command::{AuthCommand, AuthError};
 use crate::command::{Command, Compare, Op, PutRequest, TxnCommand};
 use crate::envelope::Author;
 use crate::hash;
-use crate::key_index::KeyRange;
+use crate::key_range::KeyRange;
 use crate::lease::{LEASE_NONE, Leases};
 use crate::permission::{Permission, UserPermissions};
 use crate::secret::Secret;

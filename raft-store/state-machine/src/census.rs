@@ -13,7 +13,8 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use crate::key_index::{KeyIndex, KeyRange, KeyVersions};
+use crate::key_index::{KeyIndex, KeyVersions};
+use crate::key_range::KeyRange;
 
 /// Live keys of one chunk, at most: a count walks through twice as many at worst.
 pub(crate) const CHUNK_KEYS_MAX: usize = 1024;

@@ -1,18 +1,21 @@
 //! Every key with its versions, in key order.
 //!
 //! Keys lie in chunks, each a sorted list of eight bytes for each key: the [`Slot`] of its newest version, whose bytes
-//! in the [`Heap`] hold the key itself; or, where there are older versions, the number of a list of all. Counting and
-//! skipping keys at the newest revision touches no record. Versions that compaction made unreachable may
+//! in the [`Heap`] hold the key itself; or, where there are older versions, the number of a list of all. Beside it lie
+//! four bytes of the key, those after what all keys of the chunk have in common: a search looks at one or two
+//! records. Counting and skipping keys at the newest revision looks at none. Versions that compaction made unreachable may
 //! still lie here until they are trimmed; no read at an allowed revision sees them.
 //!
 //! ```text
 //! chunks:  "" → [a, b, c…]      "pods/m" → [pods/m3, …]      at most CHUNK_KEYS_MAX keys each
 //! ```
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque, btree_map};
 use std::ops::Bound;
 
 use crate::heap::{Heap, Slot};
+use crate::key_range::KeyBounds;
 use crate::record::RecordRef;
 
 /// Keys of a chunk, at most. With one more, for the moment before it is split, it fills its allocation.
@@ -78,13 +81,83 @@ impl Lists {
     }
 }
 
+/// Some keys that follow each other.
+#[derive(Debug, Default)]
+struct Chunk {
+    /// So many bytes of the chunk's first possible key are those of every key in it.
+    common: usize,
+    /// What follows these bytes in each key.
+    heads: Vec<u32>,
+    entries: Vec<Entry>,
+}
+
+impl Chunk {
+    /// Where the key is, or belongs. `first` is the first key that may lie in the chunk.
+    fn search(&self, first: &[u8], key: &[u8], heap: &Heap, lists: &Lists) -> Result<usize, usize> {
+        match key[..self.common.min(key.len())].cmp(&first[..self.common]) {
+            Ordering::Less => return Err(0),
+            Ordering::Greater => return Err(self.entries.len()),
+            Ordering::Equal => {}
+        }
+        let head = head(key, self.common);
+        let start = self.heads.partition_point(|other| *other < head);
+        let alike = self.heads[start..].partition_point(|other| *other == head);
+        let found = self.entries[start..start + alike]
+            .binary_search_by(|entry| heap.key(lists.latest(*entry)).cmp(key));
+        found.map(|at| start + at).map_err(|at| start + at)
+    }
+
+    /// `at` is where the key belongs.
+    fn insert(&mut self, at: usize, entry: Entry, first: &[u8], heap: &Heap, lists: &Lists) {
+        let key = heap.key(lists.latest(entry));
+        if self.entries.is_empty() {
+            self.common = common(first, key);
+        }
+        self.entries.insert(at, entry);
+        if key.starts_with(&first[..self.common]) {
+            self.heads.insert(at, head(key, self.common));
+        } else {
+            self.renew(first, heap, lists);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.entries.remove(at);
+        self.heads.remove(at);
+    }
+
+    /// Finds out anew what the keys have in common.
+    fn renew(&mut self, first: &[u8], heap: &Heap, lists: &Lists) {
+        let key = |entry: &Entry| heap.key(lists.latest(*entry));
+        // The keys are in order: what the first and the last have in common, all have.
+        let ends = [self.entries.first(), self.entries.last()];
+        self.common = ends.into_iter().flatten().map(|entry| common(first, key(entry))).min().unwrap_or(0);
+        self.heads.clear();
+        self.heads.extend(self.entries.iter().map(|entry| head(key(entry), self.common)));
+    }
+}
+
+/// How many bytes two keys begin with alike.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
+}
+
+/// Four bytes of a key, in an order that never contradicts that of the keys.
+fn head(key: &[u8], common: usize) -> u32 {
+    let rest = &key[common..];
+    match rest.first_chunk::<4>() {
+        Some(head) => u32::from_be_bytes(*head),
+        None => rest.iter().enumerate().fold(0, |head, (at, byte)| head | u32::from(*byte) << (24 - 8 * at)),
+    }
+}
+
 /// All keys, and the records of their versions. A key stays as long as any version of it does, tombstones
 /// included.
 #[derive(Debug)]
 pub(crate) struct KeyIndex {
     pub(crate) heap: Heap,
     /// By the first key that may lie in the chunk. The first chunk begins with the empty key.
-    chunks: BTreeMap<Box<[u8]>, Vec<Entry>>,
+    chunks: BTreeMap<Box<[u8]>, Chunk>,
     lists: Lists,
 }
 
@@ -92,7 +165,7 @@ impl Default for KeyIndex {
     fn default() -> Self {
         Self {
             heap: Heap::default(),
-            chunks: BTreeMap::from([(Box::default(), Vec::new())]),
+            chunks: BTreeMap::from([(Box::default(), Chunk::default())]),
             lists: Lists::default(),
         }
     }
@@ -101,10 +174,10 @@ impl Default for KeyIndex {
 impl KeyIndex {
     /// A key's versions.
     pub(crate) fn get(&self, key: &[u8]) -> Option<KeyVersions<'_>> {
-        let (_, entries) =
-            self.chunks.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
-        let at = search(&self.heap, &self.lists, entries, key).ok()?;
-        Some(KeyVersions { index: self, entry: entries[at] })
+        let chunk = self.chunks.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        let (first, chunk) = chunk?;
+        let at = chunk.search(first, key, &self.heap, &self.lists).ok()?;
+        Some(KeyVersions { index: self, entry: chunk.entries[at] })
     }
 
     /// The keys within bounds, in order.
@@ -116,14 +189,14 @@ impl KeyIndex {
             Bound::Unbounded => &[],
         };
         let first = self.chunks.range::<[u8], _>((Bound::Unbounded, Bound::Included(start_key))).next_back();
-        let Some((first, entries)) = first else { return keys };
+        let Some((first, chunk)) = first else { return keys };
         keys.chunks = self.chunks.range::<[u8], _>((Bound::Excluded(first.as_ref()), Bound::Unbounded));
-        let skipped = match (start, search(&self.heap, &self.lists, entries, start_key)) {
+        let skipped = match (start, chunk.search(first, start_key, &self.heap, &self.lists)) {
             (Bound::Unbounded, _) => 0,
             (Bound::Excluded(_), Ok(at)) => at + 1,
             (_, Ok(at) | Err(at)) => at,
         };
-        keys.enter(&entries[skipped..]);
+        keys.enter(&chunk.entries[skipped..]);
         keys
     }
 
@@ -136,9 +209,9 @@ impl KeyIndex {
     pub(crate) fn place(&mut self, key: &[u8]) -> Place<'_> {
         let Self { heap, chunks, lists } = self;
         let chunk = chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
-        let (_, entries) = chunk.expect("the first chunk begins with the empty key");
-        let at = search(heap, lists, entries, key);
-        Place { heap, lists, entries, at }
+        let (first, chunk) = chunk.expect("the first chunk begins with the empty key");
+        let at = chunk.search(first, key, heap, lists);
+        Place { heap, lists, first, chunk, at }
     }
 
     /// Writes a version that is newer than all others of its key.
@@ -154,12 +227,17 @@ impl KeyIndex {
     pub(crate) fn split(&mut self, key: &[u8]) {
         let Self { heap, chunks, lists } = self;
         let chunk = chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
-        let Some((_, entries)) = chunk.filter(|(_, entries)| entries.len() > CHUNK_KEYS_MAX) else { return };
+        let Some((lower_first, lower)) = chunk.filter(|(_, chunk)| chunk.entries.len() > CHUNK_KEYS_MAX)
+        else {
+            return;
+        };
         // Keys that come in order leave full chunks behind.
-        let added_last = entries.last().is_some_and(|last| heap.key(lists.latest(*last)) == key);
-        let at = if added_last { entries.len() - 1 } else { entries.len() / 2 };
-        let upper = entries.split_off(at);
-        let first = heap.key(lists.latest(upper[0])).into();
+        let added_last = lower.entries.last().is_some_and(|last| heap.key(lists.latest(*last)) == key);
+        let at = if added_last { lower.entries.len() - 1 } else { lower.entries.len() / 2 };
+        let mut upper = Chunk { entries: lower.entries.split_off(at), ..Chunk::default() };
+        let first: Box<[u8]> = heap.key(lists.latest(upper.entries[0])).into();
+        lower.renew(lower_first, heap, lists);
+        upper.renew(&first, heap, lists);
         chunks.insert(first, upper);
     }
 
@@ -170,22 +248,27 @@ impl KeyIndex {
             [_] => Entry::alone(latest),
             _ => Entry::listed(self.lists.add(versions.iter().copied().collect()), latest),
         };
-        match self.chunks.last_entry() {
-            Some(mut chunk) if chunk.get().len() < CHUNK_KEYS_MAX => chunk.get_mut().push(entry),
-            _ => {
-                let mut entries = Vec::with_capacity(CHUNK_KEYS_MAX + 1);
-                entries.push(entry);
-                self.chunks.insert(self.heap.key(latest).into(), entries);
-            }
+        if let Some((first, chunk)) = self.chunks.range_mut::<[u8], _>(..).next_back()
+            && chunk.entries.len() < CHUNK_KEYS_MAX
+        {
+            chunk.insert(chunk.entries.len(), entry, first, &self.heap, &self.lists);
+            return;
         }
+        let (entries, heads) =
+            (Vec::with_capacity(CHUNK_KEYS_MAX + 1), Vec::with_capacity(CHUNK_KEYS_MAX + 1));
+        let mut chunk = Chunk { common: 0, heads, entries };
+        let first: Box<[u8]> = self.heap.key(latest).into();
+        chunk.insert(0, entry, &first, &self.heap, &self.lists);
+        self.chunks.insert(first, chunk);
     }
 
     /// Drops a key's versions older than `revision`. Without versions the key is gone.
     pub(crate) fn forget_before(&mut self, key: &[u8], revision: u64) {
         let Self { heap, chunks, lists } = self;
         let chunk = chunks.range_mut::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
-        let Some((first, entries)) = chunk else { return };
-        let Ok(at) = search(heap, lists, entries, key) else { return };
+        let Some((first, chunk)) = chunk else { return };
+        let Ok(at) = chunk.search(first, key, heap, lists) else { return };
+        let entries = &mut chunk.entries;
         let latest = lists.latest(entries[at]);
         if let Some(number) = entries[at].list() {
             let versions = &mut lists.lists[number];
@@ -200,8 +283,8 @@ impl KeyIndex {
             }
         }
         if heap.mod_revision(latest) < revision {
-            entries.remove(at);
-            let crumb = (entries.len() < CHUNK_KEYS_MIN).then(|| first.clone());
+            chunk.remove(at);
+            let crumb = (chunk.entries.len() < CHUNK_KEYS_MIN).then(|| first.clone());
             heap.free(latest);
             if let Some(first) = crumb {
                 self.join(&first);
@@ -228,8 +311,9 @@ impl KeyIndex {
         let Self { heap, chunks, lists } = self;
         let record = heap.view(copy);
         let bounds = (Bound::Unbounded, Bound::Included(record.key));
-        let Some((_, entries)) = chunks.range_mut::<[u8], _>(bounds).next_back() else { return };
-        let Ok(at) = search(heap, lists, entries, record.key) else { return };
+        let Some((first, chunk)) = chunks.range_mut::<[u8], _>(bounds).next_back() else { return };
+        let Ok(at) = chunk.search(first, record.key, heap, lists) else { return };
+        let entries = &mut chunk.entries;
         match entries[at].list() {
             None => entries[at] = Entry::alone(copy),
             Some(number) => {
@@ -247,44 +331,43 @@ impl KeyIndex {
         // The first chunk stays, empty or not.
         let before = (Bound::Unbounded, Bound::Excluded(first));
         let Some((_, room)) = self.chunks.range::<[u8], _>(before).next_back() else { return };
-        let few = self.chunks.get(first).map_or(0, Vec::len);
-        if room.len() + few <= CHUNK_KEYS_MAX / 2 || few == 0 {
-            let entries = self.chunks.remove(first).unwrap_or_default();
+        let few = self.chunks.get(first).map_or(0, |chunk| chunk.entries.len());
+        if room.entries.len() + few <= CHUNK_KEYS_MAX / 2 || few == 0 {
+            let chunk = self.chunks.remove(first).unwrap_or_default();
             let before = (Bound::Unbounded, Bound::Excluded(first));
-            if let Some((_, room)) = self.chunks.range_mut::<[u8], _>(before).next_back() {
-                room.extend(entries);
+            if let Some((first, room)) = self.chunks.range_mut::<[u8], _>(before).next_back() {
+                room.entries.extend(chunk.entries);
+                room.renew(first, &self.heap, &self.lists);
             }
         }
     }
-}
-
-fn search(heap: &Heap, lists: &Lists, entries: &[Entry], key: &[u8]) -> Result<usize, usize> {
-    entries.binary_search_by(|entry| heap.key(lists.latest(*entry)).cmp(key))
 }
 
 /// Where a key is, or belongs.
 pub(crate) struct Place<'a> {
     heap: &'a mut Heap,
     lists: &'a mut Lists,
-    entries: &'a mut Vec<Entry>,
+    first: &'a [u8],
+    chunk: &'a mut Chunk,
     at: Result<usize, usize>,
 }
 
 impl Place<'_> {
     /// The newest version, unless it is a tombstone.
     pub(crate) fn live(&self) -> Option<(Slot, RecordRef<'_>)> {
-        let entry = self.entries[self.at.ok()?];
+        let entry = self.chunk.entries[self.at.ok()?];
         let latest = self.lists.latest(entry);
         entry.is_live().then(|| (latest, self.heap.view(latest)))
     }
 
     /// Writes a version, newer than all others, and says whether the chunk is to be split.
     pub(crate) fn push(self, record: &RecordRef<'_>) -> (Slot, bool) {
-        let Self { heap, lists, entries, at } = self;
+        let Self { heap, lists, first, chunk, at } = self;
         let slot = heap.push(record);
         match at {
-            Err(at) => entries.insert(at, Entry::alone(slot)),
+            Err(at) => chunk.insert(at, Entry::alone(slot), first, heap, lists),
             Ok(at) => {
+                let entries = &mut chunk.entries;
                 let number = entries[at].list().unwrap_or_else(|| {
                     let mut versions = VecDeque::with_capacity(2);
                     versions.push_back(Slot::from_bits(entries[at].0));
@@ -294,7 +377,7 @@ impl Place<'_> {
                 entries[at] = Entry::listed(number, slot);
             }
         }
-        (slot, entries.len() > CHUNK_KEYS_MAX)
+        (slot, chunk.entries.len() > CHUNK_KEYS_MAX)
     }
 }
 
@@ -359,7 +442,7 @@ impl<'a> KeyVersions<'a> {
 #[derive(Debug)]
 pub(crate) struct Keys<'a> {
     index: &'a KeyIndex,
-    chunks: btree_map::Range<'a, Box<[u8]>, Vec<Entry>>,
+    chunks: btree_map::Range<'a, Box<[u8]>, Chunk>,
     current: std::slice::Iter<'a, Entry>,
     end: Bound<&'a [u8]>,
     done: bool,
@@ -394,52 +477,8 @@ impl<'a> Iterator for Keys<'a> {
             if self.done {
                 return None;
             }
-            let (_, entries) = self.chunks.next()?;
-            self.enter(entries);
-        }
-    }
-}
-
-/// Bounds for a map's `range`.
-pub(crate) type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
-
-/// The keys that a request's `key` and `range_end` name, as etcd reads them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeyRange<'a> {
-    /// Exactly this key.
-    One(&'a [u8]),
-    /// From the first on, to before the second if there is one. Not empty.
-    Span(&'a [u8], Option<&'a [u8]>),
-    /// No key can match.
-    Nothing,
-}
-
-impl<'a> KeyRange<'a> {
-    pub(crate) fn of(key: &'a [u8], range_end: &'a [u8]) -> Self {
-        match range_end {
-            [] => Self::One(key),
-            [0] => Self::Span(key, None),
-            end if end > key => Self::Span(key, Some(end)),
-            _ => Self::Nothing,
-        }
-    }
-
-    /// Whether the key is one of them.
-    pub(crate) fn contains(self, key: &[u8]) -> bool {
-        match self {
-            Self::One(one) => key == one,
-            Self::Span(start, end) => key >= start && end.is_none_or(|end| key < end),
-            Self::Nothing => false,
-        }
-    }
-
-    /// `None` when nothing can match.
-    pub(crate) fn bounds(self) -> Option<KeyBounds<'a>> {
-        match self {
-            Self::One(key) => Some((Bound::Included(key), Bound::Included(key))),
-            Self::Span(key, Some(end)) => Some((Bound::Included(key), Bound::Excluded(end))),
-            Self::Span(key, None) => Some((Bound::Included(key), Bound::Unbounded)),
-            Self::Nothing => None,
+            let (_, chunk) = self.chunks.next()?;
+            self.enter(&chunk.entries);
         }
     }
 }

@@ -30,6 +30,7 @@ mod hash;
 mod heap;
 mod history;
 mod key_index;
+mod key_range;
 mod lease;
 mod machine;
 mod mvcc;

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::key_index::KeyRange;
+use crate::key_range::KeyRange;
 
 /// What a permission allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::command::{
     Compare, CompareTarget, DeleteRangeRequest, NestedTxn, Op, PutRequest, RangeRequest, TxnCommand,
 };
-use crate::key_index::KeyRange;
+use crate::key_range::KeyRange;
 use crate::lease::{LEASE_NONE, Leases};
 use crate::mvcc::{Keyspace, Write};
 use crate::outcome::{ApplyError, OpResult, TxnOutcome};
