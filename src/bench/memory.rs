@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::group::{Group, MEMBERS};
 use super::{systems, usage};
 
+/// What a system keeps of memory that it has just freed, it may give back within this time after a load or a start.
+const SETTLE: Duration = Duration::from_secs(3);
+
 /// What was found, per member where it is a list.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct MemoryFound {
@@ -15,9 +18,9 @@ pub(crate) struct MemoryFound {
     pub(crate) load_seconds: f64,
     /// Before the first key.
     pub(crate) resident_empty_bytes: Vec<u64>,
-    /// After the last key.
+    /// After the last key, settled.
     pub(crate) resident_loaded_bytes: Vec<u64>,
-    /// After the whole group was stopped and started again.
+    /// After the whole group was stopped and started again, settled.
     pub(crate) resident_restarted_bytes: Vec<u64>,
     /// One follower, killed and started while the others serve: from start to its first linearizable answer.
     pub(crate) restart_one_seconds: f64,
@@ -32,6 +35,7 @@ pub(crate) async fn measure(group: &mut Group, keys: usize, value: &Bytes) -> an
     let began = Instant::now();
     systems::load(&endpoints, keys, value).await?;
     let load_seconds = began.elapsed().as_secs_f64();
+    tokio::time::sleep(SETTLE).await;
     let resident_loaded_bytes = usage::resident_bytes(&group.pids());
 
     let leader = systems::leader_position(&group.endpoints()).await.unwrap_or(0);
@@ -44,6 +48,7 @@ pub(crate) async fn measure(group: &mut Group, keys: usize, value: &Bytes) -> an
 
     group.stop_all().await?;
     let restart_all = start_all(group).await?;
+    tokio::time::sleep(SETTLE).await;
     Ok(MemoryFound {
         keys,
         load_seconds,
