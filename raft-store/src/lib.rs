@@ -15,6 +15,7 @@ mod forward;
 mod full_disk;
 mod gauges;
 mod guards;
+mod lease_reads;
 mod lessor;
 mod log_keeper;
 mod metrics;
