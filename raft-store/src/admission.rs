@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
+use crate::lease_reads::LeaseReads;
 use crate::store::Store;
 use crate::succession::BrokenStreams;
 
@@ -23,6 +24,7 @@ pub(crate) struct Admission {
     /// When a leader last said something.
     heard: Mutex<Option<Instant>>,
     broken_streams: BrokenStreams,
+    lease_reads: LeaseReads,
 }
 
 impl Default for Admission {
@@ -31,7 +33,14 @@ impl Default for Admission {
             phase: watch::channel(Phase::Asking).0,
             heard: Mutex::default(),
             broken_streams: BrokenStreams::default(),
+            lease_reads: LeaseReads::default(),
         }
+    }
+}
+
+impl Admission {
+    pub(crate) fn lease_reads(&self) -> &LeaseReads {
+        &self.lease_reads
     }
 }
 

@@ -57,6 +57,7 @@ enum Admission {
 
 /// Admits this member, or has it stop; forms the group if there is none.
 pub(crate) async fn run(store: Store) {
+    store.wait_out_promises().await;
     let led = led_last(&store);
     for attempt in 0_u32.. {
         let others = others(&store);

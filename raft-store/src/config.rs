@@ -41,6 +41,8 @@ pub struct Config {
     pub election_timeout_min: Duration,
     /// …and this. The longer bound is also how long a follower trusts its leader.
     pub election_timeout_max: Duration,
+    /// The leader answers linearizable reads by its lease; the module `lease_reads` says what that assumes of clocks.
+    pub lease_reads: bool,
     /// Most bytes a second that this member, as the leader, sends of snapshots, to all others together, lest they take the
     /// network from the log; 0: no bound.
     pub snapshot_bytes_per_second: u64,
@@ -100,6 +102,7 @@ impl Config {
             heartbeat_interval: Duration::from_millis(40),
             election_timeout_min: Duration::from_millis(150),
             election_timeout_max: Duration::from_millis(300),
+            lease_reads: false,
             snapshot_bytes_per_second: SNAPSHOT_BYTES_PER_SECOND,
             request_bytes_max: 3 * 512 * 1024,
             txn_ops_max: 128,

@@ -16,6 +16,7 @@ mod full_disk;
 mod gauges;
 mod guards;
 mod leadership;
+mod lease_reads;
 mod lessor;
 mod log_keeper;
 mod metrics;

@@ -23,12 +23,18 @@ pub(crate) struct Counters {
     leaders: AtomicU64,
     proposals_pending: AtomicI64,
     proposals_failed: AtomicU64,
+    lease_reads: AtomicU64,
 }
 
 impl Counters {
     /// This member sees another leader than before.
     pub(crate) fn count_leader(&self) {
         self.leaders.fetch_add(1, Relaxed);
+    }
+
+    /// A round of reads was answered by the leader's lease.
+    pub(crate) fn count_lease_read(&self) {
+        self.lease_reads.fetch_add(1, Relaxed);
     }
 
     /// A proposal begins; it pends until the answer is dropped or ended.
@@ -126,15 +132,7 @@ impl Store {
             "Total number of bytes written in WAL.",
             wal.written_bytes,
         );
-        let snapshots = self.snapshot_transfers();
-        for (name, help, value) in [
-            ("sent_bytes", "Bytes of raft snapshots sent to other members.", snapshots.sent_bytes),
-            ("received_bytes", "Bytes of raft snapshots received.", snapshots.received_bytes),
-            ("sent_resumed", "Transfers to others that broke and went on.", snapshots.sent_resumed),
-            ("received_resumed", "Transfers from others that broke and went on.", snapshots.received_resumed),
-        ] {
-            out.counter(&format!("barque_snapshot_{name}_total"), help, value);
-        }
+        self.expose_own(out);
     }
 
     fn expose_consensus(&self, out: &mut Exposition) {
@@ -194,6 +192,27 @@ impl Store {
             "The total number of failed proposals seen.",
             counters.proposals_failed.load(Relaxed),
         );
+    }
+
+    fn expose_own(&self, out: &mut Exposition) {
+        let snapshots = self.snapshot_transfers();
+        for (name, help, value) in [
+            ("snapshot_sent_bytes", "Bytes of raft snapshots sent to other members.", snapshots.sent_bytes),
+            ("snapshot_received_bytes", "Bytes of raft snapshots received.", snapshots.received_bytes),
+            ("snapshot_sent_resumed", "Transfers to others that broke and went on.", snapshots.sent_resumed),
+            (
+                "snapshot_received_resumed",
+                "Transfers from others that broke and went on.",
+                snapshots.received_resumed,
+            ),
+            (
+                "lease_reads",
+                "Rounds of linearizable reads that the leader answered by its lease.",
+                self.counters().lease_reads.load(Relaxed),
+            ),
+        ] {
+            out.counter(&format!("barque_{name}_total"), help, value);
+        }
     }
 
     fn expose_state(&self, out: &mut Exposition) {

@@ -28,6 +28,7 @@ use crate::etcd::Tokens;
 use crate::forward::Forwarder;
 use crate::guards;
 use crate::leadership::{self, Leadership};
+use crate::lease_reads;
 use crate::lessor;
 use crate::log_keeper;
 use crate::metrics::Counters;
@@ -169,6 +170,7 @@ impl Store {
         store.tasks().spawn(read_index::run(store.clone(), waiting_reads));
         store.tasks().spawn(leadership::follow(store.clone(), leadership_tx));
         store.tasks().spawn(crate::watch::fan_out(Arc::clone(store.shared()), store.stop_token()));
+        store.tasks().spawn(lease_reads::run(store.clone()));
         store.tasks().spawn(lessor::run(store.clone()));
         store.tasks().spawn(bootstrap::run(store.clone()));
         store.tasks().spawn(succession::run(store.clone()));

@@ -5,15 +5,15 @@
 //! is gone or cut off refuses nothing; it is waited for as always.)
 //!
 //! Only the lease is skipped. The votes are those of any election (Raft paper, section 5.2), asked for as in a
-//! transfer of the leadership (Raft thesis, section 3.10), and reads never depend on the lease. So a wrong guess
-//! costs a term, never an answer. The followers agree on who asks: whoever has the longest log, and of those the one
+//! transfer of the leadership (Raft thesis, section 3.10), and reads do not depend on the lease; where they do
+//! (`lease_reads`), what was promised to the leader is waited for. So a wrong guess costs a term, never an answer. The followers agree on who asks: whoever has the longest log, and of those the one
 //! with the smallest id. If that one fails, the usual timeouts decide.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
@@ -99,6 +99,12 @@ async fn succeed(store: &Store, dead: MemberId) {
         return;
     }
     tracing::info!(leader = %format!("{dead:x}"), "the leader's process is gone; asking for its office");
+    let waiting = Instant::now();
+    let _early = store.may_elect_early().await;
+    if store.leader_silence().is_some_and(|silence| silence < waiting.elapsed()) {
+        tracing::info!("the leader lives after all; it only refuses connections");
+        return;
+    }
     // It is given up if another leader was heard of meanwhile. It fails only when consensus has ended.
     let _ =
         store.raft().handle_transfer_leader(TransferLeaderRequest::new(vote, store.member_id(), last)).await;

@@ -85,6 +85,11 @@ const FLAGS: &[Flag] = &[
     same("election-timeout", "milliseconds without a leader before a member campaigns (150)"),
     same("snapshot-count", "log entries between two checkpoints"),
     same("snapshot-bytes-per-second", "bytes of snapshots sent to other members (67108864); 0: no bound"),
+    switch(
+        "experimental-lease-reads",
+        "linearizable reads at the leader without asking the others; at every member or none. No clock may run twice \
+         as fast as another's, or stand still while its machine is suspended or moved",
+    ),
     same("quota-backend-bytes", "bytes of live data before writes are refused"),
     same("max-txn-ops", "operations in one transaction"),
     same("max-request-bytes", "bytes of one request"),

@@ -206,6 +206,7 @@ async fn store_config(settings: &Settings) -> anyhow::Result<raft_store::Config>
     if let Some(bytes) = settings.snapshot_bytes_per_second {
         config.snapshot_bytes_per_second = bytes;
     }
+    config.lease_reads = settings.lease_reads;
     config.compaction = settings.compaction;
     config.strict_membership = settings.strict_reconfig_check;
     config.learners_max = settings.learners_max.unwrap_or(config.learners_max);

@@ -159,6 +159,11 @@ impl RaftPeer for PeerService {
         self.taking_part(&request)?;
         let request = request.into_inner();
         let vote = codec::vote_request_from_wire(&request).map_err(invalid)?;
+        // An early candidate waits for what this member has promised its leader; others are refused by consensus.
+        let _early = match request.leadership_transfer {
+            true => Some(self.store.may_elect_early().await),
+            false => None,
+        };
         let raft = self.store.raft();
         let response = if request.pre_vote { raft.pre_vote(vote).await } else { raft.vote(vote).await };
         Ok(Response::new(codec::vote_response_to_wire(&response.map_err(stopped)?)))
@@ -190,6 +195,7 @@ impl RaftPeer for PeerService {
         self.taking_part(&request)?;
         let request = request.into_inner();
         let from = codec::vote_from_wire(request.from_leader.as_ref()).map_err(invalid)?;
+        self.store.release_lease(from).await;
         let last = request.last_log_id.as_ref().map(codec::log_id_from_wire);
         let request = TransferLeaderRequest::new(from, request.to_member_id, last);
         self.store
@@ -218,6 +224,15 @@ impl RaftPeer for PeerService {
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
         self.taking_part(&request)?;
         Ok(Response::new(self.store.read_index_for_peer().await))
+    }
+
+    async fn promise_lease(
+        &self,
+        request: Request<wire::PromiseLeaseRequest>,
+    ) -> Result<Response<wire::PromiseLeaseResponse>, Status> {
+        self.taking_part(&request)?;
+        let vote = codec::vote_from_wire(request.into_inner().vote.as_ref()).map_err(invalid)?;
+        Ok(Response::new(self.store.promise_lease(vote).await))
     }
 
     async fn lease_time(

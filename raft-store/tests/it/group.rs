@@ -14,6 +14,8 @@ use raft_store::{Config, Error, Member, MemberId, Store};
 use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
 
+use crate::proxy::Proxy;
+
 /// Longest wait for anything in these tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,6 +63,27 @@ impl Group {
             group.start_on(id, listener).await;
         }
         group
+    }
+
+    /// The same, with every member reached through a proxy.
+    pub(crate) async fn start_behind_proxies(
+        size: u64,
+        tune: fn(&mut Config),
+    ) -> (Self, BTreeMap<MemberId, Proxy>) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut group = Self { directory, members: BTreeMap::new(), tune, running: BTreeMap::new() };
+        let (mut proxies, mut listeners) = (BTreeMap::new(), BTreeMap::new());
+        for id in 1..=size {
+            let (listener, address) = group.reserve();
+            let proxy = Proxy::to(address).await;
+            group.members.insert(id, Member::new(format!("m{id}"), proxy.address.clone()));
+            proxies.insert(id, proxy);
+            listeners.insert(id, listener);
+        }
+        for (id, listener) in listeners {
+            group.start_on(id, listener).await;
+        }
+        (group, proxies)
     }
 
     /// An address for a member that is to join.

@@ -3,7 +3,9 @@
 mod etcd;
 mod etcd_auth;
 mod group;
+mod lease_reads;
 mod membership;
+mod proxy;
 mod read_only_txn;
 mod replication;
 mod requests;

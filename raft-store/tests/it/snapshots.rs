@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use proto::etcd::etcdserverpb as pb;
 use proto::etcd::etcdserverpb::cluster_client::ClusterClient;
 use raft_store::{Config, MemberId, Store};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use crate::group::{Group, eventually, put};
+use crate::proxy::Proxy;
 
 const VALUE_BYTES: usize = 128 * 1024;
 const VALUES: usize = 64;
@@ -82,38 +80,6 @@ async fn a_transfer_goes_on_after_a_restart_of_the_member_that_receives_it() {
     assert!(started.elapsed() >= least, "faster than its rate: {:?}", started.elapsed());
     assert_eq!(partial_files(&group, lagging), 0);
     group.stop().await;
-}
-
-/// Passes connections on, until they are cut.
-struct Proxy {
-    address: String,
-    cut: watch::Sender<u64>,
-}
-
-impl Proxy {
-    async fn to(target: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let (cut, cuts) = watch::channel(0);
-        tokio::spawn(async move {
-            while let Ok((mut here, _)) = listener.accept().await {
-                let (target, mut cuts) = (target.clone(), cuts.clone());
-                cuts.mark_unchanged();
-                tokio::spawn(async move {
-                    let Ok(mut there) = TcpStream::connect(target).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut here, &mut there) => {}
-                        _ = cuts.changed() => {}
-                    }
-                });
-            }
-        });
-        Self { address, cut }
-    }
-
-    fn cut(&self) {
-        self.cut.send_modify(|cuts| *cuts += 1);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
