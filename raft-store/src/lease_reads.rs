@@ -228,7 +228,8 @@ pub(crate) async fn run(store: Store) {
     }
 }
 
-type Clients = BTreeMap<MemberId, (String, PeerClient)>;
+/// With the address, and the generation of certificates, that each was made for.
+type Clients = BTreeMap<MemberId, ((String, u64), PeerClient)>;
 
 /// Asks every other voter once.
 async fn renew(
@@ -243,8 +244,9 @@ async fn renew(
     let mut asked = Vec::new();
     for id in others {
         let Some(address) = store.address_of(id) else { continue };
+        let address = (address, store.connector().generation());
         if clients.get(&id).is_none_or(|(at, _)| *at != address) {
-            let Ok(client) = store.connector().client(id, &address) else { continue };
+            let Ok(client) = store.connector().client(id, &address.0) else { continue };
             clients.insert(id, (address, client));
         }
         let Some((_, client)) = clients.get(&id) else { continue };

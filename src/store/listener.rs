@@ -16,7 +16,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use raft_store::etcd::{Method, Unary};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -30,6 +29,7 @@ use super::bare_authority::BareAuthority;
 use super::body::Body;
 use super::metrics::GrpcMetrics;
 use super::plain::Plain;
+use super::tls::ServerTls;
 use super::unary;
 use super::url::Url;
 use crate::gathered::Gathered;
@@ -72,13 +72,13 @@ pub(crate) struct Services {
 /// A bound port.
 pub(crate) struct Port {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<ServerTls>,
 }
 
 impl Port {
-    pub(crate) async fn bind(url: &Url, tls: Option<&Arc<ServerConfig>>) -> anyhow::Result<Self> {
+    pub(crate) async fn bind(url: &Url, tls: Option<&ServerTls>) -> anyhow::Result<Self> {
         let tls = match (url.https, tls) {
-            (true, Some(config)) => Some(TlsAcceptor::from(Arc::clone(config))),
+            (true, Some(tls)) => Some(tls.clone()),
             (true, None) => anyhow::bail!("{url} needs a certificate and a key"),
             (false, _) => None,
         };
@@ -107,7 +107,9 @@ impl Port {
             };
             match accepted {
                 Ok((stream, permit)) => {
-                    let (services, tls, stop) = (services.clone(), self.tls.clone(), stop.clone());
+                    // As its files are by now.
+                    let tls = self.tls.as_ref().map(ServerTls::acceptor);
+                    let (services, stop) = (services.clone(), stop.clone());
                     tasks.spawn(async move {
                         connection(stream, tls, services, stop).await;
                         drop(permit);

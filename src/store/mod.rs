@@ -40,7 +40,7 @@ use listener::{Port, Services};
 use metrics::{GrpcMetrics, ProcessMetrics};
 use plain::Plain;
 use settings::{ClusterState, Settings};
-use tls::Callers;
+use tls::{Callers, Watched};
 
 use crate::{logging, signals};
 
@@ -83,13 +83,15 @@ fn remark(given: &Given) {
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let process = ProcessMetrics::new();
     let shutdown = signals::shutdown_token()?;
+    let peer_files = settings.peer_tls.as_ref().map(Watched::now);
     let config = store_config(&settings).await?;
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let client_tls = settings.client_tls.as_ref().map(|files| {
         let callers = if files.client_cert_auth { Callers::Must } else { Callers::May };
-        tls::server(files, callers)
+        tls::serving(files, callers, &tasks, &stop)
     });
     let client_tls = client_tls.transpose().context("the certificates for clients")?;
-    let peer_tls = settings.peer_tls.as_ref().map(|files| tls::server(files, Callers::Must));
+    let peer_tls = settings.peer_tls.as_ref().map(|files| tls::serving(files, Callers::Must, &tasks, &stop));
     let peer_tls = peer_tls.transpose().context("the certificates for members")?;
 
     // Everything is bound before the store opens: a second process fails here, and peers do not wait for it.
@@ -110,8 +112,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let store = Store::open(config)
         .await
         .with_context(|| format!("the directory {}", settings.data_dir.display()))?;
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    if let Some(files) = peer_files {
+        let store = store.clone();
+        files.follow(&tasks, &stop, move |files| {
+            store.set_peer_tls(tls::peer(files)?);
+            Ok(())
+        });
+    }
     let mut peer_routes = RoutesBuilder::default();
     peer_routes.add_service(store.peer_service());
     let peers = Services {

@@ -30,6 +30,7 @@ use super::codec;
 use super::snapshot_send::{Courier, Transfer};
 use super::snapshot_transfer::{Snapshot, SnapshotData};
 use super::types::{Member, MemberId, TypeConfig, Vote};
+use crate::store::Store;
 
 /// Largest message that a member takes from a peer: one request's worth of entries, or one huge one.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -88,10 +89,17 @@ impl Interceptor for Introduction {
 /// A client, whose it is and where that is.
 type CachedClient = (MemberId, String, PeerClient);
 
+/// How connections that are made now prove who they are.
+struct Tls {
+    pem: Option<PeerTls>,
+    /// Counts the changes.
+    generation: u64,
+}
+
 /// Makes connections to members.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    tls: Option<PeerTls>,
+    tls: Arc<RwLock<Tls>>,
     cluster: MetadataValue<Ascii>,
     /// Newest addresses, which may change while a member is connected to.
     addresses: Arc<RwLock<BTreeMap<MemberId, String>>>,
@@ -103,7 +111,22 @@ impl Connector {
     /// With `None` members talk in clear text: for tests on a loopback address only.
     pub(crate) fn new(tls: Option<PeerTls>, cluster_id: &str) -> Self {
         let cluster = cluster_id.parse().expect("hexadecimal digits make a header");
+        let tls = Arc::new(RwLock::new(Tls { pem: tls, generation: 0 }));
         Self { tls, cluster, addresses: Arc::default(), cached: Arc::default() }
+    }
+
+    /// New connections prove themselves so from now on; those that there are stay.
+    fn set_tls(&self, tls: PeerTls) {
+        {
+            let mut current = self.tls.write().expect("no code panics while it holds this lock");
+            *current = Tls { pem: Some(tls), generation: current.generation + 1 };
+        }
+        *self.cached.lock().expect("no code panics while it holds this lock") = None;
+    }
+
+    /// Changes when certificates do: whoever keeps a client makes a new one then.
+    pub(crate) fn generation(&self) -> u64 {
+        self.tls.read().expect("no code panics while it holds this lock").generation
     }
 
     /// Remembers where members are; connections follow.
@@ -118,9 +141,10 @@ impl Connector {
     /// A connection that is opened on first use and reopened after a failure.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, ConnectError> {
         let context = |source| ConnectError { address: address.to_owned(), source };
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let tls = self.tls.read().expect("no code panics while it holds this lock").pem.clone();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(context)?;
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &tls {
             let mut config = ClientTlsConfig::new()
                 .ca_certificate(Certificate::from_pem(&tls.ca_pem))
                 .identity(Identity::from_pem(&tls.certificate_pem, &tls.private_key_pem));
@@ -161,6 +185,13 @@ impl Connector {
     }
 }
 
+impl Store {
+    /// Uses other certificates towards the other members, for new connections; those that there are stay.
+    pub fn set_peer_tls(&self, tls: PeerTls) {
+        self.connector().set_tls(tls);
+    }
+}
+
 /// Makes one [`PeerNetwork`] for each purpose that the consensus library asks for.
 pub(crate) struct NetworkFactory {
     pub(crate) id: MemberId,
@@ -173,9 +204,10 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 
     async fn new_client(&mut self, target: MemberId, member: &Member) -> PeerNetwork {
         let address = self.connector.address_of(target).unwrap_or_else(|| member.address.clone());
+        let generation = self.connector.generation();
         let client = self.connector.client(target, &address);
         let (connector, courier) = (self.connector.clone(), self.courier.clone());
-        PeerNetwork { id: self.id, target, connector, courier, address, client }
+        PeerNetwork { id: self.id, target, connector, courier, address, generation, client }
     }
 }
 
@@ -186,16 +218,17 @@ pub(crate) struct PeerNetwork {
     connector: Connector,
     courier: Courier,
     address: String,
+    generation: u64,
     client: Result<PeerClient, ConnectError>,
 }
 
 impl PeerNetwork {
     fn client(&mut self) -> Result<PeerClient, RPCError<TypeConfig>> {
-        if let Some(address) = self.connector.address_of(self.target)
-            && address != self.address
-        {
+        let address = self.connector.address_of(self.target).unwrap_or_else(|| self.address.clone());
+        let generation = self.connector.generation();
+        if address != self.address || generation != self.generation {
             self.client = self.connector.client(self.target, &address);
-            self.address = address;
+            (self.address, self.generation) = (address, generation);
         }
         match &self.client {
             Ok(client) => Ok(client.clone()),
