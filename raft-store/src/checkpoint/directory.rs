@@ -6,10 +6,16 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
 
 use super::Error;
+
+/// A store that has just ended may still be at its last write.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const LOCK: &str = "LOCK";
 const CURRENT: &str = "CURRENT";
@@ -34,12 +40,17 @@ impl Directory {
         }
         let lock_path = path.join(LOCK);
         let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_path_buf() }),
-            Err(TryLockError::Error(source)) => return Err(Error::io("lock", &lock_path)(source)),
+        let began = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path: path.to_path_buf(), _lock: lock }),
+                Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_WAIT_MAX => {
+                    thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_path_buf() }),
+                Err(TryLockError::Error(source)) => return Err(Error::io("lock", &lock_path)(source)),
+            }
         }
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
     /// Refuses to begin with what the disk may have no room for: sled does not come back from a full disk, its next

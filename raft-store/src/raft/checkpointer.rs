@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, RwLock};
 use std::thread;
 
+use state_machine::Position;
 use tokio::sync::oneshot;
 
 use super::codec;
@@ -36,7 +37,8 @@ impl Checkpointer {
     pub(crate) fn start(checkpoint: Checkpoint, state: Arc<RwLock<State>>, installed: PathBuf) -> Self {
         let (requests, waiting) = mpsc::sync_channel(REQUESTS_MAX);
         let durable_index = Arc::new(AtomicU64::new(0));
-        let worker = Worker { checkpoint, state, installed, durable_index: Arc::clone(&durable_index) };
+        let durable = Arc::clone(&durable_index);
+        let worker = Worker { checkpoint, state, installed, durable_index: durable, written: None };
         thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || worker.run(&waiting))
@@ -72,6 +74,8 @@ struct Worker {
     state: Arc<RwLock<State>>,
     installed: PathBuf,
     durable_index: Arc<AtomicU64>,
+    /// The last log entry of the newest checkpoint that this process has written.
+    written: Option<Position>,
 }
 
 impl Worker {
@@ -94,6 +98,9 @@ impl Worker {
             let meta = state.meta();
             (state.machine.take_dirty(), meta)
         };
+        if !delta.full && self.written.is_some() && self.written == delta.header.applied {
+            return Ok(meta);
+        }
         let extra = codec::meta_to_record(&meta);
         let result = self.checkpoint.write(&mut delta, &extra, |delta| {
             let state = self.state.read().expect("no code panics while it holds the state's lock");
@@ -107,6 +114,7 @@ impl Worker {
                     state.machine.forget_checkpoint();
                 }
                 drop(state);
+                self.written = delta.header.applied;
                 let index = meta.last_log_id.map_or(0, |id| id.index);
                 self.durable_index.store(index, Ordering::Relaxed);
                 self.forget_installed();
