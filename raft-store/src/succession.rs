@@ -6,8 +6,9 @@
 //!
 //! Only the lease is skipped. The votes are those of any election (Raft paper, section 5.2), asked for as in a
 //! transfer of the leadership (Raft thesis, section 3.10), and reads do not depend on the lease; where they do
-//! (`lease_reads`), what was promised to the leader is waited for. So a wrong guess costs a term, never an answer. The followers agree on who asks: whoever has the longest log, and of those the one
-//! with the smallest id. If that one fails, the usual timeouts decide.
+//! (`lease_reads`), what was promised to the leader is waited for. So a wrong guess costs a term, never an answer. The followers
+//! agree on who asks: of those with the longest log the one with the smallest id; if nothing comes of it, because that one noticed
+//! nothing yet or an answer was lost, the next. If none succeeds, the usual timeouts decide.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,18 +18,24 @@ use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
+use proto::raft as wire;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::bootstrap;
 use crate::raft::MemberId;
-use crate::raft::types::log_id;
+use crate::raft::types::{Vote, log_id};
 use crate::store::Store;
 
 /// Whoever does not refuse a connection within this time may be alive.
 const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 /// The other followers answer within this time, or are not waited for.
 const COMPARE_WITHIN: Duration = Duration::from_millis(50);
+
+/// So often it is tried…
+const ATTEMPTS: usize = 6;
+/// …with this pause, in which an election takes place, or a dying process lets go of its last sockets.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(60);
 
 /// Told when a stream of entries breaks.
 #[derive(Debug, Clone, Default)]
@@ -64,10 +71,26 @@ pub(crate) async fn run(store: Store) {
             () = store.stopping() => return,
             () = store.broken_streams().0.notified() => {}
         }
-        if let Some(dead) = dead_leader(&store).await {
-            succeed(&store, dead).await;
+        let followed = vote(&store);
+        let mut dead = None;
+        for attempt in 0..ATTEMPTS {
+            if dead.is_none() {
+                dead = dead_leader(&store).await;
+            }
+            if let Some(dead) = dead {
+                succeed(&store, dead, attempt).await;
+            }
+            tokio::time::sleep(ATTEMPT_PAUSE).await;
+            let now = vote(&store);
+            if now.committed && now != followed {
+                break;
+            }
         }
     }
+}
+
+fn vote(store: &Store) -> Vote {
+    store.raft().metrics().borrow_watched().vote
 }
 
 /// The leader that this member follows, if its process is gone.
@@ -79,23 +102,26 @@ async fn dead_leader(store: &Store) -> Option<MemberId> {
     refused.then_some(leader)
 }
 
-/// Campaigns, if this is the follower that should.
-async fn succeed(store: &Store, dead: MemberId) {
-    let vote = store.raft().metrics().borrow_watched().vote;
+/// Campaigns, if this is the follower whose turn it is.
+async fn succeed(store: &Store, dead: MemberId, attempt: usize) {
+    let vote = vote(store);
     let last = store.last_log_id();
     let voters = store.newest_members().into_iter().filter(|member| member.voter);
     let mut others: BTreeMap<_, _> = voters.map(|status| (status.id, status.member)).collect();
     others.remove(&dead);
     let is_voter = others.remove(&store.member_id()).is_some();
-    if !is_voter || !vote.committed || vote.leader_id.voted_for != dead {
+    // Whoever has another's request for its vote granted leaves it to that one.
+    if !is_voter || ![dead, store.member_id()].contains(&vote.leader_id.voted_for) {
         return;
     }
     let round = bootstrap::probe_all(store, &others, COMPARE_WITHIN).await;
-    let better = round.answers.iter().any(|answer| {
-        let theirs = answer.has_log.then(|| log_id(answer.last_log_term, answer.last_log_index));
-        theirs > last || theirs == last && answer.member_id < store.member_id()
-    });
-    if better || round.has_leader() {
+    let logs = || {
+        let log = |answer: &wire::ProbeResponse| log_id(answer.last_log_term, answer.last_log_index);
+        round.answers.iter().map(move |answer| (answer.has_log.then(|| log(answer)), answer.member_id))
+    };
+    let longer = logs().any(|(theirs, _)| theirs > last);
+    let before = logs().filter(|(theirs, id)| *theirs == last && *id < store.member_id()).count();
+    if longer || round.has_leader() || attempt % (others.len() + 1) != before {
         return;
     }
     tracing::info!(leader = %format!("{dead:x}"), "the leader's process is gone; asking for its office");
