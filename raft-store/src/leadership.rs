@@ -1,8 +1,7 @@
 //! Who leads, as one member knows it: taken from consensus, told to everybody here who asks or waits.
 
-use tokio::sync::watch;
-
 use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::watch;
 
 use crate::raft::MemberId;
 use crate::store::Store;

@@ -4,20 +4,18 @@
 //! future per call. Works that stream, and all that is not measured, use the generated clients.
 
 use anyhow::Context as _;
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use prost::Message;
+use raft_store::etcd::frame::{self, Pieces};
 use tokio::net::TcpStream;
 use tonic::Status;
 
 use super::connection::{WINDOW_BYTES, origin};
 use crate::gathered::Gathered;
-
-/// What precedes each message: whether it is compressed, and its length (gRPC over HTTP/2, "Length-Prefixed-Message").
-const PREFIX_BYTES: usize = 5;
 
 /// Calls on one connection. Clones share it.
 #[derive(Clone)]
@@ -73,7 +71,7 @@ impl Caller {
         *request.headers_mut() = self.headers.clone();
         let mut send = self.send.clone().ready().await.map_err(|error| broken(&error))?;
         let (response, mut body) = send.send_request(request, false).map_err(|error| broken(&error))?;
-        body.send_data(framed(message), true).map_err(|error| broken(&error))?;
+        body.send_data(frame::framed(message)?, true).map_err(|error| broken(&error))?;
         let (head, mut body) = response.await.map_err(|error| broken(&error))?.into_parts();
         let message = read(&mut body).await.map_err(|error| broken(&error))?;
         let trailers = body.trailers().await.map_err(|error| broken(&error))?;
@@ -89,40 +87,21 @@ impl Caller {
     }
 }
 
-fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode_raw(&mut frame);
-    frame.freeze()
-}
-
-/// The whole body; usually it comes in one piece, which is then not copied.
+/// The whole body.
 async fn read(body: &mut RecvStream) -> Result<Bytes, h2::Error> {
-    let mut whole = Bytes::new();
-    let mut pieces = BytesMut::new();
+    let mut pieces = Pieces::default();
     while let Some(piece) = body.data().await {
         let piece = piece?;
         body.flow_control().release_capacity(piece.len())?;
-        if whole.is_empty() && pieces.is_empty() {
-            whole = piece;
-            continue;
-        }
-        pieces.extend_from_slice(&std::mem::take(&mut whole));
-        pieces.extend_from_slice(&piece);
+        pieces.push(piece);
     }
-    Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
+    Ok(pieces.whole())
 }
 
-fn decoded<Answer: Message + Default>(mut body: Bytes) -> Result<Answer, Status> {
-    let is_one = body.len() >= PREFIX_BYTES
-        && body.get_u8() == 0
-        && usize::try_from(body.get_u32()).is_ok_and(|length| length == body.len());
-    if !is_one {
-        return Err(Status::internal("an answer that is not one plain message"));
-    }
-    Answer::decode(body).map_err(|error| Status::internal(error.to_string()))
+fn decoded<Answer: Message + Default>(body: Bytes) -> Result<Answer, Status> {
+    let message =
+        frame::unframed(body).map_err(|_| Status::internal("an answer that is not one plain message"))?;
+    Answer::decode(message).map_err(|error| Status::internal(error.to_string()))
 }
 
 fn broken(error: &h2::Error) -> Status {

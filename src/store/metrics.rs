@@ -131,7 +131,8 @@ impl Call {
         Counted { body, bytes: Arc::clone(&self.received), handled: None }
     }
 
-    /// Counts a call that was one message for one message, answered or refused. If this is never called, the caller went away.
+    /// Counts a call that was one message for one message, answered or refused. If this is never called, the caller
+    /// went away.
     pub(crate) fn answered(self, answer: &Result<Bytes, Status>) {
         let mut handled = self.handled;
         match answer {

@@ -3,11 +3,12 @@
 
 use std::pin::Pin;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
-use raft_store::etcd::{Method, PREFIX_BYTES, Unary};
+use raft_store::etcd::frame::{self, PREFIX_BYTES, Pieces};
+use raft_store::etcd::{Method, Unary};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
@@ -28,41 +29,24 @@ where
     unary.answer(method, metadata, head.extensions, message).await
 }
 
-/// The one message that a body holds. One that came in one piece is not copied.
+/// The one message that a body holds.
 async fn message<B>(mut body: B, bytes_max: usize) -> Result<Bytes, Status>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let mut first = Bytes::new();
-    let mut more = BytesMut::new();
+    let mut pieces = Pieces::default();
     while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let frame = frame.map_err(|error| Status::cancelled(format!("the request broke off: {error}")))?;
         let Ok(piece) = frame.into_data() else { continue };
-        if first.len() + more.len() + piece.len() > bytes_max + PREFIX_BYTES {
+        if pieces.bytes() + piece.len() > bytes_max + PREFIX_BYTES {
             return Err(Status::out_of_range(format!(
                 "a message of more than {bytes_max} bytes is not read"
             )));
         }
-        if first.is_empty() && more.is_empty() {
-            first = piece;
-            continue;
-        }
-        more.extend_from_slice(&std::mem::take(&mut first));
-        more.extend_from_slice(&piece);
+        pieces.push(piece);
     }
-    let mut whole = if more.is_empty() { first } else { more.freeze() };
-    if whole.len() < PREFIX_BYTES {
-        return Err(Status::internal("the request holds no message"));
-    }
-    if whole.get_u8() != 0 {
-        return Err(Status::unimplemented("compressed messages are not supported"));
-    }
-    let length = whole.get_u32();
-    if usize::try_from(length).is_ok_and(|length| length == whole.len()) {
-        return Ok(whole);
-    }
-    Err(Status::internal(format!("the request says {length} bytes and has {}", whole.len())))
+    frame::unframed(pieces.whole())
 }
 
 /// The HTTP answer to a call.

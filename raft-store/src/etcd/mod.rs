@@ -11,6 +11,7 @@ pub(crate) mod cluster;
 mod concurrency;
 mod convert;
 mod election;
+pub mod frame;
 mod jwt;
 mod kv;
 mod lease;
@@ -29,7 +30,7 @@ pub use access::ClientIdentity;
 pub use jwt::{Jwt, JwtError};
 pub(crate) use tokens::Tokens;
 pub use tokens::{AuthToken, AuthTokenError};
-pub use unary::{Method, PREFIX_BYTES, Unary};
+pub use unary::{Method, Unary};
 
 use proto::etcd::etcdserverpb as pb;
 use tonic::service::{Routes, RoutesBuilder};

@@ -5,21 +5,18 @@
 //! one and gets the other here. The services behind are those of [`services`](super::services): same answers,
 //! same errors.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use proto::etcd::etcdserverpb::kv_server::Kv;
 use proto::etcd::etcdserverpb::lease_server::Lease;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status};
 
+use super::frame;
 use super::kv::KvService;
 use super::lease::LeaseService;
 use super::limits;
 use crate::store::Store;
-
-/// What precedes each message on the wire: a byte that says whether it is compressed, and its length, 4 bytes big
-/// endian (gRPC over HTTP/2, "Length-Prefixed-Message").
-pub const PREFIX_BYTES: usize = 5;
 
 /// A method that [`Unary`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,14 +107,5 @@ impl Ask {
 }
 
 fn framed<M: Message>(answer: Result<Response<M>, Status>) -> Result<Bytes, Status> {
-    let message = answer?.into_inner();
-    let length = message.encoded_len();
-    let prefix = u32::try_from(length).map_err(|_| {
-        Status::resource_exhausted(format!("an answer of {length} bytes is too large for gRPC"))
-    })?;
-    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
-    frame.put_u8(0);
-    frame.put_u32(prefix);
-    message.encode_raw(&mut frame);
-    Ok(frame.freeze())
+    frame::framed(answer?.get_ref())
 }

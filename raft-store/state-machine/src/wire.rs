@@ -169,28 +169,26 @@ impl Reader {
     }
 
     pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return Err(DecodeError::OutOfRange { what: "a variable-length number" });
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(DecodeError::OutOfRange { what: "a variable-length number" })
+        self.look(SliceReader::varint)
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
-        u32::try_from(self.varint()?).map_err(|_| DecodeError::OutOfRange { what: "a 32-bit number" })
+        self.look(SliceReader::u32)
     }
 
     pub(crate) fn i64(&mut self) -> Result<i64, DecodeError> {
-        let zigzag = self.varint()?;
-        Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
+        self.look(SliceReader::i64)
+    }
+
+    /// Reads what is only looked at.
+    fn look<'a, T>(
+        &'a mut self,
+        read: impl FnOnce(&mut SliceReader<'a>) -> Result<T, DecodeError>,
+    ) -> Result<T, DecodeError> {
+        let mut slice = SliceReader::new(&self.input[self.at..]);
+        let value = read(&mut slice)?;
+        self.at = self.input.len() - slice.remaining();
+        Ok(value)
     }
 
     pub(crate) fn u64_fixed(&mut self) -> Result<u64, DecodeError> {
