@@ -80,6 +80,13 @@ pub struct Config {
     /// The domain that cluster DNS serves.
     #[serde(default = "default_cluster_domain")]
     pub cluster_domain: String,
+    /// Whether containers that name no seccomp profile run under the runtime's own (`RuntimeDefault`) instead of
+    /// `Unconfined`.
+    #[serde(default = "default_seccomp_default")]
+    pub seccomp_default: bool,
+    /// Where seccomp profiles of type `Localhost` are looked for.
+    #[serde(default = "default_seccomp_dir")]
+    pub seccomp_dir: PathBuf,
     /// The waits before a crashed container is started again.
     #[serde(default)]
     pub restart_backoff: BackoffConfig,
@@ -284,6 +291,14 @@ fn default_bridge_name() -> String {
 
 fn default_heartbeat_interval() -> Duration {
     Duration::from_millis(500)
+}
+
+fn default_seccomp_default() -> bool {
+    true
+}
+
+fn default_seccomp_dir() -> PathBuf {
+    "/var/lib/barque/seccomp".into()
 }
 
 fn default_max_pods() -> u32 {

@@ -67,6 +67,18 @@ pub(crate) fn shut_down_file_system(directory: RawFd, flags: u32) -> io::Result<
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Installs a system call filter for the calling thread (`seccomp(2)`). Needs `no_new_privs` or the privilege
+/// to administer the user namespace.
+pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+    let len = program.len().try_into().map_err(|_| io::Error::from(Errno::EINVAL))?;
+    // The library's instruction has the kernel's layout; the pointer is only read from.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel copies `len` instructions from behind the pointer, which lives until the call returns.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
 /// Marks all descriptors from `first` on to be closed by the next exec.
 pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     let flags = libc::CLOSE_RANGE_CLOEXEC;

@@ -16,7 +16,7 @@ use super::containers::POD_UID_LABEL;
 use super::context::Context;
 use super::env::{self, Surroundings};
 use super::record::{Instance, PodRecord};
-use super::{files, qos, support, volumes};
+use super::{confinement, files, qos, support, volumes};
 use crate::images::Image;
 
 /// The API's default of `terminationMessagePath`.
@@ -82,6 +82,9 @@ pub(crate) fn container(
     let refused = support::unsupported_pod(record.spec());
     if let Some(what) = refused.or_else(|| support::unsupported_container(container, init)) {
         return Err(support::sentence(what));
+    }
+    if let Some(reason) = confinement::app_armor_refusal(&record.pod, container) {
+        return Err(reason.to_owned());
     }
     let sandbox = record.sandbox.as_ref().ok_or("the pod has no sandbox")?;
     let pod_ip = if record.host_network() { Some(context.config.internal_ip) } else { sandbox.ip };
@@ -163,6 +166,7 @@ fn process(
             add: list(capabilities.map(|c| &c.add)),
             drop: list(capabilities.map(|c| &c.drop)),
         },
+        seccomp: confinement::seccomp(context.confinement(), &record.pod, container)?,
         no_new_privileges: security.and_then(|s| s.allow_privilege_escalation) == Some(false),
         rlimits: Vec::new(),
         terminal: container.tty.unwrap_or(false),

@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::confinement;
 use super::containers::ContainerRuntime;
 use super::record::PodRecord;
 use super::roster::Roster;
@@ -44,6 +45,12 @@ pub(crate) struct NodeResources {
 impl Context {
     pub(crate) fn facts(&self) -> NodeFacts {
         NodeFacts { internal_ip: self.config.internal_ip }
+    }
+
+    /// What the node decides about confinement.
+    pub(crate) fn confinement(&self) -> confinement::Host<'_> {
+        let Config { seccomp_default, seccomp_dir, .. } = &self.config;
+        confinement::Host { seccomp_default: *seccomp_default, seccomp_dir }
     }
 
     pub(crate) fn pods_dir(&self) -> PathBuf {

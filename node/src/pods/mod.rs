@@ -10,6 +10,7 @@
 
 mod backoff;
 mod checkpoint;
+mod confinement;
 mod container_spec;
 pub(crate) mod containers;
 pub(crate) mod context;

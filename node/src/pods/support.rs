@@ -20,7 +20,6 @@ pub(crate) fn unsupported_pod(spec: &PodSpec) -> Option<&'static str> {
 pub(crate) fn unsupported_container(container: &Container, init: bool) -> Option<&'static str> {
     let security = container.security_context.as_ref();
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
-    let seccomp = security.and_then(|s| s.seccomp_profile.as_ref());
     let found = [
         (
             init && container.restart_policy.is_some(),
@@ -41,7 +40,6 @@ pub(crate) fn unsupported_container(container: &Container, init: bool) -> Option
             "mount propagation Bidirectional",
         ),
         (container.ports.iter().flatten().any(|p| p.host_port.is_some_and(|h| h != 0)), "host ports"),
-        (seccomp.is_some_and(|s| s.type_ == "Localhost"), "seccomp profiles of type Localhost"),
         (security.is_some_and(|s| s.se_linux_options.is_some()), "SELinux options"),
         (probes(container).any(|p| p.exec.is_some() || p.grpc.is_some()), "exec and grpc probes"),
     ];

@@ -7,7 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Set;
 use crate::error::Error;
+use crate::seccomp::{Filters, Seccomp};
 
 /// Longest id of a sandbox or container.
 pub const ID_BYTES_MAX: usize = 128;
@@ -92,7 +94,7 @@ pub struct ContainerSpec {
     pub log: Option<LogSpec>,
     /// Signal that asks it to stop, by number; `None`: SIGTERM. Kept for the caller.
     pub stop_signal: Option<i32>,
-    /// All capabilities, all host devices, nothing masked.
+    /// All capabilities, all host devices, nothing masked, no system call filtered.
     pub privileged: bool,
     /// Free data of the caller, given back by listings.
     pub labels: BTreeMap<String, String>,
@@ -146,6 +148,8 @@ pub struct ProcessSpec {
     pub capabilities: CapabilitiesSpec,
     /// Whether exec may no longer grant privileges (`allowPrivilegeEscalation: false`).
     pub no_new_privileges: bool,
+    /// What filters its system calls; nothing does in a privileged container.
+    pub seccomp: Seccomp,
     /// Resource limits; those not named are inherited.
     pub rlimits: Vec<Rlimit>,
     /// A terminal instead of pipes; all output is then stdout.
@@ -352,6 +356,14 @@ impl ContainerSpec {
             crate::rlimits::resource(&rlimit.kind)?;
         }
         Ok(())
+    }
+}
+
+impl ContainerSpec {
+    /// What filters the system calls of its processes, which have these capabilities.
+    pub(crate) fn system_call_filters(&self, capabilities: Set) -> Result<Filters, Error> {
+        let asked = if self.privileged { &Seccomp::Unconfined } else { &self.process.seccomp };
+        asked.filters(capabilities)
     }
 }
 

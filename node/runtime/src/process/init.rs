@@ -63,10 +63,21 @@ fn set_up(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> Result<I
         .capabilities
         .set(plan.spec.privileged)
         .map_err(|error| Failure::from(error).at(Stage::Capabilities))?;
+    let filters = plan
+        .spec
+        .system_call_filters(capabilities)
+        .map_err(|error| Failure::from(error).at(Stage::Seccomp))?;
+    // Installing a filter takes a privilege, or the promise never to gain one. With the promise it comes last, so
+    // that it need not allow what sets the process up.
+    if !process.no_new_privileges {
+        filters.install().map_err(at(Stage::Seccomp))?;
+    }
     drop_bounding(capabilities).map_err(at(Stage::Capabilities))?;
     become_user(&user).map_err(at(Stage::User))?;
     give_up_privileges(capabilities, process.no_new_privileges).map_err(at(Stage::Capabilities))?;
-    // A system call filter goes here: see `seccomp`.
+    if process.no_new_privileges {
+        filters.install().map_err(at(Stage::Seccomp))?;
+    }
     let env = exec::environment(&process.env, &user.home, process.terminal);
     let program = exec::find(&process.args[0], &env).map_err(at(Stage::Exec))?;
     syscall::close_on_exec_from(3)

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use runtime::seccomp::{Profile, Seccomp};
 use runtime::{
     CapabilitiesSpec, ContainerSpec, Mount, MountKind, NamespaceMode, PidMode, Rlimit, SandboxSpec, UserSpec,
 };
@@ -14,6 +15,8 @@ use crate::support::Host;
 pub(crate) const TESTS: &[Test] = &[
     ("isolation::it_is_alone", it_is_alone),
     ("isolation::capabilities_are_as_asked", capabilities_are_as_asked),
+    ("isolation::system_calls_are_filtered", system_calls_are_filtered),
+    ("isolation::a_profile_decides_about_system_calls", a_profile_decides_about_system_calls),
     ("isolation::users_are_as_asked", users_are_as_asked),
     ("isolation::the_host_is_hidden", the_host_is_hidden),
     ("isolation::mounts_are_as_asked", mounts_are_as_asked),
@@ -73,6 +76,69 @@ fn capabilities_are_as_asked() {
     assert_eq!(value(&tied, "NoNewPrivs"), "1");
     let clock = run(&host, "sysctl", &["write", "/proc/sys/kernel/hostname", "x"], |_| {});
     assert!(clock.contains("Read-only file system"), "{clock}");
+    host.finish();
+}
+
+fn system_calls_are_filtered() {
+    let host = Host::new();
+    host.sandbox("s");
+    let told = |id: &str, change: &dyn Fn(&mut ContainerSpec)| {
+        let report = run(&host, id, &["call-kernel"], change);
+        ["vsock", "thread", "unshare", "mkdir"].map(|key| value(&report, key).to_owned())
+    };
+    assert_eq!(told("default", &|_| {}), ["EPERM", "ok", "EPERM", "ok"]);
+    let tied = told("tied", &|spec| spec.process.no_new_privileges = true);
+    assert_eq!(tied, ["EPERM", "ok", "EPERM", "ok"], "installed last, and the same");
+    let user = told("user", &|spec| spec.process.user = UserSpec::parse("1000"));
+    assert_eq!(user, ["EPERM", "ok", "EPERM", "EACCES"], "installed before the user changes");
+    let able = told("able", &|spec| spec.process.capabilities.add = vec!["SYS_ADMIN".into()]);
+    assert_eq!(able[2], "ok", "what a capability is for is let through with it");
+    for (id, change) in [
+        ("unconfined", (|spec| spec.process.seccomp = Seccomp::Unconfined) as fn(&mut ContainerSpec)),
+        ("privileged", |spec| spec.privileged = true),
+    ] {
+        let free = told(id, &change);
+        assert_eq!(free[1..], ["ok", "ok", "ok"], "{id}: {free:?}");
+        assert_ne!(free[0], "EPERM", "{id}");
+    }
+    let mode = |id: &str, seccomp: Seccomp| {
+        let report = run(&host, id, &["report"], |spec| spec.process.seccomp = seccomp);
+        value(&report, "Seccomp").to_owned()
+    };
+    assert_eq!(mode("mode-2", Seccomp::RuntimeDefault), "2");
+    assert_eq!(mode("mode-0", Seccomp::Unconfined), "0");
+    host.finish();
+}
+
+fn a_profile_decides_about_system_calls() {
+    let host = Host::new();
+    host.sandbox("s");
+    let told = |id: &str, profile: &str, no_new_privileges: bool| {
+        let profile = Profile::parse(profile.as_bytes()).unwrap();
+        run(&host, id, &["call-kernel"], |spec| {
+            spec.process.seccomp = Seccomp::Profile(Box::new(profile));
+            spec.process.no_new_privileges = no_new_privileges;
+        })
+    };
+    let report = told(
+        "deny",
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "args": null},
+            {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_TIME"]}}]}"#,
+        false,
+    );
+    assert_eq!(value(&report, "mkdir"), "ENOSPC", "{report}");
+    assert_eq!(value(&report, "vsock"), "EPERM");
+    assert_eq!(value(&report, "unshare"), "ok", "the rule is for who may set the clock");
+
+    let mut spec = host.spec("kill", "s", &["call-kernel"]);
+    let kill = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["unshare"], "action": "SCMP_ACT_KILL_PROCESS"}]}"#;
+    spec.process.seccomp = Seccomp::Profile(Box::new(Profile::parse(kill.as_bytes()).unwrap()));
+    let (exit, output) = host.run(&spec);
+    assert_eq!(exit.signal, Some(31), "SIGSYS: {exit:?}");
+    assert!(output.contains("thread=ok") && !output.contains("unshare="), "{output}");
     host.finish();
 }
 

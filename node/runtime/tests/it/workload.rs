@@ -42,6 +42,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
         ["call", address] => call(address),
         ["abort"] => std::process::abort(),
         ["terminal"] => terminal(),
+        ["call-kernel"] => call_kernel(),
         _ => {
             eprintln!("no such work: {args:?}");
             exit(64);
@@ -76,8 +77,18 @@ fn report() {
     println!("uid={}", nix::unistd::getuid());
     println!("gid={}", nix::unistd::getgid());
     let groups = fs::read_to_string("/proc/self/status").unwrap();
-    for key in ["Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigIgn", "SigBlk"]
-    {
+    for key in [
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "SigIgn",
+        "SigBlk",
+    ] {
         let line = groups.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
         println!("{key}={}", line.unwrap_or("?").trim());
     }
@@ -87,6 +98,19 @@ fn report() {
         "nofile={:?}",
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap()
     );
+}
+
+/// Calls that a filter may refuse: what came of each. The thread shows that its library got along.
+fn call_kernel() {
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let told =
+        |result: nix::Result<()>| result.map_or_else(|error| format!("{error:?}"), |()| "ok".to_owned());
+    let vsock = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None).map(drop);
+    println!("vsock={}", told(vsock));
+    println!("thread={}", std::thread::spawn(|| "ok").join().unwrap());
+    println!("unshare={}", told(unshare(CloneFlags::CLONE_NEWUSER)));
+    println!("mkdir={}", told(nix::unistd::mkdir("/tmp-made", nix::sys::stat::Mode::S_IRWXU)));
 }
 
 fn list(path: &str) {
