@@ -48,9 +48,11 @@ impl OciRuntime {
     /// Makes and starts it, as containerd's shim would: two commands.
     pub(crate) fn start(&self, id: &str) -> anyhow::Result<()> {
         let bundle = self.bundle(id);
-        let output = File::create(bundle.join("output")).context("cannot create an output file")?;
+        let file = |name: &str| File::create(bundle.join(name)).context("cannot create an output file");
         let create = ["create".as_ref(), "--bundle".as_ref(), bundle.as_os_str(), id.as_ref()];
-        self.run(&create, output.into(), Stdio::null())?;
+        // The container inherits both, so they must not be pipes that are read to their end here.
+        self.run(&create, file("output")?.into(), file("errors")?.into())
+            .with_context(|| fs::read_to_string(bundle.join("errors")).unwrap_or_default())?;
         self.run(&["start".as_ref(), id.as_ref()], Stdio::null(), Stdio::piped())
     }
 
@@ -75,7 +77,6 @@ impl OciRuntime {
         self.directory.join(id)
     }
 
-    /// The container inherits standard output and error of `create`, so these must not be pipes that are read here.
     fn run(&self, args: &[&std::ffi::OsStr], stdout: Stdio, stderr: Stdio) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.directory.join("state")).args(args);

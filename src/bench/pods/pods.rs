@@ -22,6 +22,8 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 const IMAGE: &str = "barque/hello:1.0";
 /// Longest wait for a pod to be what it is to become.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Until the program can take TERM: what has pid 1 and no handler yet never hears of it.
+const READY: Duration = Duration::from_millis(200);
 /// How long the agent is watched doing nothing, and how long it is left alone before.
 const REST: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(3);
@@ -83,6 +85,7 @@ async fn one_by_one(count: usize, api: &mut Api, lives: &mut Lives) -> anyhow::R
         let running = life.running.context("it runs")?;
         times.created_to_running.record(running - began);
         times.bound_to_running.record(running - life.bound.context("it was bound before")?);
+        tokio::time::sleep(READY).await;
         let began = Instant::now();
         api.send(Method::DELETE, &format!("{PODS}/{name}"), &Value::Null).await?;
         lives.wait(1, |life| life.deleted.is_some()).await?;
