@@ -33,7 +33,9 @@ mod time;
 
 pub use cgroups::Stats;
 
-pub use container::exec::{ExecExit, ExecProcess, ExecSpec, ExecStreams, resize_terminal, terminal_size};
+pub use container::exec::{
+    AttachSpec, Attachment, ExecExit, ExecProcess, ExecSpec, ExecStreams, resize_terminal, terminal_size,
+};
 pub use container::spec::{
     CapabilitiesSpec, CgroupSpec, ContainerSpec, ID_BYTES_MAX, Identity, LOG_FILE_BYTES_DEFAULT,
     LOG_FILES_DEFAULT, LogSpec, Mount, MountKind, NamespaceMode, PATH_DEFAULT, PidMode, ProcessSpec,

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use crate::cgroups::detect::Hierarchies;
 use crate::cgroups::{Cgroup, Stats};
-use crate::container::exec::{self, ExecProcess, ExecSpec, ExecStreams};
+use crate::container::exec::{self, AttachSpec, Attachment, ExecProcess, ExecSpec, ExecStreams};
 use crate::container::plan::{Bundle, ContainerPlan, SandboxPlan};
 use crate::container::spec::{ContainerSpec, NamespaceMode, SandboxSpec, check_id};
 use crate::container::start::{START_TIME_MAX, claim, claim_new, is_claimed, run_shim};
@@ -231,6 +231,16 @@ impl Runtime {
             Err(exec::Refused::Io(error)) if is_gone(&error) => Err(Error::NotRunning { id: id.to_owned() }),
             Err(exec::Refused::Io(error)) => Err(Error::io("run a program in", &bundle.dir, error)),
         }
+    }
+
+    /// Attaches to a running container's main process. [`Error::NotRunning`] when it has ended, or its shim
+    /// has no room for another.
+    pub fn attach(&self, id: &str, spec: AttachSpec) -> Result<Attachment, Error> {
+        let bundle = self.existing_bundle(id)?;
+        exec::attach(&bundle, spec).map_err(|error| match is_gone(&error) {
+            true => Error::NotRunning { id: id.to_owned() },
+            false => Error::io("attach to the container in", &bundle.dir, error),
+        })
     }
 
     fn ask(&self, id: &str, request: Request) -> Result<(), Error> {

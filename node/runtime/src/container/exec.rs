@@ -1,4 +1,4 @@
-//! The caller's side of a further process in a running container. The shim is its parent; the connection to
+//! The caller's side of a further process in a running container, and of attaching to its main one. The shim is its parent; the connection to
 //! the shim is its life line: when it closes, the shim kills the process and all of its session.
 //!
 //! Owns: the near ends of its input and output, the connection. Promises: nothing is left when the caller
@@ -20,6 +20,7 @@ use super::spec::TerminalSize;
 use super::start::START_TIME_MAX;
 use crate::error::{Error, StartError};
 use crate::process::channel::wait_readable;
+use crate::shim::attach::Ends;
 use crate::shim::control::{self, Request};
 use crate::syscall;
 
@@ -211,6 +212,60 @@ fn await_start(connection: &OwnedFd) -> Result<Option<OwnedFd>, Refused> {
         return Err(Refused::Start(serde_json::from_str(failure).map_err(io::Error::from)?));
     }
     Err(Refused::Io(control::error_in(&text)))
+}
+
+/// Somebody attached to a container's main process; dropping it detaches.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The life line; readable when the container has ended, or the shim has let this attacher go.
+    pub connection: OwnedFd,
+    /// Write to it. `None` unless asked for.
+    pub stdin: Option<OwnedFd>,
+    /// Read from it; its end is the container's, or means that this reader was too slow.
+    pub stdout: Option<OwnedFd>,
+    /// Read from it.
+    pub stderr: Option<OwnedFd>,
+    /// The container's terminal, if it has one, for resizes.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Which input and output of a container's main process are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachSpec {
+    /// Whether the caller will write its input. Goes nowhere if the container has none.
+    pub stdin: bool,
+    /// Standard output; everything, with a terminal.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+/// Asks the shim of a bundle for an attachment.
+pub(crate) fn attach(bundle: &Bundle, spec: AttachSpec) -> io::Result<Attachment> {
+    let AttachSpec { stdin, stdout, stderr } = spec;
+    let pipe = |wanted: bool| match wanted {
+        true => pipe2(OFlag::O_CLOEXEC).map(Some),
+        false => Ok(None),
+    };
+    let (stdin_far, stdin_near) = pipe(stdin)?.unzip();
+    let (stdout_near, stdout_far) = pipe(stdout)?.unzip();
+    let (stderr_near, stderr_far) = pipe(stderr)?.unzip();
+    let passed: Vec<BorrowedFd<'_>> =
+        [&stdin_far, &stdout_far, &stderr_far].into_iter().flatten().map(AsFd::as_fd).collect();
+    let request = Request::Attach(Ends { stdin, stdout, stderr });
+    let connection = control::request(bundle, request, &passed)?;
+    drop((stdin_far, stdout_far, stderr_far));
+    let (text, terminal) = control::receive_answer(&connection, Some(Instant::now() + START_TIME_MAX))?;
+    match text.as_str() {
+        "attached" => Ok(Attachment {
+            connection,
+            stdin: stdin_near,
+            stdout: stdout_near,
+            stderr: stderr_near,
+            terminal,
+        }),
+        _ => Err(control::error_in(&text)),
+    }
 }
 
 pub(crate) fn check(spec: &ExecSpec) -> Result<(), Error> {

@@ -150,6 +150,12 @@ pub struct ProcessSpec {
     pub rlimits: Vec<Rlimit>,
     /// A terminal instead of pipes; all output is then stdout.
     pub terminal: bool,
+    /// Whether its input is kept open for those who attach; otherwise it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether its input ends when the first attacher with input has left.
+    #[serde(default)]
+    pub stdin_once: bool,
 }
 
 /// The window of a terminal.

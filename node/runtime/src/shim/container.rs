@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 
+use super::attach::{Attachment, Input, nonblocking};
 use super::control::{self, CLIENTS_MAX, Request};
 use super::exec::Exec;
 use super::log::{Log, Stream};
@@ -23,7 +23,7 @@ use crate::container::state::{self, Exit, ProcessId, Running};
 use crate::error::{Error, Stage, StartError};
 use crate::process::channel::Report;
 use crate::process::failure::Failure;
-use crate::process::parent::{self, Launched};
+use crate::process::parent;
 use crate::syscall::{self, Forked};
 use crate::time::Timestamp;
 
@@ -106,7 +106,18 @@ fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
     let running = Running { process: launched.process, started_at: Timestamp::now(), unenforced };
     let listener = control::serve(bundle).map_err(|error| Error::io("listen in", &bundle.dir, error))?;
     state::write(&bundle.running(), &running)?;
-    let outputs = outputs_of(launched).map_err(|error| Error::io("prepare", "output pipes", error))?;
+    let prepared = |error: io::Error| Error::io("prepare", "input and output", error);
+    let terminal = match launched.stderr {
+        None => Some(syscall::duplicate(&launched.stdout).map_err(prepared)?),
+        Some(_) => None,
+    };
+    let process = &plan.spec.process;
+    let input = match (launched.stdin, &terminal) {
+        (None, Some(terminal)) if process.stdin => Some(syscall::duplicate(terminal).map_err(prepared)?),
+        (stdin, _) => stdin,
+    };
+    let input = input.map(|fd| Input::new(fd, process.stdin_once)).transpose().map_err(prepared)?;
+    let outputs = outputs_of(launched.stdout, launched.stderr).map_err(prepared)?;
     let shim = Shim {
         bundle: bundle.clone(),
         plan,
@@ -114,6 +125,8 @@ fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
         signals,
         listener,
         clients: Vec::new(),
+        input,
+        terminal,
         outputs,
         log,
         buffer: vec![0; READ_BYTES],
@@ -137,15 +150,17 @@ fn catch_signals() -> nix::Result<SignalFd> {
 struct Output {
     file: File,
     stream: Stream,
+    /// 0 standard output, 1 standard error.
+    number: usize,
 }
 
-fn outputs_of(launched: Launched) -> nix::Result<Vec<Output>> {
-    let stderr = launched.stderr.map(|fd| (fd, "stderr"));
+fn outputs_of(stdout: OwnedFd, stderr: Option<OwnedFd>) -> io::Result<Vec<Output>> {
+    let named = [("stdout", Some(stdout)), ("stderr", stderr)];
     let mut outputs = Vec::new();
-    for (fd, name) in std::iter::once((launched.stdout, "stdout")).chain(stderr) {
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        outputs.push(Output { file: File::from(fd), stream: Stream::new(name) });
+    for (number, (name, fd)) in named.into_iter().enumerate() {
+        if let Some(fd) = fd {
+            outputs.push(Output { file: nonblocking(fd)?, stream: Stream::new(name), number });
+        }
     }
     Ok(outputs)
 }
@@ -162,6 +177,7 @@ enum Role {
     Asks,
     Waits,
     Runs(Exec),
+    Attached(Attachment),
 }
 
 impl Client {
@@ -172,13 +188,42 @@ impl Client {
         }
     }
 
-    /// What is readable when its process has something to say.
-    fn channel(&self) -> Option<BorrowedFd<'_>> {
+    /// What is readable or writable when there is more to do for it than to answer, besides its connection.
+    fn watched(&self, input_has_room: bool) -> Vec<PollFd<'_>> {
         match &self.role {
-            Role::Runs(exec) => exec.channel(),
-            Role::Asks | Role::Waits => None,
+            Role::Asks | Role::Waits => Vec::new(),
+            Role::Runs(exec) => exec.channel().map(readable).into_iter().collect(),
+            Role::Attached(attachment) => {
+                let source = attachment.source().filter(|_| input_has_room).map(readable);
+                source.into_iter().chain(attachment.waiting().map(writable)).collect()
+            }
         }
     }
+
+    /// Whether output waits for it.
+    fn is_behind(&self) -> bool {
+        matches!(&self.role, Role::Attached(attachment) if attachment.waiting().next().is_some())
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+fn writable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLOUT)
+}
+
+/// What a polled descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Children,
+    Listener,
+    Input,
+    Output(usize),
+    Connection(usize),
+    /// Something else of a client's.
+    Client(usize),
 }
 
 struct Shim {
@@ -188,6 +233,10 @@ struct Shim {
     signals: SignalFd,
     listener: OwnedFd,
     clients: Vec<Client>,
+    /// The container's standard input, while it is open.
+    input: Option<Input>,
+    /// The controlling side of its terminal, for those who attach.
+    terminal: Option<OwnedFd>,
     outputs: Vec<Output>,
     log: Option<Log>,
     buffer: Vec<u8>,
@@ -197,58 +246,101 @@ impl Shim {
     /// Does its work until the container has ended and everybody knows.
     fn watch(&mut self) -> Result<(), Error> {
         loop {
-            let ready = self.poll(PollTimeout::NONE)?;
-            for index in ready.outputs.iter().rev() {
-                self.carry(*index);
-            }
-            for index in &ready.clients {
-                self.serve(*index);
+            let ready = self.poll(None)?;
+            self.carry_all(&ready);
+            for source in &ready {
+                if let Source::Connection(index) = *source {
+                    self.serve(index);
+                }
             }
             self.clients.retain(|client| !client.gone);
-            if ready.listener {
-                self.accept();
-            }
-            if ready.child
-                && let Some((code, signal)) = self.reap()
-            {
-                return self.end(code, signal);
+            for source in ready {
+                match source {
+                    Source::Listener => self.accept(),
+                    Source::Children => {
+                        if let Some((code, signal)) = self.reap() {
+                            return self.end(code, signal);
+                        }
+                    }
+                    _ => {}
+                }
             }
         }
     }
 
-    fn poll(&self, timeout: PollTimeout) -> Result<Ready, Error> {
-        let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![watched(self.signals.as_fd()), watched(self.listener.as_fd())];
-        fds.extend(self.outputs.iter().map(|output| watched(output.file.as_fd())));
-        fds.extend(self.clients.iter().map(|client| watched(client.connection.as_fd())));
-        fds.extend(self.clients.iter().filter_map(Client::channel).map(watched));
+    /// Waits until something is ready, or somebody has been behind for too long, or until the deadline.
+    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Source>, Error> {
+        let mut fds = vec![
+            (Source::Children, readable(self.signals.as_fd())),
+            (Source::Listener, readable(self.listener.as_fd())),
+        ];
+        if let Some(fd) = self.input.as_ref().and_then(Input::waiting) {
+            fds.push((Source::Input, writable(fd)));
+        }
+        // Output is read on when all who are attached have taken what was read.
+        if deadline.is_some() || !self.clients.iter().any(Client::is_behind) {
+            let outputs = self.outputs.iter().enumerate();
+            fds.extend(outputs.map(|(index, out)| (Source::Output(index), readable(out.file.as_fd()))));
+        }
+        let input_has_room = self.input.as_ref().is_none_or(Input::has_room);
+        for (index, client) in self.clients.iter().enumerate() {
+            fds.push((Source::Connection(index), readable(client.connection.as_fd())));
+            let own = client.watched(input_has_room).into_iter();
+            fds.extend(own.map(|fd| (Source::Client(index), fd)));
+        }
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = fds.into_iter().unzip();
+        let stuck = self.clients.iter().filter_map(|client| match &client.role {
+            Role::Attached(attachment) => attachment.deadline(),
+            _ => None,
+        });
+        let until = stuck.chain(deadline).min();
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            // A millisecond more, so that the time has come when this returns.
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::io("poll in", &self.bundle.dir, error)),
         }
-        let happened: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        let (outputs, rest) = happened[2..].split_at(self.outputs.len());
-        let (clients, mut channels) = rest.split_at(self.clients.len());
-        // A client is ready when its connection is, or its process's channel.
-        let mut clients = clients.to_vec();
-        for (client, flag) in self.clients.iter().zip(&mut clients) {
-            if client.channel().is_some()
-                && let Some((spoke, others)) = channels.split_first()
-            {
-                *flag |= spoke;
-                channels = others;
-            }
-        }
-        let indices = |flags: &[bool]| (0..flags.len()).filter(|index| flags[*index]).collect();
-        Ok(Ready {
-            child: happened[0],
-            listener: happened[1],
-            outputs: indices(outputs),
-            clients: indices(&clients),
-        })
+        let ready = sources.into_iter().zip(&fds).filter(|(_, fd)| fd.any() == Some(true));
+        Ok(ready.map(|(source, _)| source).collect())
     }
 
-    /// Carries output of one stream to the log; at its end the stream is dropped.
+    /// Carries input and output that is ready, and does what processes and attachers have to have done.
+    fn carry_all(&mut self, ready: &[Source]) {
+        for source in ready.iter().rev() {
+            match *source {
+                Source::Output(index) => self.carry(index),
+                Source::Input => {
+                    if self.input.as_mut().is_some_and(|input| !input.flush()) {
+                        self.input = None;
+                    }
+                }
+                Source::Client(index) => {
+                    let client = &mut self.clients[index];
+                    client.advance();
+                    if let Role::Attached(attachment) = &mut client.role
+                        && self.input.as_ref().is_none_or(Input::has_room)
+                    {
+                        attachment.carry_input(&mut self.input);
+                    }
+                }
+                Source::Children | Source::Listener | Source::Connection(_) => {}
+            }
+        }
+        for client in &mut self.clients {
+            if let Role::Attached(attachment) = &mut client.role
+                && !client.gone
+                && !attachment.flush()
+            {
+                attachment.leave(&mut self.input);
+                client.gone = true;
+            }
+        }
+    }
+
+    /// Carries output of one stream to the log and to those attached; at its end the stream is dropped.
     fn carry(&mut self, index: usize) {
         let output = &mut self.outputs[index];
         for _ in 0..READS_PER_ROUND {
@@ -256,6 +348,15 @@ impl Shim {
                 Ok(length) if length > 0 => {
                     if let Some(log) = &mut self.log {
                         output.stream.take(log, &self.buffer[..length], Timestamp::now());
+                    }
+                    for client in &mut self.clients {
+                        if let Role::Attached(attachment) = &mut client.role
+                            && !client.gone
+                            && !attachment.give(output.number, &self.buffer[..length])
+                        {
+                            attachment.leave(&mut self.input);
+                            client.gone = true;
+                        }
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -285,8 +386,10 @@ impl Shim {
         let client = &mut self.clients[index];
         client.advance();
         let Some(request) = control::receive(&client.connection) else {
-            if let (Role::Runs(exec), false) = (&client.role, client.gone) {
-                exec.kill(&self.plan);
+            match &client.role {
+                Role::Runs(exec) if !client.gone => exec.kill(&self.plan),
+                Role::Attached(attachment) => attachment.leave(&mut self.input),
+                _ => {}
             }
             client.gone = true;
             return;
@@ -295,8 +398,15 @@ impl Shim {
             (Err(Errno::EAGAIN), _) => return,
             (Err(error), _) => Err(io::Error::from(error)),
             (Ok((Request::Kill, _)), Role::Runs(exec)) => return exec.kill(&self.plan),
-            // A process's connection says nothing but how the process does.
-            (Ok(_), Role::Runs(_)) => return,
+            // These connections say nothing but what they are for.
+            (Ok(_), Role::Runs(_) | Role::Attached(_)) => return,
+            (Ok((Request::Attach(ends), passed)), _) => match Attachment::new(ends, passed) {
+                Ok(attachment) => {
+                    client.role = Role::Attached(attachment);
+                    return control::answer_with(&client.connection, "attached", self.terminal.as_ref());
+                }
+                Err(error) => Err(error),
+            },
             (Ok((Request::Kill, _)), _) => Err(Errno::ESRCH.into()),
             (Ok((Request::Wait, _)), _) => {
                 client.role = Role::Waits;
@@ -385,14 +495,12 @@ impl Shim {
 
     fn drain(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + DRAIN_TIME_MAX;
-        while !self.outputs.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let ready = self.poll(PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO))?;
-            for index in ready.outputs.iter().rev() {
-                self.carry(*index);
-            }
+        // Who is attached and behind is waited for likewise.
+        while !self.outputs.is_empty() || self.clients.iter().any(Client::is_behind) {
+            let ready = self.poll(Some(deadline))?;
+            self.carry_all(&ready);
             // Others are served after the exit is recorded; only what is readable wakes this loop early.
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 break;
             }
         }
@@ -401,12 +509,4 @@ impl Shim {
         }
         Ok(())
     }
-}
-
-#[derive(Debug)]
-struct Ready {
-    child: bool,
-    listener: bool,
-    outputs: Vec<usize>,
-    clients: Vec<usize>,
 }

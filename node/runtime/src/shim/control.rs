@@ -1,7 +1,8 @@
 //! The shim's socket: `wait` (told when the container has ended), `signal <number>`, `reopen` (the log),
-//! `exec` (a further process), `kill` (the process of this connection).
+//! `exec` (a further process), `kill` (the process of this connection), `attach <ends>` (input and output).
 //! One packet, one answer: `ok` or `error <errno> <words>`; `wait` is answered by the exit record. `exec`
-//! brings descriptors along and is answered twice: `started` or `failed <why>`, then `ended <how>`.
+//! brings descriptors along and is answered twice: `started` or `failed <why>`, then `ended <how>`. So does
+//! `attach`, answered by `attached` with the terminal, if there is one.
 //!
 //! Also the client's side of it. Socket paths may be 107 bytes long and state directories longer, so both
 //! sides reach the socket through an open directory.
@@ -20,6 +21,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::Mode;
 
+use super::attach::Ends;
 use crate::container::plan::Bundle;
 use crate::process::channel::wait_readable;
 use crate::syscall;
@@ -46,6 +48,8 @@ pub(crate) enum Request {
     Exec,
     /// To have this connection's process killed.
     Kill,
+    /// To be attached; the ends come along.
+    Attach(Ends),
 }
 
 impl Request {
@@ -56,6 +60,7 @@ impl Request {
             Request::Reopen => "reopen".to_owned(),
             Request::Exec => "exec".to_owned(),
             Request::Kill => "kill".to_owned(),
+            Request::Attach(ends) => format!("attach {}", ends.encode()),
         }
     }
 
@@ -67,6 +72,7 @@ impl Request {
             None if text == "exec" => Some(Request::Exec),
             None if text == "kill" => Some(Request::Kill),
             Some(("signal", number)) => number.parse().ok().map(Request::Signal),
+            Some(("attach", number)) => number.parse().ok().and_then(Ends::decode).map(Request::Attach),
             _ => None,
         }
     }
@@ -210,6 +216,8 @@ mod tests {
     #[test]
     fn requests_go_round_and_nonsense_is_none() {
         let all = [Request::Wait, Request::Signal(64), Request::Reopen, Request::Exec, Request::Kill];
+        let ends = Ends { stdin: true, stdout: false, stderr: true };
+        let all = all.into_iter().chain([Request::Attach(ends)]);
         for request in all {
             assert_eq!(Request::decode(request.encode().as_bytes()), Some(request));
         }

@@ -9,6 +9,7 @@
     reason = "tests and test programs fail by panicking; without the test harness clippy cannot tell"
 )]
 
+mod attach;
 mod exec;
 mod failures;
 mod isolation;
@@ -46,6 +47,7 @@ fn run(args: Vec<String>) -> ExitCode {
         limits::TESTS,
         failures::TESTS,
         exec::TESTS,
+        attach::TESTS,
         layers::TESTS,
     ]
     .concat();

@@ -20,6 +20,10 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
         ["warn", ..] => eprintln!("{}", args[1..].join(" ")),
         ["write-raw", text] => print(text),
         ["flood", lines] => flood(lines.parse().unwrap()),
+        ["flood-after-input", lines] => {
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            flood(lines.parse().unwrap());
+        }
         ["env"] => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
         ["cwd"] => println!("{}", std::env::current_dir().unwrap().display()),
         ["report"] => report(),
