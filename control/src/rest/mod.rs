@@ -243,6 +243,10 @@ impl Rest {
             Ok(style) => style,
             Err(status) => return respond::failure(&status),
         };
+        if let Some(subresource) = resource.subresource.as_deref().filter(|name| is_interactive(name)) {
+            let (namespace, pod) = (attributes.namespace, attributes.name);
+            tracing::info!(user = head.identity.user, subresource, namespace, pod, "a stream is asked for");
+        }
         let call = Call { resource, verb, query: &head.query, style };
         let work = self.perform(&call, request);
         let result = match verb == Verb::Watch || resource.subresource.as_deref() == Some("log") {

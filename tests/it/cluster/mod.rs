@@ -5,6 +5,7 @@
 mod by_hand;
 mod first_pod;
 mod leader_loss;
+mod logs;
 mod power_cut;
 mod streams;
 

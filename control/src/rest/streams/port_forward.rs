@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, duplex, split};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::spdy::{self, Event, Headers};
 use super::upgrade::Transport;
@@ -46,10 +47,8 @@ pub(super) async fn serve(upgrade: OnUpgrade, transport: Transport, session: Ses
         Transport::Spdy => forward(io, session).await,
         Transport::WebSocket => {
             let (near, far) = duplex(TUNNEL_BYTES);
-            tokio::select! {
-                () = websocket::tunnel(io, far) => Ok(()),
-                served = forward(near, session) => served,
-            }
+            let ((), served) = tokio::join!(websocket::tunnel(io, far), forward(near, session));
+            served
         }
     };
     if let Err(error) = served {
@@ -65,12 +64,21 @@ struct Half {
     port: u16,
 }
 
+/// The client's side of a connection.
+#[derive(Debug)]
+struct Input {
+    /// Where its data goes; dropping it ends that direction.
+    data: Option<mpsc::Sender<Bytes>>,
+    /// Cancelled when the client broke the connection off.
+    reset: CancellationToken,
+}
+
 struct Forward<W> {
     session: Session,
     writer: spdy::Writer<W>,
     halves: HashMap<String, Half>,
-    /// Where data of a stream goes; dropping it ends that direction.
-    inputs: HashMap<u32, mpsc::Sender<Bytes>>,
+    /// By data stream.
+    inputs: HashMap<u32, Input>,
     connections: JoinSet<u32>,
 }
 
@@ -87,19 +95,16 @@ where
         inputs: HashMap::new(),
         connections: JoinSet::new(),
     };
-    loop {
-        tokio::select! {
-            event = reader.next() => match event? {
-                Some(event) => forward.take(event).await?,
-                None => return Ok(()),
-            },
-            Some(ended) = forward.connections.join_next() => {
-                if let Ok(stream) = ended {
-                    forward.inputs.remove(&stream);
-                }
+    // Not in a select with anything: a frame that was read half-way must be read on.
+    while let Some(event) = reader.next().await? {
+        while let Some(ended) = forward.connections.try_join_next() {
+            if let Ok(stream) = ended {
+                forward.inputs.remove(&stream);
             }
         }
+        forward.take(event).await?;
     }
+    Ok(())
 }
 
 impl<W: AsyncWrite + Send + Unpin + 'static> Forward<W> {
@@ -107,19 +112,20 @@ impl<W: AsyncWrite + Send + Unpin + 'static> Forward<W> {
         match event {
             Event::Opened { stream, headers, fin } => self.opened(stream, &headers, fin).await,
             Event::Data { stream, bytes, fin } => {
-                if let Some(input) = self.inputs.get(&stream)
-                    && !bytes.is_empty()
-                {
+                let Some(input) = self.inputs.get_mut(&stream) else { return Ok(()) };
+                if let (Some(data), false) = (&input.data, bytes.is_empty()) {
                     // A connection that has ended takes no more.
-                    let _ended = input.send(bytes).await;
+                    let _ended = data.send(bytes).await;
                 }
                 if fin {
-                    self.inputs.remove(&stream);
+                    input.data = None;
                 }
                 Ok(())
             }
             Event::Reset { stream } => {
-                self.inputs.remove(&stream);
+                if let Some(input) = self.inputs.remove(&stream) {
+                    input.reset.cancel();
+                }
                 Ok(())
             }
         }
@@ -143,9 +149,8 @@ impl<W: AsyncWrite + Send + Unpin + 'static> Forward<W> {
         if is_data {
             let (sender, receiver) = mpsc::channel(FRAMES_MAX);
             half.data = Some((stream, receiver));
-            if !fin {
-                self.inputs.insert(stream, sender);
-            }
+            let data = (!fin).then_some(sender);
+            self.inputs.insert(stream, Input { data, reset: CancellationToken::new() });
         } else {
             half.error = Some(stream);
         }
@@ -161,8 +166,13 @@ impl<W: AsyncWrite + Send + Unpin + 'static> Forward<W> {
         {
             let request = StreamRequest::PortForward { target: self.session.target.clone(), port };
             let (streams, writer) = (Arc::clone(&self.session.streams), self.writer.clone());
+            // Gone already, if the client broke it off in between.
+            let reset = self.inputs.get(&data).map(|input| input.reset.clone()).unwrap_or_default();
             self.connections.spawn(async move {
-                let failure = connect(&*streams, request, &writer, data, input).await.err();
+                let failure = tokio::select! {
+                    done = connect(&*streams, request, &writer, data, input) => done.err(),
+                    () = reset.cancelled() => None,
+                };
                 if let Some(words) = failure {
                     let _gone = writer.data(error, words.as_bytes()).await;
                 }

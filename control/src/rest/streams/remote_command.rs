@@ -17,7 +17,7 @@ use super::{ClientFrame, NodeFrame, NodeStream, StreamEnds, websocket};
 /// How long a client may take to finish the upgrade and open its streams.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to close a connection on which everything was said.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest message of a resize, and what is kept of one that came in pieces.
 const RESIZE_BYTES_MAX: usize = 1024;
 
@@ -258,13 +258,13 @@ async fn bridge(
         };
         outgoing.finish(&status(&ending, version)).await
     };
+    tokio::pin!(down);
     tokio::select! {
-        () = down => return Ok(()),
+        () = &mut down => return Ok(()),
         done = up => done?,
     }
-    drop((from_node, to_node));
-    let gone = async { while incoming.next().await.is_some() {} };
-    let _late = tokio::time::timeout(CLOSE_TIMEOUT, gone).await;
+    // Read on where it was, so that no frame is taken for the middle of another.
+    let _late = tokio::time::timeout(CLOSE_TIMEOUT, down).await;
     outgoing.close().await;
     Ok(())
 }

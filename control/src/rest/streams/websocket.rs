@@ -12,11 +12,12 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::ClientFrame;
-use super::remote_command::window;
+use super::remote_command::{CLOSE_TIMEOUT, window};
 
 /// Longest message taken; Kubernetes' clients send 32 KiB.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -106,7 +107,13 @@ impl Outgoing {
         if !status.is_empty() {
             self.send(STATUS, status).await?;
         }
-        self.sink.close().await.map_err(io::Error::other)
+        self.close().await
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        // Without a code, clients take the end for a failure.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        self.sink.send(Message::Close(Some(normal))).await.map_err(io::Error::other)
     }
 
     async fn send(&mut self, channel: u8, bytes: &[u8]) -> io::Result<()> {
@@ -139,7 +146,13 @@ pub(super) async fn tunnel(io: TokioIo<Upgraded>, far: DuplexStream) {
                 return;
             }
         }
-        let _closed = outgoing.sink.close().await;
+        let _closed = outgoing.close().await;
     };
-    tokio::join!(taken, sent);
+    tokio::pin!(taken);
+    tokio::select! {
+        () = &mut taken => {}
+        () = sent => {
+            let _late = tokio::time::timeout(CLOSE_TIMEOUT, taken).await;
+        }
+    }
 }
