@@ -57,6 +57,11 @@ const fn status_of(kind: &'static str) -> Subresource {
     Subresource { name: "status", group: "", version: "", kind, verbs: STATUS_VERBS }
 }
 
+/// A subresource that is a connection; its options come as query parameters.
+const fn connect_of(name: &'static str, kind: &'static str) -> Subresource {
+    Subresource { name, group: "", version: "", kind, verbs: &["create", "get"] }
+}
+
 const PLAIN: Kind = Kind {
     group: "",
     version: "v1",
@@ -115,6 +120,7 @@ static KINDS: &[Kind] = &[
         short_names: &["po"],
         categories: &["all"],
         subresources: &[
+            connect_of("attach", "PodAttachOptions"),
             Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
             Subresource {
                 name: "eviction",
@@ -123,7 +129,9 @@ static KINDS: &[Kind] = &[
                 kind: "Eviction",
                 verbs: &["create"],
             },
+            connect_of("exec", "PodExecOptions"),
             Subresource { name: "log", group: "", version: "", kind: "Pod", verbs: &["get"] },
+            connect_of("portforward", "PodPortForwardOptions"),
             status_of("Pod"),
         ],
         has_status: true,

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// No request may take longer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,6 +95,22 @@ impl Client {
         Self { server: self.server, tls: Arc::clone(&self.tls), connection: None }
     }
 
+    /// The same client for another server of the cluster.
+    pub fn at(&self, server: SocketAddr) -> Self {
+        Self { server, tls: Arc::clone(&self.tls), connection: None }
+    }
+
+    /// A connection on which nothing has been said yet.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub async fn dial(&self) -> anyhow::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.server).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::from(self.server.ip());
+        Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?)
+    }
+
     /// Sends one request and returns the answer, whatever its status.
     ///
     /// # Errors
@@ -151,11 +168,7 @@ impl Client {
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(self.server).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::from(self.server.ip());
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = handshake(TokioIo::new(self.dial().await?)).await?;
         tokio::spawn(async move {
             // Its end shows in the sender.
             let _ = connection.await;

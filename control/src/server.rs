@@ -152,6 +152,7 @@ fn serve(
         registry,
         authorizer: Arc::new(GroupRules),
         logs: Arc::new(work.sessions.clone()),
+        pod_streams: Arc::new(work.sessions.clone()),
         advertised: config.advertised().to_string(),
         stop: stop.clone(),
     });

@@ -24,6 +24,7 @@ use crate::pods::dispatcher::Dispatcher;
 use crate::pods::roster::Roster;
 use crate::session::outbox::{EventKind, EventRecord, Outbox};
 use crate::session::{self, Parts, Shared};
+use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
 use crate::{Config, Error, allocatable, join};
 
@@ -59,6 +60,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let outbox = Arc::new(Outbox::default());
     let roster = Arc::new(Roster::default());
     import_images(&config, &images).await?;
+    let streamed = Arc::clone(&runtime);
     let context = Arc::new(Context {
         config: config.clone(),
         runtime,
@@ -76,7 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         outbox: Arc::clone(&outbox),
         network,
         pods: dispatcher.sender(),
-        logs: LogSource { roster, log_dir: config.log_dir() },
+        streams: Sources { logs: LogSource { roster, log_dir: config.log_dir() }, runtime: streamed },
         node_json: Box::new(move || json(&registered.node())),
         config,
     });

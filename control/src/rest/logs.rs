@@ -125,14 +125,17 @@ fn since(pod: &Object, query: &Query) -> Result<Option<Timestamp>, Status> {
     }
 }
 
-/// The container that is meant, in the words of the Kubernetes API server when there is doubt.
-fn container(pod: &str, spec: &Value, asked: Option<&str>) -> Result<String, Status> {
-    let names = |list: &str| -> Vec<&str> {
+/// Names of a pod's containers: main, init, ephemeral.
+pub(super) fn container_names(spec: &Value) -> [Vec<&str>; 3] {
+    ["containers", "initContainers", "ephemeralContainers"].map(|list| {
         let containers = spec[list].as_array().into_iter().flatten();
         containers.filter_map(|container| container["name"].as_str()).collect()
-    };
-    let (main, init, ephemeral) =
-        (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    })
+}
+
+/// The container that is meant, in the words of the Kubernetes API server when there is doubt.
+fn container(pod: &str, spec: &Value, asked: Option<&str>) -> Result<String, Status> {
+    let [main, init, ephemeral] = container_names(spec);
     let Some(asked) = asked else {
         if let [only] = main.as_slice() {
             return Ok((*only).to_owned());

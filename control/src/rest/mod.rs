@@ -18,6 +18,7 @@ mod path;
 mod probes;
 mod query;
 mod respond;
+mod streams;
 mod verbs;
 mod watch;
 
@@ -44,6 +45,10 @@ use self::path::{Document, Probe, Resource, Route};
 use self::query::Query;
 use self::respond::Style;
 pub use self::respond::{Body, BoxError};
+pub use self::streams::{
+    ClientFrame, NodeFrame, NodeStream, PodStreams, StreamEnds, StreamFailure, StreamFuture, StreamRequest,
+    StreamTarget,
+};
 use self::verbs::{Call, Verb};
 use crate::auth::{self, Attributes, Authorizer, Identity};
 use crate::registry::Registry;
@@ -52,7 +57,7 @@ use crate::registry::Registry;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
 /// Requests handled at once, watches and logs aside.
 const IN_FLIGHT_MAX: usize = 800;
-/// Streams (watches and logs) open at once.
+/// Streams (watches, logs, interactive ones) open at once.
 const STREAMS_MAX: usize = 10_000;
 /// After how many seconds a client that met a full replica should try again.
 const RETRY_AFTER_S: u32 = 1;
@@ -67,6 +72,8 @@ pub struct Parts {
     pub authorizer: Arc<dyn Authorizer>,
     /// Where container logs come from.
     pub logs: Arc<dyn PodLogs>,
+    /// Where interactive streams come from.
+    pub pod_streams: Arc<dyn PodStreams>,
     /// This replica's `host:port` as clients know it.
     pub advertised: String,
     /// Cancelled when the replica begins to stop: streams end.
@@ -78,6 +85,7 @@ pub struct Rest {
     registry: Registry,
     authorizer: Arc<dyn Authorizer>,
     logs: Arc<dyn PodLogs>,
+    pod_streams: Arc<dyn PodStreams>,
     advertised: String,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
@@ -104,11 +112,12 @@ struct Head {
 impl Rest {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, authorizer, logs, advertised, stop } = parts;
+        let Parts { registry, authorizer, logs, pod_streams, advertised, stop } = parts;
         Self {
             registry,
             authorizer,
             logs,
+            pod_streams,
             advertised,
             stop,
             metrics: Arc::default(),
@@ -234,6 +243,10 @@ impl Rest {
             Ok(style) => style,
             Err(status) => return respond::failure(&status),
         };
+        if let Some(subresource) = resource.subresource.as_deref().filter(|name| is_interactive(name)) {
+            let (namespace, pod) = (attributes.namespace, attributes.name);
+            tracing::info!(user = head.identity.user, subresource, namespace, pod, "a stream is asked for");
+        }
         let call = Call { resource, verb, query: &head.query, style };
         let work = self.perform(&call, request);
         let result = match verb == Verb::Watch || resource.subresource.as_deref() == Some("log") {
@@ -354,6 +367,7 @@ fn attributes(resource: &Resource, verb: Verb) -> Attributes<'_> {
 fn allowed(resource: &Resource) -> &'static str {
     match (&resource.subresource, &resource.name) {
         (Some(subresource), _) if subresource == "log" => "GET",
+        (Some(subresource), _) if is_interactive(subresource) => "GET, POST",
         (Some(subresource), _) if subresource == "finalize" => "PUT",
         (Some(subresource), _) if matches!(subresource.as_str(), "binding" | "eviction") => "POST",
         (Some(_), _) => "GET, PATCH, PUT",
@@ -361,6 +375,11 @@ fn allowed(resource: &Resource) -> &'static str {
         (None, None) if resource.kind.namespaced && resource.namespace.is_none() => "GET",
         (None, None) => "DELETE, GET, POST",
     }
+}
+
+/// Whether a subresource is a connection rather than an object.
+fn is_interactive(subresource: &str) -> bool {
+    matches!(subresource, "exec" | "attach" | "portforward")
 }
 
 fn too_many() -> Status {

@@ -36,6 +36,11 @@ impl Query {
         (!value.is_empty()).then_some(value)
     }
 
+    /// All values of a parameter, in order.
+    pub(super) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(own, _)| own == key).map(|(_, value)| value.as_str())
+    }
+
     /// Whether the parameter is there, with or without value.
     pub(super) fn has(&self, key: &str) -> bool {
         self.pairs.iter().any(|(own, _)| own == key)

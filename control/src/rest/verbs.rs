@@ -84,15 +84,15 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn kind(&self) -> &'static Kind {
+    pub(super) fn kind(&self) -> &'static Kind {
         self.resource.kind
     }
 
-    fn namespace(&self) -> &'a str {
+    pub(super) fn namespace(&self) -> &'a str {
         self.resource.namespace.as_deref().unwrap_or_default()
     }
 
-    fn name(&self) -> &'a str {
+    pub(super) fn name(&self) -> &'a str {
         self.resource.name.as_deref().unwrap_or_default()
     }
 
@@ -117,6 +117,11 @@ impl Rest {
         B: hyper::body::Body<Data = Bytes>,
         B::Error: Into<respond::BoxError>,
     {
+        if let Some(subresource) = call.resource.subresource.as_deref()
+            && super::is_interactive(subresource)
+        {
+            return self.connect(call, subresource, request).await;
+        }
         let headers = request.headers().clone();
         match (call.verb, call.resource.subresource.as_deref()) {
             (Verb::Get, Some("log")) => self.log(call).await,

@@ -170,6 +170,8 @@ fn process(
         no_new_privileges: security.and_then(|s| s.allow_privilege_escalation) == Some(false),
         rlimits: Vec::new(),
         terminal: container.tty.unwrap_or(false),
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
     })
 }
 

@@ -2,6 +2,7 @@
 //! and the workers, each its own part.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -20,6 +21,8 @@ struct Entry {
     status: Option<Arc<PodStatus>>,
     /// Attempt numbers by container id, of the instances whose logs are kept.
     attempts: BTreeMap<String, u32>,
+    /// Once the sandbox is ready: its network namespace, or none of its own.
+    network: Option<Option<PathBuf>>,
 }
 
 impl Roster {
@@ -38,11 +41,19 @@ impl Roster {
         self.lock().get(uid)?.attempts.get(id).copied()
     }
 
+    /// The network of the pod's sandbox, if it is ready: its namespace, or `None` for the host's.
+    pub(crate) fn network(&self, uid: &str) -> Option<Option<PathBuf>> {
+        self.lock().get(uid)?.network.clone()
+    }
+
     pub(super) fn set_pod(&self, uid: &str, pod: Arc<Pod>) {
         let mut pods = self.lock();
         match pods.get_mut(uid) {
             Some(entry) => entry.pod = pod,
-            None => drop(pods.insert(uid.to_owned(), Entry { pod, status: None, attempts: BTreeMap::new() })),
+            None => drop(pods.insert(
+                uid.to_owned(),
+                Entry { pod, status: None, attempts: BTreeMap::new(), network: None },
+            )),
         }
     }
 
@@ -56,6 +67,7 @@ impl Roster {
             current.chain(c.last.iter().map(|e| (e.id.clone(), e.attempt)))
         });
         entry.attempts = instances.collect();
+        entry.network = record.sandbox.as_ref().filter(|s| s.ready).map(|s| s.netns.clone());
     }
 
     pub(super) fn remove(&self, uid: &str) {

@@ -24,7 +24,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::network::BridgeNetwork;
 use crate::pods::dispatcher::Command;
-use crate::streaming::logs::LogSource;
+use crate::streaming::Sources;
 use crate::{Config, Error, TlsFiles};
 
 pub(crate) use leadership::Leadership;
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) leadership: Leadership,
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) pods: mpsc::Sender<Command>,
-    pub(crate) logs: LogSource,
+    pub(crate) streams: Sources,
     /// The Node object for Hello, made anew on each dial.
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,
     heartbeats: AtomicU64,
@@ -49,7 +49,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, tls, outbox, network, pods, logs, node_json } = parts;
+        let Parts { config, tls, outbox, network, pods, streams, node_json } = parts;
         let leadership = Leadership::default();
         Self {
             config,
@@ -58,7 +58,7 @@ impl Shared {
             leadership,
             network,
             pods,
-            logs,
+            streams,
             node_json,
             heartbeats: AtomicU64::new(0),
         }
@@ -76,7 +76,7 @@ pub(crate) struct Parts {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) pods: mpsc::Sender<Command>,
-    pub(crate) logs: LogSource,
+    pub(crate) streams: Sources,
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,
 }
 

@@ -168,7 +168,7 @@ impl Session {
             to_node::Message::Ack(ack) => self.shared.outbox.acknowledge(ack.sequence),
             to_node::Message::OpenStream(open) => {
                 tracing::debug!(replica = %self.address, stream = %open.stream_id, "a stream is asked for");
-                streaming::answer(self.client.clone(), self.shared.logs.clone(), open);
+                streaming::answer(self.client.clone(), self.shared.streams.clone(), open);
             }
             to_node::Message::PodSet(set) if self.heard(set.epoch) => {
                 let pods = set.pods_json.iter().filter_map(|json| pod(json)).collect();

@@ -15,7 +15,7 @@ use crate::pods::roster::Roster;
 
 /// How often a followed log is looked at when nothing comes.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(50);
-const CONTAINER_ID_PREFIX: &str = "barque://";
+pub(super) const CONTAINER_ID_PREFIX: &str = "barque://";
 
 /// Why a log cannot be given.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +131,10 @@ fn wanted(request: &LogsRequest) -> Result<Wanted, LogError> {
     })
 }
 
-fn find<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
-    let lists = [&status.container_statuses, &status.init_container_statuses];
+/// A container's status, whichever kind of container it is.
+pub(super) fn find<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     lists.into_iter().flatten().flatten().find(|s| s.name == name)
 }
 

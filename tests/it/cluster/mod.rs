@@ -5,7 +5,9 @@
 mod by_hand;
 mod first_pod;
 mod leader_loss;
+mod logs;
 mod power_cut;
+mod streams;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

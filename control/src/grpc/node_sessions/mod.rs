@@ -10,7 +10,7 @@
 //!  pods ──► router ──► mailbox (per session, newest wins) ──► node
 //!  nodes ─► routes ──►    ▲ acks
 //!                         └── inbox (batches) ◄── statuses, ends, Events ◄── node
-//!  rest/logs ──► open ──► mailbox ──► node ──► Stream call ──► reader
+//!  rest ──► open ──► mailbox ──► node ──► Stream call ◄──► reader (logs, exec, attach, port-forward)
 //! ```
 
 mod inbox;
@@ -30,6 +30,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use proto::node::node_sessions_server::{NodeSessions as Service, NodeSessionsServer};
 use proto::node::{FromNode, PeerRoute, StreamFrame, ToNode};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -257,9 +258,14 @@ impl Service for NodeSessions {
         let node = calling_node(&request)?;
         let frames = request.into_inner();
         let sessions = self.clone();
-        // Nothing flows down yet; the answer stays open as long as somebody reads.
-        let served = futures_util::stream::once(async move { sessions.serve_stream(node, frames).await });
-        let failures = futures_util::StreamExt::filter_map(served, |end| async { end.err().map(Err) });
-        Ok(Response::new(Box::pin(failures)))
+        let (down, answers) = mpsc::channel(streams::FRAMES_MAX);
+        // A task of its own: one direction that is full must not hold up the other. It ends with the node's
+        // frames or with the reader, and the answer with it, which is what the node waits for.
+        tokio::spawn(async move {
+            if let Err(status) = sessions.serve_stream(node, frames, &down).await {
+                let _gone = down.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }

@@ -1,37 +1,41 @@
-//! Streams that the control plane asks of nodes: container logs.
+//! Streams that the control plane asks of nodes: container logs, exec, attach, port-forward.
 //!
 //! The request goes down the node's session at this replica; the node opens a `Stream` call back, whose
 //! first frame names the request. Owns the table of requests that wait for that. Promises that a request is
 //! answered, refused or timed out; that a stream reaches only the node it was asked of; that a reader who
-//! goes away ends the stream at the node.
+//! goes away ends the stream at the node, and a node that goes away the reader's stream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Status;
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use proto::node::{LogsRequest, OpenStream, StreamError, StreamFrame, open_stream, stream_frame};
+use proto::node::stream_frame::Frame;
+use proto::node::{
+    AttachRequest, ContainerTarget, ExecRequest, LogsRequest, OpenStream, PortForwardRequest, StreamFrame,
+    TerminalSize, open_stream,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::NodeSessions;
-use crate::rest::{LogFuture, LogRequest, LogStream, PodLogs};
+use crate::rest::{
+    ClientFrame, LogFuture, LogRequest, LogStream, NodeFrame, NodeStream, PodLogs, PodStreams, StreamFailure,
+    StreamFuture, StreamRequest, StreamTarget,
+};
 
 /// How long a node may take to open a stream that it was asked for.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may take to send its first frame.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most frames between a node and a slow reader.
-const FRAMES_MAX: usize = 16;
-
-type Frames = mpsc::Receiver<Result<Bytes, Status>>;
+pub(super) const FRAMES_MAX: usize = 16;
 
 #[derive(Debug)]
 struct Waiting {
     node: String,
-    ready: oneshot::Sender<Frames>,
+    ready: oneshot::Sender<NodeStream>,
 }
 
 /// Requests that their nodes have not answered yet.
@@ -64,7 +68,7 @@ impl StreamTable {
 
 impl NodeSessions {
     /// Asks a node for a stream and waits until the node has opened it.
-    pub async fn open(&self, node: &str, request: open_stream::Request) -> Result<LogStream, Status> {
+    pub async fn open(&self, node: &str, request: open_stream::Request) -> Result<NodeStream, Status> {
         let unreachable = |why: String| Status::internal(&format!("cannot reach node {node}: {why}"));
         let Some(mailbox) = self.mailbox(node) else {
             return Err(unreachable("it has no session at this replica; try again in a moment".to_owned()));
@@ -79,28 +83,33 @@ impl NodeSessions {
                 1,
             ));
         }
-        let frames = tokio::select! {
-            frames = tokio::time::timeout(OPEN_TIMEOUT, opened) => frames,
+        let stream = tokio::select! {
+            stream = tokio::time::timeout(OPEN_TIMEOUT, opened) => stream,
             () = mailbox.closed.cancelled() => {
                 return Err(unreachable("its session ended".to_owned()));
             }
         };
-        match frames {
-            Ok(Ok(frames)) => Ok(Box::pin(ReceiverStream::new(frames))),
+        match stream {
+            Ok(Ok(stream)) => Ok(stream),
             Ok(Err(_)) => Err(unreachable("it gave up the stream".to_owned())),
             Err(_) => Err(unreachable(format!("it did not answer within {} s", OPEN_TIMEOUT.as_secs()))),
         }
     }
 
-    /// A node's call: matches it with its request and passes its frames on until either side ends.
-    pub(super) async fn serve_stream<S>(&self, node: String, mut frames: S) -> Result<(), tonic::Status>
+    /// A node's call: matches it with its request and passes frames on, both ways, until either side ends.
+    pub(super) async fn serve_stream<S>(
+        &self,
+        node: String,
+        mut frames: S,
+        down: &mpsc::Sender<Result<StreamFrame, tonic::Status>>,
+    ) -> Result<(), tonic::Status>
     where
         S: Stream<Item = Result<StreamFrame, tonic::Status>> + Send + Unpin + 'static,
     {
         let first = tokio::time::timeout(FIRST_FRAME_TIMEOUT, frames.next())
             .await
             .map_err(|_| tonic::Status::deadline_exceeded("the first frame did not come in time"))?;
-        let Some(Ok(StreamFrame { frame: Some(stream_frame::Frame::StreamId(stream_id)) })) = first else {
+        let Some(Ok(StreamFrame { frame: Some(Frame::StreamId(stream_id)) })) = first else {
             return Err(tonic::Status::invalid_argument("the first frame must name the stream"));
         };
         let unknown = || tonic::Status::not_found("nobody waits for this stream");
@@ -109,34 +118,135 @@ impl NodeSessions {
             return Err(tonic::Status::permission_denied("the stream was asked of another node"));
         }
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
-        waiting.ready.send(receiver).map_err(|_| unknown())?;
-        loop {
-            let frame = tokio::select! {
-                frame = frames.next() => frame,
-                () = sender.closed() => return Ok(()),
-            };
-            let item = match frame {
-                Some(Ok(StreamFrame { frame })) => match frame {
-                    Some(stream_frame::Frame::Stdout(bytes)) => Ok(bytes),
-                    Some(stream_frame::Frame::End(_)) => return Ok(()),
-                    Some(stream_frame::Frame::Error(error)) => Err(stream_status(&error)),
-                    Some(stream_frame::Frame::StreamId(_)) | None => continue,
-                },
-                Some(Err(status)) => Err(Status::internal(&format!("node {node}: {}", status.message()))),
-                None => Err(Status::internal(&format!("node {node} broke the stream off"))),
-            };
-            let last = item.is_err();
-            if sender.send(item).await.is_err() || last {
-                return Ok(());
+        let (outgoing, client) = mpsc::channel(FRAMES_MAX);
+        waiting.ready.send(NodeStream { incoming: receiver, outgoing }).map_err(|_| unknown())?;
+        let told = tell(client, down);
+        let heard = async move {
+            loop {
+                let frame = tokio::select! {
+                    frame = frames.next() => frame,
+                    () = sender.closed() => return,
+                };
+                let failed = |message: String| Err(StreamFailure { code: 500, message });
+                let item = match frame {
+                    Some(Ok(StreamFrame { frame: Some(frame) })) => match from_node(frame) {
+                        Some(item) => item,
+                        None => continue,
+                    },
+                    Some(Ok(StreamFrame { frame: None })) => continue,
+                    Some(Err(status)) => failed(format!("node {node}: {}", status.message())),
+                    None => failed(format!("node {node} broke the stream off")),
+                };
+                let last =
+                    !matches!(item, Ok(NodeFrame::Started | NodeFrame::Stdout(_) | NodeFrame::Stderr(_)));
+                if sender.send(item).await.is_err() || last {
+                    return;
+                }
             }
+        };
+        tokio::select! {
+            () = heard => Ok(()),
+            never = told => match never {},
         }
     }
 }
 
-fn stream_status(error: &StreamError) -> Status {
-    match error.code {
-        400 | 404 => Status::bad_request(error.message.clone()),
-        _ => Status::internal(&error.message),
+/// Passes on what the client says; never ends by itself.
+async fn tell(
+    mut client: mpsc::Receiver<ClientFrame>,
+    down: &mpsc::Sender<Result<StreamFrame, tonic::Status>>,
+) -> std::convert::Infallible {
+    while let Some(frame) = client.recv().await {
+        let frame = match frame {
+            ClientFrame::Stdin(bytes) => Frame::Stdin(bytes),
+            ClientFrame::StdinEnd => Frame::StdinEnd(true),
+            ClientFrame::Resize { rows, columns } => {
+                Frame::Resize(TerminalSize { rows: rows.into(), columns: columns.into() })
+            }
+        };
+        if down.send(Ok(StreamFrame { frame: Some(frame) })).await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
+}
+
+/// What a node's frame says; `None`: nothing that concerns a reader.
+fn from_node(frame: Frame) -> Option<Result<NodeFrame, StreamFailure>> {
+    Some(Ok(match frame {
+        Frame::Started(_) => NodeFrame::Started,
+        Frame::Stdout(bytes) => NodeFrame::Stdout(bytes),
+        Frame::Stderr(bytes) => NodeFrame::Stderr(bytes),
+        Frame::Exit(exit) => NodeFrame::Exit(exit.code),
+        Frame::End(_) => NodeFrame::End,
+        Frame::Error(error) => {
+            let code = u16::try_from(error.code).unwrap_or(500);
+            return Some(Err(StreamFailure { code, message: error.message }));
+        }
+        Frame::StreamId(_) | Frame::Stdin(_) | Frame::StdinEnd(_) | Frame::Resize(_) => return None,
+    }))
+}
+
+/// A log's failure as its reader sees it.
+fn log_status(failure: &StreamFailure) -> Status {
+    match failure.code {
+        400 | 404 => Status::bad_request(failure.message.clone()),
+        _ => Status::internal(&failure.message),
+    }
+}
+
+/// The bytes of a log; the node's side is told nothing, but sees when nobody reads any more.
+fn log_bytes(stream: NodeStream) -> LogStream {
+    let NodeStream { incoming, outgoing } = stream;
+    let bytes = ReceiverStream::new(incoming).filter_map(move |item| {
+        let _open = &outgoing;
+        let item = match item {
+            Ok(NodeFrame::Stdout(bytes)) => Some(Ok(bytes)),
+            Ok(_) => None,
+            Err(failure) => Some(Err(log_status(&failure))),
+        };
+        std::future::ready(item)
+    });
+    Box::pin(bytes)
+}
+
+fn container_target(target: StreamTarget) -> ContainerTarget {
+    ContainerTarget {
+        namespace: target.namespace,
+        pod: target.pod,
+        pod_uid: target.pod_uid,
+        container: target.container,
+    }
+}
+
+impl PodStreams for NodeSessions {
+    fn open(&self, request: StreamRequest) -> StreamFuture<'_> {
+        let node = request.target().node.clone();
+        let request = match request {
+            StreamRequest::Exec { target, command, ends } => open_stream::Request::Exec(ExecRequest {
+                target: Some(container_target(target)),
+                command,
+                stdin: ends.stdin,
+                stdout: ends.stdout,
+                stderr: ends.stderr,
+                tty: ends.tty,
+            }),
+            StreamRequest::Attach { target, ends } => open_stream::Request::Attach(AttachRequest {
+                target: Some(container_target(target)),
+                stdin: ends.stdin,
+                stdout: ends.stdout,
+                stderr: ends.stderr,
+            }),
+            StreamRequest::PortForward { target, port } => {
+                open_stream::Request::PortForward(PortForwardRequest {
+                    namespace: target.namespace,
+                    pod: target.pod,
+                    pod_uid: target.pod_uid,
+                    port: port.into(),
+                })
+            }
+        };
+        Box::pin(async move { self.open(&node, request).await })
     }
 }
 
@@ -155,6 +265,9 @@ impl PodLogs for NodeSessions {
             since_time: request.since.map(|since| since.to_string()).unwrap_or_default(),
         };
         let node = request.node;
-        Box::pin(async move { self.open(&node, open_stream::Request::Logs(logs)).await })
+        Box::pin(async move {
+            let stream = self.open(&node, open_stream::Request::Logs(logs)).await?;
+            Ok(log_bytes(stream))
+        })
     }
 }

@@ -154,6 +154,21 @@ pub struct ProcessSpec {
     pub rlimits: Vec<Rlimit>,
     /// A terminal instead of pipes; all output is then stdout.
     pub terminal: bool,
+    /// Whether its input is kept open for those who attach; otherwise it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether its input ends when the first attacher with input has left.
+    #[serde(default)]
+    pub stdin_once: bool,
+}
+
+/// The window of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
 }
 
 /// A user or group, by number or by a name of the container's `/etc/passwd` or `/etc/group`.
@@ -390,10 +405,10 @@ impl ContainerSpec {
     }
 }
 
-impl ContainerSpec {
-    /// What filters the system calls of its processes, which have these capabilities.
-    pub(crate) fn system_call_filters(&self, capabilities: Set) -> Result<Filters, Error> {
-        let asked = if self.privileged { &Seccomp::Unconfined } else { &self.process.seccomp };
+impl ProcessSpec {
+    /// What filters its system calls, which it makes with these capabilities.
+    pub(crate) fn system_call_filters(&self, privileged: bool, capabilities: Set) -> Result<Filters, Error> {
+        let asked = if privileged { &Seccomp::Unconfined } else { &self.seccomp };
         asked.filters(capabilities)
     }
 }

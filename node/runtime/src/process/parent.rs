@@ -22,6 +22,9 @@ use crate::syscall::{self, Forked};
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) process: ProcessId,
+    /// The other end of its input, if it is kept open. A terminal's is `stdout`.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// With a terminal its controlling side.
     pub(crate) stdout: OwnedFd,
     /// None with a terminal.
     pub(crate) stderr: Option<OwnedFd>,
@@ -34,13 +37,17 @@ pub(crate) fn launch(plan: &ContainerPlan) -> Result<Launched, StartError> {
         |what: &'static str| move |error: io::Error| Failure::io("create", what, error).at(Stage::Clone);
     let (near, far) = InitChannel::pair().map_err(failed("channel"))?;
     let (stdio, outputs) = if plan.spec.process.terminal {
-        (Stdio::Terminal, None)
+        (Stdio::Terminal { size: None, console: true }, None)
     } else {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe")(error.into()));
         let (stdout, stdout_far) = pipe()?;
         let (stderr, stderr_far) = pipe()?;
-        let stdin = File::open("/dev/null").map_err(failed("standard input"))?.into();
-        (Stdio::Pipes { stdin, stdout: stdout_far, stderr: stderr_far }, Some((stdout, stderr)))
+        let (stdin_far, stdin) = match plan.spec.process.stdin {
+            true => pipe().map(|(far, near)| (far, Some(near)))?,
+            false => (File::open("/dev/null").map_err(failed("standard input"))?.into(), None),
+        };
+        let stdio = Stdio::Pipes { stdin: stdin_far, stdout: stdout_far, stderr: stderr_far };
+        (stdio, Some((stdin, stdout, stderr)))
     };
     namespaces::prepare_pid(plan).map_err(|failure| failure.at(Stage::Namespaces))?;
     let child = match syscall::fork_single_threaded().map_err(failed("process"))? {
@@ -53,13 +60,13 @@ pub(crate) fn launch(plan: &ContainerPlan) -> Result<Launched, StartError> {
     drop((far, stdio));
     match listen(&near) {
         Ok((terminal, unenforced)) => {
-            let (stdout, stderr) = match (terminal, outputs) {
-                (Some(terminal), _) => (terminal, None),
-                (None, Some((stdout, stderr))) => (stdout, Some(stderr)),
+            let (stdin, stdout, stderr) = match (terminal, outputs) {
+                (Some(terminal), _) => (None, terminal, None),
+                (None, Some((stdin, stdout, stderr))) => (stdin, stdout, Some(stderr)),
                 (None, None) => return Err(abandon(child, Failure::rule("no terminal was opened"))),
             };
             let process = ProcessId::of(child.as_raw()).map_err(failed("record of the process"))?;
-            Ok(Launched { process, stdout, stderr, unenforced })
+            Ok(Launched { process, stdin, stdout, stderr, unenforced })
         }
         Err(Heard::Failed(error)) => {
             reap(child);

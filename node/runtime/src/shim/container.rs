@@ -2,19 +2,20 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 
+use super::attach::{Attachment, Input, nonblocking};
 use super::control::{self, CLIENTS_MAX, Request};
+use super::exec::Exec;
 use super::log::{Log, Stream};
 use super::{fail, note};
 use crate::container::plan::{Bundle, ContainerPlan};
@@ -22,7 +23,7 @@ use crate::container::state::{self, Exit, ProcessId, Running};
 use crate::error::{Error, Stage, StartError};
 use crate::process::channel::Report;
 use crate::process::failure::Failure;
-use crate::process::parent::{self, Launched};
+use crate::process::parent;
 use crate::syscall::{self, Forked};
 use crate::time::Timestamp;
 
@@ -105,7 +106,18 @@ fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
     let running = Running { process: launched.process, started_at: Timestamp::now(), unenforced };
     let listener = control::serve(bundle).map_err(|error| Error::io("listen in", &bundle.dir, error))?;
     state::write(&bundle.running(), &running)?;
-    let outputs = outputs_of(launched).map_err(|error| Error::io("prepare", "output pipes", error))?;
+    let prepared = |error: io::Error| Error::io("prepare", "input and output", error);
+    let terminal = match launched.stderr {
+        None => Some(syscall::duplicate(&launched.stdout).map_err(prepared)?),
+        Some(_) => None,
+    };
+    let process = &plan.spec.process;
+    let input = match (launched.stdin, &terminal) {
+        (None, Some(terminal)) if process.stdin => Some(syscall::duplicate(terminal).map_err(prepared)?),
+        (stdin, _) => stdin,
+    };
+    let input = input.map(|fd| Input::new(fd, process.stdin_once)).transpose().map_err(prepared)?;
+    let outputs = outputs_of(launched.stdout, launched.stderr).map_err(prepared)?;
     let shim = Shim {
         bundle: bundle.clone(),
         plan,
@@ -113,6 +125,8 @@ fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
         signals,
         listener,
         clients: Vec::new(),
+        input,
+        terminal,
         outputs,
         log,
         buffer: vec![0; READ_BYTES],
@@ -136,22 +150,80 @@ fn catch_signals() -> nix::Result<SignalFd> {
 struct Output {
     file: File,
     stream: Stream,
+    /// 0 standard output, 1 standard error.
+    number: usize,
 }
 
-fn outputs_of(launched: Launched) -> nix::Result<Vec<Output>> {
-    let stderr = launched.stderr.map(|fd| (fd, "stderr"));
+fn outputs_of(stdout: OwnedFd, stderr: Option<OwnedFd>) -> io::Result<Vec<Output>> {
+    let named = [("stdout", Some(stdout)), ("stderr", stderr)];
     let mut outputs = Vec::new();
-    for (fd, name) in std::iter::once((launched.stdout, "stdout")).chain(stderr) {
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        outputs.push(Output { file: File::from(fd), stream: Stream::new(name) });
+    for (number, (name, fd)) in named.into_iter().enumerate() {
+        if let Some(fd) = fd {
+            outputs.push(Output { file: nonblocking(fd)?, stream: Stream::new(name), number });
+        }
     }
     Ok(outputs)
 }
 
+/// A connection, and what it is for.
 struct Client {
     connection: OwnedFd,
-    waits: bool,
+    role: Role,
+    /// To be dropped at the end of the round.
+    gone: bool,
+}
+
+enum Role {
+    Asks,
+    Waits,
+    Runs(Exec),
+    Attached(Attachment),
+}
+
+impl Client {
+    /// Takes in what this client's process has said; forgets both once all is told.
+    fn advance(&mut self) {
+        if let Role::Runs(exec) = &mut self.role {
+            self.gone |= exec.advance(&self.connection);
+        }
+    }
+
+    /// What is readable or writable when there is more to do for it than to answer, besides its connection.
+    fn watched(&self, input_has_room: bool) -> Vec<PollFd<'_>> {
+        match &self.role {
+            Role::Asks | Role::Waits => Vec::new(),
+            Role::Runs(exec) => exec.channel().map(readable).into_iter().collect(),
+            Role::Attached(attachment) => {
+                let source = attachment.source().filter(|_| input_has_room).map(readable);
+                source.into_iter().chain(attachment.waiting().map(writable)).collect()
+            }
+        }
+    }
+
+    /// Whether output waits for it.
+    fn is_behind(&self) -> bool {
+        matches!(&self.role, Role::Attached(attachment) if attachment.waiting().next().is_some())
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLIN)
+}
+
+fn writable(fd: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(fd, PollFlags::POLLOUT)
+}
+
+/// What a polled descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Children,
+    Listener,
+    Input,
+    Output(usize),
+    Connection(usize),
+    /// Something else of a client's.
+    Client(usize),
 }
 
 struct Shim {
@@ -161,6 +233,10 @@ struct Shim {
     signals: SignalFd,
     listener: OwnedFd,
     clients: Vec<Client>,
+    /// The container's standard input, while it is open.
+    input: Option<Input>,
+    /// The controlling side of its terminal, for those who attach.
+    terminal: Option<OwnedFd>,
     outputs: Vec<Output>,
     log: Option<Log>,
     buffer: Vec<u8>,
@@ -170,45 +246,101 @@ impl Shim {
     /// Does its work until the container has ended and everybody knows.
     fn watch(&mut self) -> Result<(), Error> {
         loop {
-            let ready = self.poll(PollTimeout::NONE)?;
-            for index in ready.outputs.iter().rev() {
-                self.carry(*index);
+            let ready = self.poll(None)?;
+            self.carry_all(&ready);
+            for source in &ready {
+                if let Source::Connection(index) = *source {
+                    self.serve(index);
+                }
             }
-            for index in ready.clients.iter().rev() {
-                self.serve(*index);
-            }
-            if ready.listener {
-                self.accept();
-            }
-            if ready.child
-                && let Some((code, signal)) = self.reap()
-            {
-                return self.end(code, signal);
+            self.clients.retain(|client| !client.gone);
+            for source in ready {
+                match source {
+                    Source::Listener => self.accept(),
+                    Source::Children => {
+                        if let Some((code, signal)) = self.reap() {
+                            return self.end(code, signal);
+                        }
+                    }
+                    _ => {}
+                }
             }
         }
     }
 
-    fn poll(&self, timeout: PollTimeout) -> Result<Ready, Error> {
-        let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![watched(self.signals.as_fd()), watched(self.listener.as_fd())];
-        fds.extend(self.outputs.iter().map(|output| watched(output.file.as_fd())));
-        fds.extend(self.clients.iter().map(|client| watched(client.connection.as_fd())));
+    /// Waits until something is ready, or somebody has been behind for too long, or until the deadline.
+    fn poll(&self, deadline: Option<Instant>) -> Result<Vec<Source>, Error> {
+        let mut fds = vec![
+            (Source::Children, readable(self.signals.as_fd())),
+            (Source::Listener, readable(self.listener.as_fd())),
+        ];
+        if let Some(fd) = self.input.as_ref().and_then(Input::waiting) {
+            fds.push((Source::Input, writable(fd)));
+        }
+        // Output is read on when all who are attached have taken what was read.
+        if deadline.is_some() || !self.clients.iter().any(Client::is_behind) {
+            let outputs = self.outputs.iter().enumerate();
+            fds.extend(outputs.map(|(index, out)| (Source::Output(index), readable(out.file.as_fd()))));
+        }
+        let input_has_room = self.input.as_ref().is_none_or(Input::has_room);
+        for (index, client) in self.clients.iter().enumerate() {
+            fds.push((Source::Connection(index), readable(client.connection.as_fd())));
+            let own = client.watched(input_has_room).into_iter();
+            fds.extend(own.map(|fd| (Source::Client(index), fd)));
+        }
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = fds.into_iter().unzip();
+        let stuck = self.clients.iter().filter_map(|client| match &client.role {
+            Role::Attached(attachment) => attachment.deadline(),
+            _ => None,
+        });
+        let until = stuck.chain(deadline).min();
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            // A millisecond more, so that the time has come when this returns.
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::io("poll in", &self.bundle.dir, error)),
         }
-        let happened: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        let (outputs, clients) = happened[2..].split_at(self.outputs.len());
-        let indices = |flags: &[bool]| (0..flags.len()).filter(|index| flags[*index]).collect();
-        Ok(Ready {
-            child: happened[0],
-            listener: happened[1],
-            outputs: indices(outputs),
-            clients: indices(clients),
-        })
+        let ready = sources.into_iter().zip(&fds).filter(|(_, fd)| fd.any() == Some(true));
+        Ok(ready.map(|(source, _)| source).collect())
     }
 
-    /// Carries output of one stream to the log; at its end the stream is dropped.
+    /// Carries input and output that is ready, and does what processes and attachers have to have done.
+    fn carry_all(&mut self, ready: &[Source]) {
+        for source in ready.iter().rev() {
+            match *source {
+                Source::Output(index) => self.carry(index),
+                Source::Input => {
+                    if self.input.as_mut().is_some_and(|input| !input.flush()) {
+                        self.input = None;
+                    }
+                }
+                Source::Client(index) => {
+                    let client = &mut self.clients[index];
+                    client.advance();
+                    if let Role::Attached(attachment) = &mut client.role
+                        && self.input.as_ref().is_none_or(Input::has_room)
+                    {
+                        attachment.carry_input(&mut self.input);
+                    }
+                }
+                Source::Children | Source::Listener | Source::Connection(_) => {}
+            }
+        }
+        for client in &mut self.clients {
+            if let Role::Attached(attachment) = &mut client.role
+                && !client.gone
+                && !attachment.flush()
+            {
+                attachment.leave(&mut self.input);
+                client.gone = true;
+            }
+        }
+    }
+
+    /// Carries output of one stream to the log and to those attached; at its end the stream is dropped.
     fn carry(&mut self, index: usize) {
         let output = &mut self.outputs[index];
         for _ in 0..READS_PER_ROUND {
@@ -216,6 +348,15 @@ impl Shim {
                 Ok(length) if length > 0 => {
                     if let Some(log) = &mut self.log {
                         output.stream.take(log, &self.buffer[..length], Timestamp::now());
+                    }
+                    for client in &mut self.clients {
+                        if let Role::Attached(attachment) = &mut client.role
+                            && !client.gone
+                            && !attachment.give(output.number, &self.buffer[..length])
+                        {
+                            attachment.leave(&mut self.input);
+                            client.gone = true;
+                        }
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -236,47 +377,82 @@ impl Shim {
         while let Some(connection) = control::accept(&self.listener) {
             // Beyond the limit the connection is dropped: its other side sees the end and comes again.
             if self.clients.len() < CLIENTS_MAX {
-                self.clients.push(Client { connection, waits: false });
+                self.clients.push(Client { connection, role: Role::Asks, gone: false });
             }
         }
     }
 
     fn serve(&mut self, index: usize) {
-        let Some(request) = control::receive(&self.clients[index].connection) else {
-            self.clients.swap_remove(index);
+        let client = &mut self.clients[index];
+        client.advance();
+        let Some(request) = control::receive(&client.connection) else {
+            match &client.role {
+                Role::Runs(exec) if !client.gone => exec.kill(&self.plan),
+                Role::Attached(attachment) => attachment.leave(&mut self.input),
+                _ => {}
+            }
+            client.gone = true;
             return;
         };
-        let done = match request {
-            Err(Errno::EAGAIN) => return,
-            Err(error) => Err(io::Error::from(error)),
-            Ok(Request::Wait) => {
-                self.clients[index].waits = true;
+        let done = match (request, &client.role) {
+            (Err(Errno::EAGAIN), _) => return,
+            (Err(error), _) => Err(io::Error::from(error)),
+            (Ok((Request::Kill, _)), Role::Runs(exec)) => return exec.kill(&self.plan),
+            // These connections say nothing but what they are for.
+            (Ok(_), Role::Runs(_) | Role::Attached(_)) => return,
+            (Ok((Request::Attach(ends), passed)), _) => match Attachment::new(ends, passed) {
+                Ok(attachment) => {
+                    client.role = Role::Attached(attachment);
+                    return control::answer_with(&client.connection, "attached", self.terminal.as_ref());
+                }
+                Err(error) => Err(error),
+            },
+            (Ok((Request::Kill, _)), _) => Err(Errno::ESRCH.into()),
+            (Ok((Request::Wait, _)), _) => {
+                client.role = Role::Waits;
                 return;
             }
+            (Ok((Request::Exec, passed)), _) => match Exec::start(&self.plan, self.init, passed) {
+                Ok(exec) => {
+                    client.role = Role::Runs(exec);
+                    return;
+                }
+                Err(error) => Err(error),
+            },
             // The process is not reaped before this loop sees its end, so the pid is its own.
-            Ok(Request::Signal(number)) => syscall::kill(self.init.as_raw(), number),
-            Ok(Request::Reopen) => self.log.as_mut().map_or(Ok(()), Log::reopen),
+            (Ok((Request::Signal(number), _)), _) => syscall::kill(self.init.as_raw(), number),
+            (Ok((Request::Reopen, _)), _) => self.log.as_mut().map_or(Ok(()), Log::reopen),
         };
         let text = match done {
             Ok(()) => "ok".to_owned(),
             Err(error) => format!("error {} {error}", error.raw_os_error().unwrap_or(libc::EIO)),
         };
-        control::answer(&self.clients[index].connection, &text);
+        control::answer(&client.connection, &text);
     }
 
-    /// Reaps what has ended; how init ended, if it has.
+    /// Reaps what has ended and tells whose it was; how init ended, if it has.
     fn reap(&mut self) -> Option<(i32, Option<i32>)> {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == self.init => return Some((code, None)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.init => {
-                    return Some((128 + signal as i32, Some(signal as i32)));
-                }
+            let (pid, code, signal) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, code, None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32, Some(signal as i32)),
                 Ok(WaitStatus::StillAlive) => return None,
-                Err(Errno::EINTR) | Ok(_) => {}
+                Err(Errno::EINTR) | Ok(_) => continue,
                 Err(_) => return None,
+            };
+            if pid == self.init {
+                return Some((code, signal));
             }
+            for client in &mut self.clients {
+                if let Role::Runs(exec) = &mut client.role
+                    && exec.ended(pid, code, signal)
+                {
+                    client.advance();
+                    break;
+                }
+            }
+            self.clients.retain(|client| !client.gone);
         }
     }
 
@@ -287,6 +463,8 @@ impl Shim {
         if !self.plan.cgroup.kill_all() {
             note("processes of the container survive its init");
         }
+        // The further processes among them; their clients are told before the container's watchers.
+        self.reap();
         self.drain()?;
         let exit = Exit {
             code,
@@ -298,11 +476,11 @@ impl Shim {
         state::write(&self.bundle.exit(), &exit)?;
         // Who connected in the last moment is told as well.
         self.accept();
-        for index in (0..self.clients.len()).rev() {
+        for index in 0..self.clients.len() {
             self.serve(index);
         }
         let text = serde_json::to_string(&exit).unwrap_or_default();
-        for client in self.clients.iter().filter(|client| client.waits) {
+        for client in self.clients.iter().filter(|client| matches!(client.role, Role::Waits)) {
             control::answer(&client.connection, &text);
         }
         self.clients.clear();
@@ -317,14 +495,12 @@ impl Shim {
 
     fn drain(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + DRAIN_TIME_MAX;
-        while !self.outputs.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let ready = self.poll(PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO))?;
-            for index in ready.outputs.iter().rev() {
-                self.carry(*index);
-            }
+        // Who is attached and behind is waited for likewise.
+        while !self.outputs.is_empty() || self.clients.iter().any(Client::is_behind) {
+            let ready = self.poll(Some(deadline))?;
+            self.carry_all(&ready);
             // Others are served after the exit is recorded; only what is readable wakes this loop early.
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 break;
             }
         }
@@ -333,12 +509,4 @@ impl Shim {
         }
         Ok(())
     }
-}
-
-#[derive(Debug)]
-struct Ready {
-    child: bool,
-    listener: bool,
-    outputs: Vec<usize>,
-    clients: Vec<usize>,
 }

@@ -5,7 +5,9 @@
 //! ```text
 //! shim container <dir>:  read plan ─ daemonize ─ shim.json ─ cgroup ─ fork init ─ running.json ─ socket
 //!                        ─ report ─┬─► output → log
-//!                                  ├─► socket: wait, signal, reopen
+//!                                  ├─► socket: wait, signal, reopen, exec, attach
+//!                                  ├─► attached: output beside the log, input (see `attach`)
+//!                                  ├─► exec: fork, join the container, its program (see `exec`)
 //!                                  └─► init ended ─ drain output ─ exit.json ─ tell waiters ─ sync ─ exit
 //! shim sandbox <dir>:    read plan ─ cgroup ─ namespaces ─ pin ─ fork pause ─ running.json ─ report ─ exit
 //! ```
@@ -14,8 +16,10 @@
 //! exit is recorded before anybody is told of it, and once it is recorded the output is in the log.
 //! Does not: restart anything, or remove anything.
 
+pub(crate) mod attach;
 mod container;
 pub(crate) mod control;
+mod exec;
 mod log;
 mod sandbox;
 

@@ -9,6 +9,8 @@
     reason = "tests and test programs fail by panicking; without the test harness clippy cannot tell"
 )]
 
+mod attach;
+mod exec;
 mod failures;
 mod isolation;
 mod layers;
@@ -44,6 +46,8 @@ fn run(args: Vec<String>) -> ExitCode {
         logs::TESTS,
         limits::TESTS,
         failures::TESTS,
+        exec::TESTS,
+        attach::TESTS,
         layers::TESTS,
     ]
     .concat();
