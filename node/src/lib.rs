@@ -9,6 +9,8 @@ mod agent;
 mod allocatable;
 mod config;
 mod error;
+mod handlers;
+mod hooks;
 pub mod images;
 mod join;
 mod network;

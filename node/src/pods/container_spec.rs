@@ -78,9 +78,8 @@ pub(crate) fn container(
     instance: &Instance,
     image: &Image,
 ) -> Result<ContainerSpec, String> {
-    let init = record.is_init(&container.name);
     let refused = support::unsupported_pod(record.spec());
-    if let Some(what) = refused.or_else(|| support::unsupported_container(container, init)) {
+    if let Some(what) = refused.or_else(|| support::unsupported_container(container)) {
         return Err(support::sentence(what));
     }
     let sandbox = record.sandbox.as_ref().ok_or("the pod has no sandbox")?;

@@ -17,6 +17,7 @@ pub(crate) mod dispatcher;
 mod env;
 mod events;
 mod files;
+mod hooks;
 mod plan;
 mod qos;
 pub(crate) mod record;

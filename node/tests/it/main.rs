@@ -13,10 +13,12 @@
 
 mod adoption;
 mod control;
+mod hooks;
 mod host;
 mod images;
 mod leadership;
 mod lifecycle;
+mod order;
 mod restarts;
 mod workload;
 
@@ -38,8 +40,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<String>) -> ExitCode {
-    let tests: Vec<Test> =
-        [images::TESTS, lifecycle::TESTS, restarts::TESTS, adoption::TESTS, leadership::TESTS].concat();
+    let tests: Vec<Test> = [
+        images::TESTS,
+        lifecycle::TESTS,
+        restarts::TESTS,
+        hooks::TESTS,
+        order::TESTS,
+        adoption::TESTS,
+        leadership::TESTS,
+    ]
+    .concat();
     if args.iter().any(|arg| arg == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

@@ -53,6 +53,17 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             print!("{}", std::fs::read_to_string(path).unwrap());
             std::process::exit(0)
         }
+        // Says something at its end, by default where everybody does.
+        "say" => {
+            let path = args.get(2).map_or("/dev/termination-log", String::as_str);
+            std::fs::write(path, "x".repeat(argument.parse().unwrap())).unwrap();
+            std::process::exit(0)
+        }
+        // Prints so many numbered lines, and fails.
+        "count-to" => {
+            (0..argument.parse::<u32>().unwrap()).for_each(|n| println!("line {n}"));
+            std::process::exit(1)
+        }
         // Shows an environment variable, a file and the host name.
         "show" => {
             println!("{}={}", argument, std::env::var(&argument).unwrap_or_default());
