@@ -9,6 +9,8 @@ mod agent;
 mod allocatable;
 mod config;
 mod error;
+#[allow(dead_code, reason = "streams, probes and hooks use it one after the other")]
+mod exec;
 mod handlers;
 mod hooks;
 pub mod images;

@@ -33,11 +33,12 @@ mod time;
 
 pub use cgroups::Stats;
 
+pub use container::exec::{ExecExit, ExecProcess, ExecSpec, ExecStreams, resize_terminal, terminal_size};
 pub use container::spec::{
     CapabilitiesSpec, CgroupSpec, ContainerSpec, ID_BYTES_MAX, Identity, LOG_FILE_BYTES_DEFAULT,
     LOG_FILES_DEFAULT, LogSpec, Mount, MountKind, NamespaceMode, PATH_DEFAULT, PidMode, ProcessSpec,
-    Propagation, Rlimit, RootfsSpec, SHM_BYTES_DEFAULT, SandboxSpec, UserSpec, default_masked_paths,
-    default_readonly_paths,
+    Propagation, Rlimit, RootfsSpec, SHM_BYTES_DEFAULT, SandboxSpec, TerminalSize, UserSpec,
+    default_masked_paths, default_readonly_paths,
 };
 pub use container::state::{
     ContainerState, Exit, Observed, ObservedSandbox, ProcessId, Sandbox, Started, Unenforced,

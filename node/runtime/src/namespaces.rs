@@ -1,9 +1,11 @@
 //! Joining and making namespaces of the calling, single-threaded process.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::Pid;
 
 use crate::container::plan::ContainerPlan;
 use crate::container::spec::{NamespaceMode, PidMode};
@@ -40,6 +42,39 @@ fn join(pid: i32, kind: &str, flag: CloneFlags) -> Result<(), Failure> {
     let path = format!("/proc/{pid}/ns/{kind}");
     let file = File::open(&path).map_err(|error| Failure::io("open namespace", &path, error))?;
     setns(file, flag).map_err(|error| Failure::io("join namespace", &path, error))
+}
+
+/// Joins all namespaces of a running process that are not the caller's already, but for the pid namespace,
+/// in which the caller was born. The mount namespace brings the process's root; the user namespace comes
+/// last, for the others may belong to the host's.
+pub(crate) fn join_process(process: Pid) -> Result<(), Failure> {
+    let kinds = [
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("user", CloneFlags::CLONE_NEWUSER),
+    ];
+    let mut found = Vec::with_capacity(kinds.len());
+    for (kind, flag) in kinds {
+        let (path, own) = (format!("/proc/{process}/ns/{kind}"), format!("/proc/self/ns/{kind}"));
+        let open = |path: &str| File::open(path).map_err(|error| Failure::io("open namespace", path, error));
+        let (theirs, own) = match (open(&path), std::fs::metadata(&own)) {
+            (theirs, Ok(own)) => (theirs?, own.ino()),
+            // A kernel without this kind.
+            (_, Err(_)) => continue,
+        };
+        let number = theirs.metadata().map_err(|error| Failure::io("look at", &path, error))?.ino();
+        if number != own {
+            found.push((theirs, flag, path));
+        }
+    }
+    // All are open before the mount namespace changes what /proc is.
+    for (file, flag, path) in found {
+        setns(file, flag).map_err(|error| Failure::io("join namespace", &path, error))?;
+    }
+    Ok(())
 }
 
 /// Makes a mount namespace and, where the kernel has them, a cgroup namespace whose root is the group

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use crate::cgroups::detect::Hierarchies;
 use crate::cgroups::{Cgroup, Stats};
+use crate::container::exec::{self, ExecProcess, ExecSpec, ExecStreams};
 use crate::container::plan::{Bundle, ContainerPlan, SandboxPlan};
 use crate::container::spec::{ContainerSpec, NamespaceMode, SandboxSpec, check_id};
 use crate::container::start::{START_TIME_MAX, claim, claim_new, is_claimed, run_shim};
@@ -218,9 +219,24 @@ impl Runtime {
         self.ask(id, Request::Reopen)
     }
 
+    /// Runs a further program in a running container. [`Error::Start`] when it cannot be executed (see
+    /// [`crate::StartError::exit_code`]), [`Error::NotRunning`] when the container has ended, or its shim has
+    /// no room for another.
+    pub fn exec(&self, id: &str, spec: &ExecSpec) -> Result<(ExecProcess, ExecStreams), Error> {
+        exec::check(spec)?;
+        let bundle = self.existing_bundle(id)?;
+        match exec::start(&bundle, spec) {
+            Ok(started) => Ok(started),
+            Err(exec::Refused::Start(error)) => Err(Error::Start(error)),
+            Err(exec::Refused::Io(error)) if is_gone(&error) => Err(Error::NotRunning { id: id.to_owned() }),
+            Err(exec::Refused::Io(error)) => Err(Error::io("run a program in", &bundle.dir, error)),
+        }
+    }
+
     fn ask(&self, id: &str, request: Request) -> Result<(), Error> {
         let bundle = self.existing_bundle(id)?;
-        let answered = control::request(&bundle, request).and_then(|answer| control::await_answer(&answer));
+        let answered =
+            control::request(&bundle, request, &[]).and_then(|answer| control::await_answer(&answer));
         match answered {
             Ok(()) => Ok(()),
             Err(error) if is_gone(&error) => Err(Error::NotRunning { id: id.to_owned() }),
@@ -234,7 +250,7 @@ impl Runtime {
         let bundle = self.existing_bundle(id)?;
         let deadline = Instant::now() + START_TIME_MAX;
         loop {
-            let unreachable = match control::request(&bundle, Request::Wait) {
+            let unreachable = match control::request(&bundle, Request::Wait, &[]) {
                 Ok(connection) => return Ok(connection),
                 Err(error) => Error::io("ask shim in", &bundle.dir, error),
             };

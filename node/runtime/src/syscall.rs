@@ -10,6 +10,7 @@ use nix::sys::stat::{SFlag, major, minor};
 use nix::unistd::Pid;
 
 use crate::capabilities::Set;
+use crate::container::spec::TerminalSize;
 
 /// `_LINUX_CAPABILITY_VERSION_3`: two words per set.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -172,6 +173,23 @@ pub(crate) fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> io::Result<(
     // SAFETY: TIOCSCTTY takes a number, not a pointer.
     let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) };
     Ok(Errno::result(done).map(drop)?)
+}
+
+/// Sets the size of a terminal; its foreground processes are told by SIGWINCH.
+pub(crate) fn set_terminal_size(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
+    let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one winsize behind the pointer, which lives until the call returns.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    Ok(Errno::result(done).map(drop)?)
+}
+
+/// The size of a terminal.
+pub(crate) fn terminal_size(terminal: BorrowedFd<'_>) -> io::Result<TerminalSize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one winsize behind the pointer, which lives until the call returns.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    Errno::result(done)?;
+    Ok(TerminalSize { rows: size.ws_row, columns: size.ws_col })
 }
 
 /// The kernel's form of a signal action on all 64-bit machines; zeros are the default action.

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use runtime::{ContainerSpec, SandboxSpec};
+use runtime::{ContainerSpec, ExecProcess, ExecSpec, ExecStreams, SandboxSpec};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -90,6 +90,8 @@ pub(crate) trait ContainerRuntime: Send + Sync + 'static {
     /// Waits for a container's end (or for nothing in particular: look, and watch again). May block; must be
     /// called within the async runtime's context.
     fn exit_watch(&self, id: &str) -> Result<ExitFuture, ContainerError>;
+    /// Starts a further program in a running container; returns when it was executed.
+    fn exec(&self, id: &str, spec: &ExecSpec) -> Result<(ExecProcess, ExecStreams), ContainerError>;
     /// Removes a container. One that is not there is no error.
     fn delete_container(&self, id: &str) -> Result<(), ContainerError>;
     /// Everything that exists.
@@ -140,6 +142,10 @@ impl ContainerRuntime for runtime::Runtime {
             // An error here means that the descriptor is of no use any more: look at the container then, too.
             drop(fd.readable().await);
         }))
+    }
+
+    fn exec(&self, id: &str, spec: &ExecSpec) -> Result<(ExecProcess, ExecStreams), ContainerError> {
+        Ok(Self::exec(self, id, spec)?)
     }
 
     fn delete_container(&self, id: &str) -> Result<(), ContainerError> {

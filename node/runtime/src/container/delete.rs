@@ -95,7 +95,7 @@ fn await_record(bundle: &Bundle) {
         return;
     }
     // Whether it could be asked and what it says makes no difference: what comes next does not trust it.
-    if let Ok(connection) = control::request(bundle, Request::Wait) {
+    if let Ok(connection) = control::request(bundle, Request::Wait, &[]) {
         let _ = wait_readable(&connection, Instant::now() + RECORD_TIME_MAX);
     }
 }

@@ -152,6 +152,15 @@ pub struct ProcessSpec {
     pub terminal: bool,
 }
 
+/// The window of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
 /// A user or group, by number or by a name of the container's `/etc/passwd` or `/etc/group`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {

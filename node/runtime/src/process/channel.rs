@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
@@ -60,6 +61,13 @@ impl InitChannel {
         Ok((InitChannel { socket: near }, InitChannel { socket: far }))
     }
 
+    /// Makes this end answer `WouldBlock` where it would wait for a message.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        let flags = OFlag::from_bits_retain(fcntl(&self.socket, FcntlArg::F_GETFL)?);
+        fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(())
+    }
+
     /// Sends a message, with a descriptor or without.
     pub(crate) fn send(&self, message: &InitMessage, passed: Option<&OwnedFd>) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
@@ -96,6 +104,12 @@ impl InitChannel {
         }
         let passed = passed.map(crate::syscall::received).transpose()?;
         Ok(Some((serde_json::from_slice(&bytes[..length])?, passed)))
+    }
+}
+
+impl AsFd for InitChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

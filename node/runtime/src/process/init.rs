@@ -1,12 +1,13 @@
 //! What happens in a container's process between fork and exec. One thread, a copy of the shim; it may
-//! allocate. Each step names its [`Stage`], so that a failure can be told as the user's tools do.
+//! allocate. Each step names its [`Stage`], so that a failure can be told as the user's tools do. What comes
+//! after the root is in place ([`become_process`]) is the same for a further process (see `enter`).
 //!
 //! Order matters: cgroups before namespaces (so that the cgroup namespace's root is the container's own
 //! group), mounts before the pivot, everything that needs privilege before the user changes.
 
 use std::convert::Infallible;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -23,6 +24,7 @@ use super::failure::Failure;
 use super::users::{self, Resolved};
 use crate::capabilities::Set;
 use crate::container::plan::ContainerPlan;
+use crate::container::spec::{ProcessSpec, TerminalSize};
 use crate::container::state::Unenforced;
 use crate::error::{Stage, StartError};
 use crate::rootfs::{devices, mounts, overlay, pivot, resolve::Root};
@@ -30,12 +32,20 @@ use crate::{namespaces, rlimits, syscall};
 
 const DIRECTORY_MODE_MASK: Mode = Mode::from_bits_truncate(0o022);
 
-/// The ends of standard input and output that the program will have. With a terminal they are made
-/// inside the container instead.
+/// The ends of standard input and output that the program will have. A terminal is made inside the
+/// container instead.
 #[derive(Debug)]
 pub(crate) enum Stdio {
-    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
-    Terminal,
+    Pipes {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Terminal {
+        size: Option<TerminalSize>,
+        /// Whether it is the container's `/dev/console` as well.
+        console: bool,
+    },
 }
 
 /// Sets the calling process up as the container's init and executes its program.
@@ -49,20 +59,28 @@ pub(crate) fn run(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> 
 
 fn set_up(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> Result<Infallible, StartError> {
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
-    let process = &plan.spec.process;
     prepare(plan, channel).map_err(at(Stage::Prepare))?;
     plan.cgroup.enter().map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
     namespaces::join_sandbox(plan).map_err(at(Stage::Namespaces))?;
     let own_cgroup_view = namespaces::make_own().map_err(at(Stage::Namespaces))?;
     make_root(plan, own_cgroup_view)?;
+    become_process(&plan.spec.process, plan.spec.privileged, channel, stdio)
+}
+
+/// Becomes the program of a process inside the container's root, with its user, limits and rights.
+pub(super) fn become_process(
+    process: &ProcessSpec,
+    privileged: bool,
+    channel: &InitChannel,
+    stdio: Stdio,
+) -> Result<Infallible, StartError> {
+    let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     let user = users::resolve(&process.user).map_err(at(Stage::User))?;
     connect_stdio(channel, stdio, &user).map_err(at(Stage::Stdio))?;
     enter_working_directory(&process.cwd).map_err(at(Stage::Cwd))?;
     rlimits::apply(&process.rlimits).map_err(|error| Failure::from(error).at(Stage::Rlimits))?;
-    let capabilities = process
-        .capabilities
-        .set(plan.spec.privileged)
-        .map_err(|error| Failure::from(error).at(Stage::Capabilities))?;
+    let capabilities =
+        process.capabilities.set(privileged).map_err(|error| Failure::from(error).at(Stage::Capabilities))?;
     drop_bounding(capabilities).map_err(at(Stage::Capabilities))?;
     become_user(&user).map_err(at(Stage::User))?;
     give_up_privileges(capabilities, process.no_new_privileges).map_err(at(Stage::Capabilities))?;
@@ -78,7 +96,7 @@ fn set_up(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> Result<I
 }
 
 /// Makes the process independent of the shim's settings, and dependent on its life.
-fn prepare(plan: &ContainerPlan, channel: &InitChannel) -> Result<(), Failure> {
+pub(super) fn prepare(plan: &ContainerPlan, channel: &InitChannel) -> Result<(), Failure> {
     let failed = |what: &'static str| move |error: nix::Error| Failure::io("set", what, error);
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("parent death signal"))?;
     // Other processes of a shared pid namespace have no business with this one before it executes.
@@ -129,8 +147,8 @@ fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartErr
 fn connect_stdio(channel: &InitChannel, stdio: Stdio, user: &Resolved) -> Result<(), Failure> {
     let (stdin, stdout, stderr) = match stdio {
         Stdio::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
-        Stdio::Terminal => {
-            let end = open_terminal(channel)?;
+        Stdio::Terminal { size, console } => {
+            let end = open_terminal(channel, size, console)?;
             let copy = || syscall::duplicate(&end).map_err(|error| Failure::io("copy", "terminal", error));
             (copy()?, copy()?, end)
         }
@@ -146,8 +164,12 @@ fn connect_stdio(channel: &InitChannel, stdio: Stdio, user: &Resolved) -> Result
 }
 
 /// Opens a terminal of the container's own `/dev/pts`, sends its controlling side to the shim, makes the
-/// other the session's terminal and `/dev/console`, and returns it.
-fn open_terminal(channel: &InitChannel) -> Result<OwnedFd, Failure> {
+/// other the session's terminal (and `/dev/console`), and returns it.
+fn open_terminal(
+    channel: &InitChannel,
+    size: Option<TerminalSize>,
+    console: bool,
+) -> Result<OwnedFd, Failure> {
     use nix::fcntl::OFlag;
     let failed = |error: std::io::Error| Failure::io("open", "/dev/ptmx", error);
     let near = nix::pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
@@ -158,12 +180,17 @@ fn open_terminal(channel: &InitChannel) -> Result<OwnedFd, Failure> {
     let far = nix::fcntl::open(Path::new(&name), flags, Mode::empty())
         .map_err(|error| Failure::io("open", &name, error))?;
     let near = syscall::duplicate(&near).map_err(failed)?;
+    if let Some(size) = size {
+        syscall::set_terminal_size(near.as_fd(), size).map_err(failed)?;
+    }
     channel.send(&InitMessage::Terminal, Some(&near)).map_err(failed)?;
-    let console = "/dev/console";
-    fs::write(console, "").map_err(|error| Failure::io("create", console, error))?;
-    mount(Some(name.as_str()), console, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|error| Failure::io("bind mount", console, error))?;
-    syscall::set_controlling_terminal(std::os::fd::AsFd::as_fd(&far)).map_err(failed)?;
+    if console {
+        let console = "/dev/console";
+        fs::write(console, "").map_err(|error| Failure::io("create", console, error))?;
+        mount(Some(name.as_str()), console, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|error| Failure::io("bind mount", console, error))?;
+    }
+    syscall::set_controlling_terminal(far.as_fd()).map_err(failed)?;
     Ok(far)
 }
 

@@ -2,6 +2,7 @@
 //! it tells what went wrong.
 
 pub(crate) mod channel;
+pub(crate) mod enter;
 pub(crate) mod exec;
 pub(crate) mod failure;
 pub(crate) mod init;

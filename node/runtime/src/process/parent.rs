@@ -34,7 +34,7 @@ pub(crate) fn launch(plan: &ContainerPlan) -> Result<Launched, StartError> {
         |what: &'static str| move |error: io::Error| Failure::io("create", what, error).at(Stage::Clone);
     let (near, far) = InitChannel::pair().map_err(failed("channel"))?;
     let (stdio, outputs) = if plan.spec.process.terminal {
-        (Stdio::Terminal, None)
+        (Stdio::Terminal { size: None, console: true }, None)
     } else {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe")(error.into()));
         let (stdout, stdout_far) = pipe()?;

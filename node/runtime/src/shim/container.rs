@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 
 use super::control::{self, CLIENTS_MAX, Request};
+use super::exec::Exec;
 use super::log::{Log, Stream};
 use super::{fail, note};
 use crate::container::plan::{Bundle, ContainerPlan};
@@ -149,9 +150,35 @@ fn outputs_of(launched: Launched) -> nix::Result<Vec<Output>> {
     Ok(outputs)
 }
 
+/// A connection, and what it is for.
 struct Client {
     connection: OwnedFd,
-    waits: bool,
+    role: Role,
+    /// To be dropped at the end of the round.
+    gone: bool,
+}
+
+enum Role {
+    Asks,
+    Waits,
+    Runs(Exec),
+}
+
+impl Client {
+    /// Takes in what this client's process has said; forgets both once all is told.
+    fn advance(&mut self) {
+        if let Role::Runs(exec) = &mut self.role {
+            self.gone |= exec.advance(&self.connection);
+        }
+    }
+
+    /// What is readable when its process has something to say.
+    fn channel(&self) -> Option<BorrowedFd<'_>> {
+        match &self.role {
+            Role::Runs(exec) => exec.channel(),
+            Role::Asks | Role::Waits => None,
+        }
+    }
 }
 
 struct Shim {
@@ -174,9 +201,10 @@ impl Shim {
             for index in ready.outputs.iter().rev() {
                 self.carry(*index);
             }
-            for index in ready.clients.iter().rev() {
+            for index in &ready.clients {
                 self.serve(*index);
             }
+            self.clients.retain(|client| !client.gone);
             if ready.listener {
                 self.accept();
             }
@@ -193,18 +221,30 @@ impl Shim {
         let mut fds = vec![watched(self.signals.as_fd()), watched(self.listener.as_fd())];
         fds.extend(self.outputs.iter().map(|output| watched(output.file.as_fd())));
         fds.extend(self.clients.iter().map(|client| watched(client.connection.as_fd())));
+        fds.extend(self.clients.iter().filter_map(Client::channel).map(watched));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::io("poll in", &self.bundle.dir, error)),
         }
         let happened: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        let (outputs, clients) = happened[2..].split_at(self.outputs.len());
+        let (outputs, rest) = happened[2..].split_at(self.outputs.len());
+        let (clients, mut channels) = rest.split_at(self.clients.len());
+        // A client is ready when its connection is, or its process's channel.
+        let mut clients = clients.to_vec();
+        for (client, flag) in self.clients.iter().zip(&mut clients) {
+            if client.channel().is_some()
+                && let Some((spoke, others)) = channels.split_first()
+            {
+                *flag |= spoke;
+                channels = others;
+            }
+        }
         let indices = |flags: &[bool]| (0..flags.len()).filter(|index| flags[*index]).collect();
         Ok(Ready {
             child: happened[0],
             listener: happened[1],
             outputs: indices(outputs),
-            clients: indices(clients),
+            clients: indices(&clients),
         })
     }
 
@@ -236,47 +276,73 @@ impl Shim {
         while let Some(connection) = control::accept(&self.listener) {
             // Beyond the limit the connection is dropped: its other side sees the end and comes again.
             if self.clients.len() < CLIENTS_MAX {
-                self.clients.push(Client { connection, waits: false });
+                self.clients.push(Client { connection, role: Role::Asks, gone: false });
             }
         }
     }
 
     fn serve(&mut self, index: usize) {
-        let Some(request) = control::receive(&self.clients[index].connection) else {
-            self.clients.swap_remove(index);
+        let client = &mut self.clients[index];
+        client.advance();
+        let Some(request) = control::receive(&client.connection) else {
+            if let (Role::Runs(exec), false) = (&client.role, client.gone) {
+                exec.kill(&self.plan);
+            }
+            client.gone = true;
             return;
         };
-        let done = match request {
-            Err(Errno::EAGAIN) => return,
-            Err(error) => Err(io::Error::from(error)),
-            Ok(Request::Wait) => {
-                self.clients[index].waits = true;
+        let done = match (request, &client.role) {
+            (Err(Errno::EAGAIN), _) => return,
+            (Err(error), _) => Err(io::Error::from(error)),
+            (Ok((Request::Kill, _)), Role::Runs(exec)) => return exec.kill(&self.plan),
+            // A process's connection says nothing but how the process does.
+            (Ok(_), Role::Runs(_)) => return,
+            (Ok((Request::Kill, _)), _) => Err(Errno::ESRCH.into()),
+            (Ok((Request::Wait, _)), _) => {
+                client.role = Role::Waits;
                 return;
             }
+            (Ok((Request::Exec, passed)), _) => match Exec::start(&self.plan, self.init, passed) {
+                Ok(exec) => {
+                    client.role = Role::Runs(exec);
+                    return;
+                }
+                Err(error) => Err(error),
+            },
             // The process is not reaped before this loop sees its end, so the pid is its own.
-            Ok(Request::Signal(number)) => syscall::kill(self.init.as_raw(), number),
-            Ok(Request::Reopen) => self.log.as_mut().map_or(Ok(()), Log::reopen),
+            (Ok((Request::Signal(number), _)), _) => syscall::kill(self.init.as_raw(), number),
+            (Ok((Request::Reopen, _)), _) => self.log.as_mut().map_or(Ok(()), Log::reopen),
         };
         let text = match done {
             Ok(()) => "ok".to_owned(),
             Err(error) => format!("error {} {error}", error.raw_os_error().unwrap_or(libc::EIO)),
         };
-        control::answer(&self.clients[index].connection, &text);
+        control::answer(&client.connection, &text);
     }
 
-    /// Reaps what has ended; how init ended, if it has.
+    /// Reaps what has ended and tells whose it was; how init ended, if it has.
     fn reap(&mut self) -> Option<(i32, Option<i32>)> {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == self.init => return Some((code, None)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.init => {
-                    return Some((128 + signal as i32, Some(signal as i32)));
-                }
+            let (pid, code, signal) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, code, None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32, Some(signal as i32)),
                 Ok(WaitStatus::StillAlive) => return None,
-                Err(Errno::EINTR) | Ok(_) => {}
+                Err(Errno::EINTR) | Ok(_) => continue,
                 Err(_) => return None,
+            };
+            if pid == self.init {
+                return Some((code, signal));
             }
+            for client in &mut self.clients {
+                if let Role::Runs(exec) = &mut client.role
+                    && exec.ended(pid, code, signal)
+                {
+                    client.advance();
+                    break;
+                }
+            }
+            self.clients.retain(|client| !client.gone);
         }
     }
 
@@ -287,6 +353,8 @@ impl Shim {
         if !self.plan.cgroup.kill_all() {
             note("processes of the container survive its init");
         }
+        // The further processes among them; their clients are told before the container's watchers.
+        self.reap();
         self.drain()?;
         let exit = Exit {
             code,
@@ -298,11 +366,11 @@ impl Shim {
         state::write(&self.bundle.exit(), &exit)?;
         // Who connected in the last moment is told as well.
         self.accept();
-        for index in (0..self.clients.len()).rev() {
+        for index in 0..self.clients.len() {
             self.serve(index);
         }
         let text = serde_json::to_string(&exit).unwrap_or_default();
-        for client in self.clients.iter().filter(|client| client.waits) {
+        for client in self.clients.iter().filter(|client| matches!(client.role, Role::Waits)) {
             control::answer(&client.connection, &text);
         }
         self.clients.clear();

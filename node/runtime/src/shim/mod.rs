@@ -5,7 +5,8 @@
 //! ```text
 //! shim container <dir>:  read plan ─ daemonize ─ shim.json ─ cgroup ─ fork init ─ running.json ─ socket
 //!                        ─ report ─┬─► output → log
-//!                                  ├─► socket: wait, signal, reopen
+//!                                  ├─► socket: wait, signal, reopen, exec
+//!                                  ├─► exec: fork, join the container, its program (see `exec`)
 //!                                  └─► init ended ─ drain output ─ exit.json ─ tell waiters ─ sync ─ exit
 //! shim sandbox <dir>:    read plan ─ cgroup ─ namespaces ─ pin ─ fork pause ─ running.json ─ report ─ exit
 //! ```
@@ -16,6 +17,7 @@
 
 mod container;
 pub(crate) mod control;
+mod exec;
 mod log;
 mod sandbox;
 

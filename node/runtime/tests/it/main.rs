@@ -9,6 +9,7 @@
     reason = "tests and test programs fail by panicking; without the test harness clippy cannot tell"
 )]
 
+mod exec;
 mod failures;
 mod isolation;
 mod layers;
@@ -44,6 +45,7 @@ fn run(args: Vec<String>) -> ExitCode {
         logs::TESTS,
         limits::TESTS,
         failures::TESTS,
+        exec::TESTS,
         layers::TESTS,
     ]
     .concat();

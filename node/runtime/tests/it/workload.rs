@@ -15,7 +15,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["exit", code] => exit(code.parse().unwrap()),
-        ["sleep"] => sleep(),
+        ["sleep"] | ["sleep", _] => sleep(),
         ["echo", ..] => println!("{}", args[1..].join(" ")),
         ["warn", ..] => eprintln!("{}", args[1..].join(" ")),
         ["write-raw", text] => print(text),
@@ -42,6 +42,10 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
         ["call", address] => call(address),
         ["abort"] => std::process::abort(),
         ["terminal"] => terminal(),
+        ["copy-input"] => drop(std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap()),
+        ["namespaces"] => namespaces(),
+        ["window"] => window(),
+        ["leave-child", word] => leave_child(word),
         _ => {
             eprintln!("no such work: {args:?}");
             exit(64);
@@ -185,4 +189,34 @@ fn terminal() {
     let all = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     println!("terminal={all} console={}", fs::metadata("/dev/console").is_ok());
     eprintln!("error text");
+}
+
+/// The namespaces and groups that it is in.
+fn namespaces() {
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        println!("{kind}={}", fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display());
+    }
+    println!("groups={}", fs::read_to_string("/proc/self/cgroup").unwrap().replace('\n', " "));
+}
+
+/// Says how large its terminal is, now and after the next change.
+fn window() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGWINCH);
+    signals.thread_block().unwrap();
+    let say = || {
+        let size = runtime::terminal_size(std::os::fd::AsFd::as_fd(&std::io::stdout())).unwrap();
+        println!("{} rows {} columns", size.rows, size.columns);
+    };
+    say();
+    signals.wait().unwrap();
+    say();
+}
+
+/// Starts a sleeping child of the same session, which a word marks, and sleeps too.
+#[expect(clippy::zombie_processes, reason = "not to wait for it is the point")]
+fn leave_child(word: &str) {
+    std::process::Command::new("/bin/workload").args(["work", "sleep", word]).spawn().unwrap();
+    println!("both");
+    sleep()
 }

@@ -1,0 +1,158 @@
+//! Programs run in containers, for the async side: their pipes as tokio's, their end as a future, and "run
+//! this and tell me what it said" for probes and hooks.
+//!
+//! Promises: nothing blocks the caller's thread; dropping an [`Exec`] (or the future of [`run`]) kills the
+//! program and all of its session; output is kept up to a bound and read on beyond it, so that a talkative
+//! program is not held up.
+//! Does not: decide what a failure means.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runtime::{ExecExit, ExecProcess, ExecSpec, ExecStreams};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt as _, Interest};
+use tokio::net::unix::pipe;
+
+use crate::pods::containers::{ContainerError, ContainerRuntime};
+
+/// How long output is waited for after the program's end, while others hold it open.
+pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
+/// How long a killed program may take to end.
+const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+const READ_BYTES: usize = 8 << 10;
+
+/// What [`run`] may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) timeout: Duration,
+    /// Of standard output and error together.
+    pub(crate) output_bytes_max: usize,
+}
+
+/// What came of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Its exit code; 128 + signal when a signal ended it.
+    pub(crate) exit_code: i32,
+    /// The beginning of its standard output and error, as they came.
+    pub(crate) output: Vec<u8>,
+    /// Whether it was killed because its time was up.
+    pub(crate) timed_out: bool,
+}
+
+/// A program that runs in a container; dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    process: AsyncFd<ExecProcess>,
+}
+
+impl Exec {
+    /// Starts a program. [`ContainerError::Start`] says why it could not be executed, with the exit code of
+    /// a shell (126, 127).
+    pub(crate) async fn start(
+        runtime: &Arc<dyn ContainerRuntime>,
+        id: &str,
+        spec: ExecSpec,
+    ) -> Result<(Self, ExecStreams), ContainerError> {
+        let (runtime, id) = (Arc::clone(runtime), id.to_owned());
+        let started = tokio::task::spawn_blocking(move || runtime.exec(&id, &spec));
+        let (process, streams) = started.await.expect("starting a program does not panic")?;
+        #[expect(
+            deprecated,
+            reason = "the unsafe replacement is for types whose descriptor may change; ExecProcess's does not"
+        )]
+        let process = AsyncFd::with_interest(process, Interest::READABLE)
+            .map_err(|e| ContainerError::Refused(format!("cannot watch a program: {e}")))?;
+        Ok((Self { process }, streams))
+    }
+
+    /// Resolves when the program has ended. May be dropped and called again until then.
+    pub(crate) async fn exit(&self) -> io::Result<ExecExit> {
+        loop {
+            let mut ready = self.process.readable().await?;
+            match self.process.get_ref().try_exit()? {
+                Some(exit) => return Ok(exit),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+
+    /// Kills the program and all of its session.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.process.get_ref().kill()
+    }
+}
+
+/// Runs a program to its end, or to its time's end.
+pub(crate) async fn run(
+    runtime: &Arc<dyn ContainerRuntime>,
+    id: &str,
+    args: Vec<String>,
+    limits: Limits,
+) -> Result<Outcome, ContainerError> {
+    let deadline = Instant::now() + limits.timeout;
+    let failed = |error: io::Error| ContainerError::Refused(format!("cannot follow a program: {error}"));
+    let spec = ExecSpec { args, ..ExecSpec::default() };
+    let (exec, streams) = Exec::start(runtime, id, spec).await?;
+    let ExecStreams::Pipes { stdout, stderr, .. } = streams else {
+        return Err(ContainerError::Refused("the runtime made a terminal that nobody asked for".into()));
+    };
+    let mut stdout = pipe::Receiver::from_owned_fd(stdout).map_err(failed)?;
+    let mut stderr = pipe::Receiver::from_owned_fd(stderr).map_err(failed)?;
+    let mut output = Vec::new();
+    let (mut exit, mut timed_out) = (None, false);
+    {
+        let gather = gather(&mut stdout, &mut stderr, &mut output, limits.output_bytes_max);
+        tokio::pin!(gather);
+        let mut closed = false;
+        let mut until = deadline;
+        while !(closed && exit.is_some()) {
+            tokio::select! {
+                () = &mut gather, if !closed => closed = true,
+                ended = exec.exit(), if exit.is_none() => {
+                    exit = Some(ended.map_err(failed)?);
+                    until = Instant::now() + DRAIN_TIME_MAX;
+                }
+                () = tokio::time::sleep_until(until.into()) => {
+                    if exit.is_some() || timed_out {
+                        break;
+                    }
+                    timed_out = true;
+                    exec.kill().map_err(failed)?;
+                    until = Instant::now() + KILL_TIME_MAX;
+                }
+            }
+        }
+    }
+    match exit {
+        Some(exit) => Ok(Outcome { exit_code: exit.code, output, timed_out }),
+        None => Err(ContainerError::Refused("a killed program does not end".into())),
+    }
+}
+
+/// Reads both until their ends.
+async fn gather(
+    stdout: &mut pipe::Receiver,
+    stderr: &mut pipe::Receiver,
+    output: &mut Vec<u8>,
+    bytes_max: usize,
+) {
+    let (mut out_open, mut err_open) = (true, true);
+    let (mut out, mut err) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
+    while out_open || err_open {
+        let (chunk, open) = tokio::select! {
+            read = read_some(stdout, &mut out), if out_open => (&out[..read], &mut out_open),
+            read = read_some(stderr, &mut err), if err_open => (&err[..read], &mut err_open),
+        };
+        *open = !chunk.is_empty();
+        let room = bytes_max.saturating_sub(output.len());
+        output.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    }
+}
+
+/// An error of a pipe is its end.
+async fn read_some(from: &mut (impl AsyncRead + Unpin), into: &mut [u8]) -> usize {
+    from.read(into).await.unwrap_or(0)
+}
