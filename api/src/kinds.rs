@@ -117,6 +117,13 @@ static KINDS: &[Kind] = &[
         subresources: &[
             Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
             Subresource {
+                name: "ephemeralcontainers",
+                group: "",
+                version: "",
+                kind: "Pod",
+                verbs: STATUS_VERBS,
+            },
+            Subresource {
                 name: "eviction",
                 group: "policy",
                 version: "v1",

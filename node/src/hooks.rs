@@ -2,14 +2,20 @@
 //! is the worker's to do (`pods::hooks`), and how long a hook may take is, too.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::handlers::{self, HookFailure, Target};
+use crate::pods::containers::ContainerRuntime;
 use crate::pods::record::PodRecord;
 use crate::pods::worker::Notice;
+
+/// How long a failed program's container is given to turn out to have ended.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// Which hook of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +46,8 @@ pub(crate) struct HookEnd {
 }
 
 /// The hook tasks of one pod.
-#[derive(Debug)]
 pub(crate) struct Hooks {
+    runtime: Arc<dyn ContainerRuntime>,
     sender: mpsc::Sender<Notice>,
     /// By container name.
     tasks: HashMap<String, Running>,
@@ -55,8 +61,8 @@ struct Running {
 }
 
 impl Hooks {
-    pub(crate) fn new(sender: mpsc::Sender<Notice>) -> Self {
-        Self { sender, tasks: HashMap::new() }
+    pub(crate) fn new(runtime: Arc<dyn ContainerRuntime>, sender: mpsc::Sender<Notice>) -> Self {
+        Self { runtime, sender, tasks: HashMap::new() }
     }
 
     /// Runs a hook of the container's current instance, in place of any other; nothing if it runs already.
@@ -69,13 +75,18 @@ impl Hooks {
             return;
         }
         self.stop(name);
-        let target = Target::of(record, name);
+        let target = Target::of(&self.runtime, record, name);
         let (sender, container, instance) = (self.sender.clone(), name.to_owned(), id.clone());
         let task = tokio::spawn(async move {
             let failure = match target {
                 Some(target) => handlers::hook(&handler, &target).await.err(),
                 None => Some(HookFailure { error: "the pod has no address".into(), output: String::new() }),
             };
+            if failure.is_some() && handler.exec.is_some() {
+                // A hook that dies with its container has not failed: the container's end, once it is seen,
+                // stops this task.
+                tokio::time::sleep(SETTLE).await;
+            }
             let end = HookEnd { container, id: instance, kind, failure };
             drop(sender.send(Notice::Hook(end)).await);
         });

@@ -6,17 +6,27 @@ mod http;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::{TcpStream, lookup_host};
 
+use crate::pods::containers::{ContainerError, ContainerRuntime};
+use crate::pods::env::expand_plain;
 use crate::pods::record::PodRecord;
+use crate::{exec, exec::Limits, exec::Outcome};
+
+/// What is kept of what a program says.
+const OUTPUT_BYTES_MAX: usize = 10 << 10;
+/// A hook's own end: its container, and with it the hook, is ended long before.
+const HOOK_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The instance that is asked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Target {
+    pub(crate) runtime: Arc<dyn ContainerRuntime>,
     pub(crate) container: Container,
     /// The instance's id.
     pub(crate) id: String,
@@ -34,13 +44,14 @@ pub(crate) struct HookFailure {
 
 impl Target {
     /// The current instance of a container, if it has one and the pod an address.
-    pub(crate) fn of(record: &PodRecord, name: &str) -> Option<Self> {
+    pub(crate) fn of(runtime: &Arc<dyn ContainerRuntime>, record: &PodRecord, name: &str) -> Option<Self> {
+        let runtime = Arc::clone(runtime);
         let container = record.container_spec(name)?.clone();
         let id = record.container(name)?.current.as_ref()?.id.clone();
         // A pod on the host's network has the host's address, which its status tells.
         let told = || record.last_status.as_ref()?.pod_ip.as_ref()?.parse().ok();
         let ip = record.sandbox.as_ref().and_then(|s| s.ip).or_else(told)?;
-        Some(Self { container, id, ip })
+        Some(Self { runtime, container, id, ip })
     }
 
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
@@ -79,6 +90,16 @@ pub(crate) async fn probe(probe: &Probe, target: &Target, timeout: Duration) -> 
             Err(_) => Err(format!("dial tcp {address}: i/o timeout")),
         };
     }
+    if let Some(action) = &probe.exec {
+        let command = action.command.clone().unwrap_or_default();
+        let command = expand_plain(&command, target.container.env.as_deref().unwrap_or_default());
+        let outcome = run(target, &command, timeout).await.map_err(|error| error.to_string())?;
+        return match outcome.exit_code {
+            _ if outcome.timed_out => Err(format!("command \"{}\" timed out", command.join(" "))),
+            0 => Ok(()),
+            _ => Err(String::from_utf8_lossy(&outcome.output).trim_end().to_owned()),
+        };
+    }
     if let Some(action) = &probe.grpc {
         return grpc::check(action, target, timeout).await;
     }
@@ -92,11 +113,27 @@ pub(crate) async fn hook(handler: &LifecycleHandler, target: &Target) -> Result<
         // KIA-HOOK-014: that it was answered is enough, whatever the answer.
         return http::get(action, target).await.map(drop).map_err(plain);
     }
+    if let Some(action) = &handler.exec {
+        let command = action.command.clone().unwrap_or_default();
+        let ran = run(target, &command, HOOK_TIME_MAX).await;
+        let outcome = ran.map_err(|error| plain(error.to_string()))?;
+        if outcome.exit_code == 0 {
+            return Ok(());
+        }
+        // The books' words; what it said on standard error stands in the output here.
+        let error = format!("command '{}' exited with {}: ", command.join(" "), outcome.exit_code);
+        return Err(HookFailure { error, output: String::from_utf8_lossy(&outcome.output).into_owned() });
+    }
     if let Some(action) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(action.seconds.max(0) as u64)).await;
         return Ok(());
     }
     Err(plain("the hook has no handler that this node agent supports".into()))
+}
+
+async fn run(target: &Target, command: &[String], timeout: Duration) -> Result<Outcome, ContainerError> {
+    let limits = Limits { timeout, output_bytes_max: OUTPUT_BYTES_MAX };
+    exec::run(&target.runtime, &target.id, command.to_vec(), limits).await
 }
 
 /// The books' words; a kubelet of today says "HTTP probe failed with statuscode: 503".

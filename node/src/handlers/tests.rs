@@ -20,7 +20,14 @@ async fn serve(answer: &'static str) -> u16 {
 
 fn target() -> Target {
     let container = serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 1}]});
+    let dir = std::env::temp_dir().join(format!("barque-handlers-{}", std::process::id()));
+    let config = runtime::RuntimeConfig {
+        state_dir: dir,
+        shim_command: vec!["/bin/false".into()],
+        cgroup_root: "barque-handlers".into(),
+    };
     Target {
+        runtime: Arc::new(runtime::Runtime::new(config).unwrap()),
         container: serde_json::from_value(container).unwrap(),
         id: "i".into(),
         ip: IpAddr::from([127, 0, 0, 1]),
@@ -62,6 +69,39 @@ async fn ports_have_names_and_hosts_too() {
     let error = ask(serde_json::json!({"httpGet": {"port": 1, "host": "no.such.host.invalid"}})).await;
     let error = error.unwrap_err();
     assert!(error.starts_with("Get \"http://no.such.host.invalid:1/\": dial tcp: lookup"), "{error}");
+}
+
+/// KIA-PRB-002, KIA-HOOK-012: headers, and servers whose certificate nobody vouches for.
+#[tokio::test]
+async fn https_is_not_verified_and_headers_are_sent() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["example.com".into()]).unwrap().self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        String::from_utf8_lossy(&buffer[..read]).into_owned()
+    });
+    let probe = serde_json::json!({"httpGet": {"port": port, "path": "/ready", "scheme": "HTTPS",
+        "httpHeaders": [{"name": "X-Who", "value": "me"}, {"name": "host", "value": "example.com"}]}});
+    assert_eq!(ask(probe).await, Ok(()));
+    let request = server.await.unwrap();
+    assert!(request.starts_with("GET /ready HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("X-Who: me\r\n") && request.contains("host: example.com\r\n"), "{request}");
+    assert!(request.contains("User-Agent: kube-probe/") && !request.contains("Host: "), "{request}");
 }
 
 struct Health(i32);

@@ -14,7 +14,7 @@ mod container_spec;
 pub(crate) mod containers;
 pub(crate) mod context;
 pub(crate) mod dispatcher;
-mod env;
+pub(crate) mod env;
 mod events;
 mod files;
 mod hooks;

@@ -44,6 +44,7 @@ enum SandboxFailure {
     Network(NetworkError),
     Runtime(ContainerError),
     Files(io::Error),
+    Name(String),
 }
 
 impl Worker {
@@ -101,6 +102,9 @@ impl Worker {
             SandboxFailure::Volume(error) => ("FailedMount", error.to_string(), SANDBOX_RETRY),
             SandboxFailure::Network(error) => {
                 ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
+            }
+            SandboxFailure::Name(problem) => {
+                ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {problem}"), SANDBOX_RETRY)
             }
             SandboxFailure::Runtime(error) => {
                 ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
@@ -266,6 +270,9 @@ fn make_sandbox(context: &Context, mut record: PodRecord) -> Result<SandboxRecor
     let uid = record.uid().to_owned();
     let dir = context.pod_dir(&uid);
     let begun = Instant::now();
+    if let Some(problem) = files::hostname_problem(&record, &context.config) {
+        return Err(SandboxFailure::Name(problem));
+    }
     fs::create_dir_all(&dir).map_err(SandboxFailure::Files)?;
     let host_network = record.host_network();
     let ip = if host_network {

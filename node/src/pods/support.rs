@@ -1,7 +1,7 @@
 //! What a pod may ask for that this version cannot do. It is said, never skipped: a container that asked for
 //! it waits with CreateContainerConfigError and the sentence from here.
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 /// The first thing that the pod asks for and cannot get.
 pub(crate) fn unsupported_pod(spec: &PodSpec) -> Option<&'static str> {
@@ -22,7 +22,6 @@ pub(crate) fn unsupported_container(container: &Container) -> Option<&'static st
     let seccomp = security.and_then(|s| s.seccomp_profile.as_ref());
     let found = [
         (container.env_from.as_ref().is_some_and(|e| !e.is_empty()), "envFrom"),
-        (hooks(container).any(|h| h.exec.is_some()), "exec hooks"),
         (container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()), "block volume devices"),
         (
             mounts.iter().any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some()),
@@ -35,17 +34,8 @@ pub(crate) fn unsupported_container(container: &Container) -> Option<&'static st
         (container.ports.iter().flatten().any(|p| p.host_port.is_some_and(|h| h != 0)), "host ports"),
         (seccomp.is_some_and(|s| s.type_ == "Localhost"), "seccomp profiles of type Localhost"),
         (security.is_some_and(|s| s.se_linux_options.is_some()), "SELinux options"),
-        (probes(container).any(|p| p.exec.is_some()), "exec probes"),
     ];
     found.into_iter().find(|(asked, _)| *asked).map(|(_, what)| what)
-}
-
-fn hooks(container: &Container) -> impl Iterator<Item = &LifecycleHandler> {
-    container.lifecycle.iter().flat_map(|l| l.post_start.iter().chain(&l.pre_stop))
-}
-
-fn probes(container: &Container) -> impl Iterator<Item = &Probe> {
-    [&container.liveness_probe, &container.readiness_probe, &container.startup_probe].into_iter().flatten()
 }
 
 /// The message for something that cannot be had.

@@ -82,8 +82,8 @@ impl Worker {
         desired: watch::Receiver<Desired>,
     ) -> (Self, mpsc::Sender<Notice>) {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
-        let probes = Probes::new(sender.clone());
-        let hooks = Hooks::new(sender.clone());
+        let probes = Probes::new(Arc::clone(&context.runtime), sender.clone());
+        let hooks = Hooks::new(Arc::clone(&context.runtime), sender.clone());
         let worker = Self {
             context,
             record,

@@ -4,6 +4,7 @@
 //! What an attempt does is `handlers`'.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::handlers::{self, Target};
+use crate::pods::containers::ContainerRuntime;
 use crate::pods::record::{InstanceState, PodRecord};
 use crate::pods::worker::Notice;
 
@@ -48,16 +50,16 @@ pub(crate) struct Verdict {
 }
 
 /// The probe tasks of one pod.
-#[derive(Debug)]
 pub(crate) struct Probes {
+    runtime: Arc<dyn ContainerRuntime>,
     sender: mpsc::Sender<Notice>,
     /// By container name, with the instance's id.
     tasks: HashMap<String, (String, AbortHandle)>,
 }
 
 impl Probes {
-    pub(crate) fn new(sender: mpsc::Sender<Notice>) -> Self {
-        Self { sender, tasks: HashMap::new() }
+    pub(crate) fn new(runtime: Arc<dyn ContainerRuntime>, sender: mpsc::Sender<Notice>) -> Self {
+        Self { runtime, sender, tasks: HashMap::new() }
     }
 
     /// Begins to probe a container's current instance, if it has probes and is not probed yet.
@@ -66,7 +68,7 @@ impl Probes {
         let Some(instance) = record.container(name).and_then(|c| c.current.as_ref()) else { return };
         let probed = self.tasks.get(name).is_some_and(|(id, _)| *id == instance.id);
         let InstanceState::Running { started_at } = instance.state else { return };
-        let (Some(target), false) = (Target::of(record, name), probed) else { return };
+        let (Some(target), false) = (Target::of(&self.runtime, record, name), probed) else { return };
         let probes = [
             (ProbeKind::Startup, &container.startup_probe),
             (ProbeKind::Liveness, &container.liveness_probe),

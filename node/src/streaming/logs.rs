@@ -132,7 +132,8 @@ fn wanted(request: &LogsRequest) -> Result<Wanted, LogError> {
 }
 
 fn find<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
-    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     lists.into_iter().flatten().flatten().find(|s| s.name == name)
 }
 

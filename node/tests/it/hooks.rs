@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("hooks::pre_stop_ends_with_the_grace_period", || run(pre_stop_ends_with_the_grace_period())),
     ("hooks::without_grace_there_is_no_hook", || run(without_grace_there_is_no_hook())),
     ("hooks::an_unhealthy_container_has_its_hook", || run(an_unhealthy_container_has_its_hook())),
+    ("hooks::commands_are_hooks_too", || run(commands_are_hooks_too())),
     ("hooks::hooks_survive_the_agent", || run(hooks_survive_the_agent())),
 ];
 
@@ -257,8 +258,81 @@ async fn an_unhealthy_container_has_its_hook() {
         (4, 2),
         "every attempt is told, each new instance begins anew: {said:#?}"
     );
+    // KIA-EVT-018, KIA-RST-010.
+    let at = said.iter().position(|s| s == killing).unwrap();
+    let next: Vec<&str> = said[at + 1..].iter().take(3).map(|s| s.split(':').next().unwrap()).collect();
+    assert_eq!(next, ["Normal Pulled", "Normal Created", "Normal Started"], "{said:#?}");
     control.delete("sick-uid", 0);
     control.gone("sick-uid").await;
+    host.finish().await;
+}
+
+/// KIA-HOOK-003, KIA-HOOK-005 to KIA-HOOK-010, KIA-HOOK-015, KIA-EVT-019.
+async fn commands_are_hooks_too() {
+    let (host, control) = led_host().await;
+    let exec = |command: &[&str]| {
+        let command = [&["/barque", "work"], command].concat();
+        json!({"exec": {"command": command}})
+    };
+    let say = |name: &str, path: &str| exec(&["append", path, name]);
+    control.put(&pod("ran", &["serve"], |pod| {
+        pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+        let first = &mut pod["spec"]["containers"][0];
+        first["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+        first["lifecycle"] =
+            json!({"postStart": say("started", "/data/file"), "preStop": exec(&["stop", "1"])});
+        let mut second = first.clone();
+        second["name"] = "d".into();
+        second["command"] = json!(["/barque", "work", "append", "/data/file", "second"]);
+        second["lifecycle"] = json!({});
+        pod["spec"]["restartPolicy"] = "OnFailure".into();
+        pod["spec"]["containers"].as_array_mut().unwrap().push(second);
+    }));
+    let uid = "ran-uid";
+    let over = |s: &PodStatus| container(s, "d").state.as_ref().unwrap().terminated.is_some();
+    control.status(uid, "the second container's end", over).await;
+    let log = proto::node::LogsRequest { container: "d".into(), ..request("ran") };
+    assert_eq!(control.logs(log).await.unwrap(), "started\nsecond\n");
+    serving(&control, "ran").await;
+    control.delete(uid, 30);
+    let last = control.gone(uid).await;
+    // The hook itself ended the program: nothing was left to be asked.
+    assert_eq!(container(&last, "c").state.clone().unwrap().terminated.unwrap().exit_code, 0);
+    let said = control.heard().said_of("ran");
+    assert!(!said.iter().any(|s| s.contains("Hook")), "{said:#?}");
+
+    control.put(&pod("broken", &["serve"], |pod| {
+        pod["spec"]["restartPolicy"] = "Never".into();
+        pod["spec"]["containers"][0]["lifecycle"] = json!({"postStart": exec(&["fail-when-served"])});
+    }));
+    // KIA-HOOK-010: the program obeyed, and that is all that counts.
+    let ended = |s: &PodStatus| s.phase.as_deref() == Some("Succeeded");
+    control.status("broken-uid", "its end", ended).await;
+    let command = "/barque work fail-when-served";
+    let event = format!(
+        "Warning FailedPostStartHook: Exec lifecycle hook ([{command}]) for Container \"c\" in Pod \
+         \"broken_default(broken-uid)\" failed - error: command '{command}' exited with 1: , message: \
+         \"served\\n\""
+    );
+    let said = control.heard().said_of("broken");
+    assert!(said.contains(&event), "{said:#?}");
+    let reason = format!("PostStartHookError: command '{command}' exited with 1: ");
+    let told =
+        control.heard().statuses["broken-uid"].iter().any(|(_, s)| waits(s, "c").as_ref() == Some(&reason));
+    assert!(told, "the status said why it was ended");
+
+    control.put(&pod("missing", &["serve"], |pod| {
+        pod["spec"]["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["/no/such"]}}});
+    }));
+    control.running("missing-uid").await;
+    serving(&control, "missing").await;
+    for uid in ["broken-uid", "missing-uid"] {
+        control.delete(uid, 30);
+        control.gone(uid).await;
+    }
+    let said = control.heard().said_of("missing");
+    let event = "Warning FailedPreStopHook: Exec lifecycle hook ([/no/such]) for Container \"c\"";
+    assert!(said.iter().any(|s| s.starts_with(event)), "{said:#?}");
     host.finish().await;
 }
 

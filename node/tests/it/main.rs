@@ -16,9 +16,11 @@ mod control;
 mod hooks;
 mod host;
 mod images;
+mod instances;
 mod leadership;
 mod lifecycle;
 mod order;
+mod probes;
 mod restarts;
 mod workload;
 
@@ -46,6 +48,8 @@ fn run(args: Vec<String>) -> ExitCode {
         restarts::TESTS,
         hooks::TESTS,
         order::TESTS,
+        instances::TESTS,
+        probes::TESTS,
         adoption::TESTS,
         leadership::TESTS,
     ]

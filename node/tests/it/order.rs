@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("order::deletion_asks_the_init_container", || run(deletion_asks_the_init_container())),
     ("order::a_pod_is_active_for_so_long", || run(a_pod_is_active_for_so_long())),
     ("order::a_second_deletion_shortens_the_wait", || run(a_second_deletion_shortens_the_wait())),
+    ("order::an_ephemeral_container_looks_into_another", || run(an_ephemeral_container_looks_into_another())),
     ("order::messages_share_what_a_pod_may_say", || run(messages_share_what_a_pod_may_say())),
 ];
 
@@ -62,6 +63,16 @@ async fn sidecars_live_around_the_others() {
             "Normal Killing: Stopping container s",
         ]
     );
+    // KIA-POD-022, KIA-INIT-017: once initialised, always so.
+    let statuses = control.heard().statuses[uid].clone();
+    let mut initialized: Vec<String> = statuses
+        .iter()
+        .map(|(_, s)| {
+            s.conditions.iter().flatten().find(|c| c.type_ == "Initialized").unwrap().status.clone()
+        })
+        .collect();
+    initialized.dedup();
+    assert_eq!(initialized, ["False", "True"]);
     control.delete(uid, 30);
     control.gone(uid).await;
     host.finish().await;
@@ -122,6 +133,55 @@ async fn a_second_deletion_shortens_the_wait() {
     let last = control.gone("slow-uid").await;
     assert!(deleted.elapsed() < Duration::from_secs(20), "{:?}", deleted.elapsed());
     assert_eq!(main(&last).state.clone().unwrap().terminated.unwrap().exit_code, 137);
+    host.finish().await;
+}
+
+/// KIA-POD-046.
+async fn an_ephemeral_container_looks_into_another() {
+    let (host, control) = led_host().await;
+    let mut seen = pod("seen", &["serve"], |_| {});
+    control.put(&seen);
+    control.running("seen-uid").await;
+    let uid = "seen-uid";
+    let add = |pod: &mut k8s_openapi::api::core::v1::Pod, container: Value| {
+        let container = serde_json::from_value(container).unwrap();
+        pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(container);
+    };
+    let mut looker = work("d", &["commands"]);
+    looker["targetContainerName"] = "c".into();
+    add(&mut seen, looker);
+    add(&mut seen, work("alone", &["commands"]));
+    control.put(&seen);
+    let statuses = |s: &PodStatus| s.ephemeral_container_statuses.clone().unwrap_or_default();
+    let over = |s: &PodStatus| {
+        let ended = |c: &ContainerStatus| c.state.as_ref().unwrap().terminated.is_some();
+        statuses(s).len() == 2 && statuses(s).iter().all(ended)
+    };
+    let (_, status) = control.status(uid, "the ephemeral containers' end", over).await;
+    assert_eq!((status.phase.as_deref(), main(&status).ready), (Some("Running"), true));
+    let log = |container: &str| {
+        let request = LogsRequest { container: container.into(), ..request("seen") };
+        control.logs(request)
+    };
+    let (target, alone) = (log("d").await.unwrap(), log("alone").await.unwrap());
+    assert!(
+        target.starts_with("1: /barque work serve\n") && target.contains("/barque work commands\n"),
+        "{target}"
+    );
+    assert_eq!(alone, "1: /barque work commands\n");
+    let event = |e: &proto::node::Event| {
+        e.regarding.as_ref().is_some_and(|r| r.field_path == "spec.ephemeralContainers{d}")
+    };
+    assert!(control.heard().events.iter().any(event));
+    assert_eq!(statuses(&status).iter().map(|c| c.restart_count).sum::<i32>(), 0, "they are not restarted");
+    let mut lost = work("lost", &["commands"]);
+    lost["targetContainerName"] = "d".into();
+    add(&mut seen, lost);
+    control.put(&seen);
+    let said = "Warning Failed: Error: unable to find target container \"d\"";
+    control.until(said, |h| h.said_of("seen").contains(&said.to_owned()).then_some(())).await;
+    control.delete(uid, 30);
+    control.gone(uid).await;
     host.finish().await;
 }
 

@@ -5,6 +5,7 @@
 mod by_hand;
 mod first_pod;
 mod leader_loss;
+mod pod_life;
 mod power_cut;
 
 use std::io::Write as _;
