@@ -123,6 +123,13 @@ static KINDS: &[Kind] = &[
             connect_of("attach", "PodAttachOptions"),
             Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
             Subresource {
+                name: "ephemeralcontainers",
+                group: "",
+                version: "",
+                kind: "Pod",
+                verbs: STATUS_VERBS,
+            },
+            Subresource {
                 name: "eviction",
                 group: "policy",
                 version: "v1",

@@ -11,6 +11,8 @@ mod config;
 mod error;
 #[allow(dead_code, reason = "streams, probes and hooks use it one after the other")]
 mod exec;
+mod handlers;
+mod hooks;
 pub mod images;
 mod join;
 mod network;

@@ -6,6 +6,7 @@
 mod affinity;
 mod container;
 mod data;
+mod ephemeral;
 mod handler;
 mod metadata;
 mod node;
@@ -15,6 +16,7 @@ mod resources;
 mod small;
 mod volume;
 
+pub use ephemeral::ephemeral_containers;
 use k8s_openapi::api;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

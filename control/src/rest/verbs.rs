@@ -100,6 +100,7 @@ impl<'a> Call<'a> {
         let part = match self.resource.subresource.as_deref() {
             Some("status") => Part::Status,
             Some("finalize") => Part::Finalize,
+            Some("ephemeralcontainers") => Part::EphemeralContainers,
             _ => Part::Main,
         };
         Target { part, ..Target::new(self.kind(), self.namespace(), self.name()) }

@@ -78,9 +78,8 @@ pub(crate) fn container(
     instance: &Instance,
     image: &Image,
 ) -> Result<ContainerSpec, String> {
-    let init = record.is_init(&container.name);
     let refused = support::unsupported_pod(record.spec());
-    if let Some(what) = refused.or_else(|| support::unsupported_container(container, init)) {
+    if let Some(what) = refused.or_else(|| support::unsupported_container(container)) {
         return Err(support::sentence(what));
     }
     if let Some(reason) = confinement::app_armor_refusal(&record.pod, container) {
@@ -97,6 +96,7 @@ pub(crate) fn container(
     Ok(ContainerSpec {
         id: instance.id.clone(),
         sandbox: sandbox.id.clone(),
+        pid_of: looks_into(record, &container.name)?,
         rootfs: RootfsSpec {
             lower_dirs: image.layers.iter().rev().cloned().collect(),
             upper: root.join("upper"),
@@ -122,6 +122,16 @@ pub(crate) fn container(
         ]
         .into(),
     })
+}
+
+/// The instance whose processes an ephemeral container is to see, if it names one.
+fn looks_into(record: &PodRecord, name: &str) -> Result<Option<String>, String> {
+    let mut ephemeral = record.spec().ephemeral_containers.iter().flatten();
+    let target = ephemeral.find(|c| c.name == name).and_then(|c| c.target_container_name.as_ref());
+    let Some(target) = target.filter(|t| !t.is_empty()) else { return Ok(None) };
+    let running = record.container(target).filter(|c| c.is_live()).and_then(|c| c.current.as_ref());
+    let id = running.map(|instance| instance.id.clone());
+    id.map(Some).ok_or_else(|| format!("unable to find target container \"{target}\""))
 }
 
 /// The signal that asks a container of this image to end.

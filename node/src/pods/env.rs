@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector,
+};
 
 use super::qos;
 use crate::images::ImageConfig;
@@ -103,6 +105,14 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
     }
     out.push_str(rest);
     out
+}
+
+/// Replaces `$(NAME)` by the variables that are written out in a container's specification, as probes' commands
+/// have it: nothing else is known then.
+pub(crate) fn expand_plain(command: &[String], variables: &[EnvVar]) -> Vec<String> {
+    let plain = variables.iter().filter(|v| v.value_from.is_none());
+    let known = plain.map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect();
+    command.iter().map(|text| expand(text, &known)).collect()
 }
 
 fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<String, String> {

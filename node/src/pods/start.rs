@@ -59,6 +59,7 @@ impl Worker {
             stop: None,
             ready: container.readiness_probe.is_none(),
             started: container.startup_probe.is_none(),
+            post_start: container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()),
         };
         let spec = container_spec::container(&self.context, &self.record, &container, &instance, &image);
         let spec = match spec {
@@ -73,6 +74,7 @@ impl Worker {
         if let Some(known) = self.record.containers.get_mut(name) {
             known.current = Some(instance);
         }
+        self.record.initialized |= !self.record.is_init(name);
         self.save();
         let record = self.record.clone();
         let container_name = name.to_owned();
@@ -93,7 +95,6 @@ impl Worker {
                 }
                 self.set_state(name, InstanceState::Running { started_at });
                 self.watch(name, id);
-                self.probes.start(&self.record, name);
                 tell(
                     &self.context,
                     &self.record,
@@ -106,6 +107,7 @@ impl Worker {
                     Some(name),
                     normal("Started", format!("Started container {name}")),
                 );
+                self.accompany(name);
             }
             Err(ContainerError::Start { exit_code, message }) => {
                 tell(

@@ -16,6 +16,7 @@ use super::context::Context;
 use super::plan::{self, Plan};
 use super::record::{InstanceState, PodRecord};
 use super::{checkpoint, status, termination};
+use crate::hooks::{HookEnd, Hooks};
 use crate::probes::{Probes, Verdict};
 use crate::session::outbox::PodKey;
 
@@ -45,6 +46,7 @@ pub(crate) enum Notice {
     /// The runtime's listing differs from what the worker believes: look again.
     Recheck,
     Probe(Verdict),
+    Hook(HookEnd),
 }
 
 /// How a worker ended.
@@ -61,6 +63,7 @@ pub(crate) struct Worker {
     pub(super) context: Arc<Context>,
     pub(super) record: PodRecord,
     pub(super) probes: Probes,
+    pub(super) hooks: Hooks,
     desired: watch::Receiver<Desired>,
     notices: mpsc::Receiver<Notice>,
     sender: mpsc::Sender<Notice>,
@@ -79,11 +82,13 @@ impl Worker {
         desired: watch::Receiver<Desired>,
     ) -> (Self, mpsc::Sender<Notice>) {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
-        let probes = Probes::new(sender.clone());
+        let probes = Probes::new(Arc::clone(&context.runtime), sender.clone());
+        let hooks = Hooks::new(Arc::clone(&context.runtime), sender.clone());
         let worker = Self {
             context,
             record,
             probes,
+            hooks,
             desired,
             notices,
             sender: sender.clone(),
@@ -172,6 +177,7 @@ impl Worker {
             }
             Notice::Recheck => self.recheck().await,
             Notice::Probe(verdict) => self.probed(verdict).await,
+            Notice::Hook(end) => self.hooked(end).await,
         }
     }
 
@@ -179,8 +185,9 @@ impl Worker {
         let desired = self.desired.borrow_and_update().clone();
         self.record.pod = desired.pod;
         self.record.removed |= desired.removed;
-        if self.record.terminating() && self.record.terminating_since.is_none() {
-            self.record.terminating_since = Some(Timestamp::now());
+        self.record.take_containers();
+        self.record.note_termination(Timestamp::now());
+        if self.record.terminating() || self.record.done() {
             self.probes.stop_all();
         }
     }
@@ -229,7 +236,7 @@ impl Worker {
             Some(Seen::Running { started_at }) => {
                 self.set_state(name, InstanceState::Running { started_at });
                 self.watch(name, id);
-                self.probes.start(&self.record, name);
+                self.accompany(name);
             }
             Some(Seen::Half | Seen::Lost { started_at: None }) | None if self.is_creating(name) => {
                 // The agent died between writing the id down and the start: nothing ran, nothing to count.
@@ -247,6 +254,7 @@ impl Worker {
                 self.set_state(name, InstanceState::Exited(termination));
                 self.unwatch(id);
                 self.probes.stop(name);
+                self.hooks.stop(name);
             }
         }
         self.save();

@@ -13,10 +13,14 @@
 
 mod adoption;
 mod control;
+mod hooks;
 mod host;
 mod images;
+mod instances;
 mod leadership;
 mod lifecycle;
+mod order;
+mod probes;
 mod restarts;
 mod workload;
 
@@ -38,8 +42,18 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<String>) -> ExitCode {
-    let tests: Vec<Test> =
-        [images::TESTS, lifecycle::TESTS, restarts::TESTS, adoption::TESTS, leadership::TESTS].concat();
+    let tests: Vec<Test> = [
+        images::TESTS,
+        lifecycle::TESTS,
+        restarts::TESTS,
+        hooks::TESTS,
+        order::TESTS,
+        instances::TESTS,
+        probes::TESTS,
+        adoption::TESTS,
+        leadership::TESTS,
+    ]
+    .concat();
     if args.iter().any(|arg| arg == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

@@ -6,6 +6,7 @@ mod by_hand;
 mod first_pod;
 mod leader_loss;
 mod logs;
+mod pod_life;
 mod power_cut;
 mod streams;
 

@@ -6,7 +6,7 @@
 
 pub(super) mod namespace;
 mod node;
-mod pod;
+pub(super) mod pod;
 
 use api::{Kind, Status, object};
 use serde_json::Value;

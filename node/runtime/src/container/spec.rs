@@ -76,6 +76,10 @@ pub struct ContainerSpec {
     pub id: String,
     /// Id of the sandbox whose namespaces it joins.
     pub sandbox: String,
+    /// Id of a running container whose processes it sees, instead of what the sandbox says; it ends with
+    /// that one.
+    #[serde(default)]
+    pub pid_of: Option<String>,
     /// Where its files come from.
     pub rootfs: RootfsSpec,
     /// What it runs.
