@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::images::{self, ImageStore};
 use crate::network::BridgeNetwork;
 use crate::node_status::NodeReporter;
+use crate::objects::Objects;
 use crate::pods::containers::ContainerRuntime;
 use crate::pods::context::{Context, NodeResources};
 use crate::pods::dispatcher::Dispatcher;
@@ -58,6 +59,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let reporter = Arc::new(NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network)));
     let outbox = Arc::new(Outbox::default());
     let roster = Arc::new(Roster::default());
+    let objects = Arc::new(Objects::default());
     import_images(&config, &images).await?;
     let context = Arc::new(Context {
         config: config.clone(),
@@ -66,6 +68,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         network: Arc::clone(&network) as Arc<dyn crate::network::PodNetwork>,
         outbox: Arc::clone(&outbox),
         roster: Arc::clone(&roster),
+        objects: Arc::clone(&objects),
         resources: reporter.resources(),
     });
     let enforced = enforce_allocatable(&config, reporter.resources());
@@ -75,6 +78,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         tls,
         outbox: Arc::clone(&outbox),
         network,
+        objects,
         pods: dispatcher.sender(),
         logs: LogSource { roster, log_dir: config.log_dir() },
         node_json: Box::new(move || json(&registered.node())),

@@ -13,6 +13,7 @@ pub mod images;
 mod join;
 mod network;
 mod node_status;
+mod objects;
 mod pods;
 mod probes;
 mod session;

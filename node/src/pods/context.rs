@@ -20,6 +20,7 @@ use super::status::NodeFacts;
 use crate::Config;
 use crate::images::ImageStore;
 use crate::network::PodNetwork;
+use crate::objects::Objects;
 use crate::session::outbox::Outbox;
 
 /// Shared by all workers of a node.
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) resources: NodeResources,
 }
 

@@ -19,7 +19,9 @@ use runtime::ContainerSpec;
 use super::container_spec::{self, InstanceFiles, instance_files};
 use super::containers::ContainerError;
 use super::context::Context;
+use super::env_from::{self, Sources};
 use super::events::{Told, tell};
+use super::needs::CONFIG_ERROR;
 use super::record::{Instance, InstanceState, PodRecord, Termination, Waiting};
 use super::steps::new_id;
 use super::worker::{Worker, add};
@@ -66,9 +68,13 @@ impl Worker {
             Err(message) => {
                 self.tell_failed(name, format!("Error: {message}"));
                 let retry_at = add(Timestamp::now(), RETRY);
-                return self.hold(name, Held { reason: "CreateContainerConfigError", message, retry_at });
+                return self.hold(name, Held { reason: CONFIG_ERROR, message, retry_at });
             }
         };
+        for message in env_from::skipped(self.sources(), &container) {
+            let told = Told::warning("InvalidEnvironmentVariableNames", message);
+            tell(&self.context, &self.record, Some(name), told);
+        }
         let files = instance_files(&self.context, &self.record, name, attempt);
         if let Some(known) = self.record.containers.get_mut(name) {
             known.current = Some(instance);
@@ -81,6 +87,10 @@ impl Worker {
             .blocking(move |context| make_container(context, &record, &container_name, &spec, &files))
             .await;
         self.started(name, &id, started).await;
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources { objects: &self.context.objects, namespace: self.record.namespace() }
     }
 
     async fn started(&mut self, name: &str, id: &str, started: Result<Timestamp, ContainerError>) {

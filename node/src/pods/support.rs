@@ -26,7 +26,6 @@ pub(crate) fn unsupported_container(container: &Container, init: bool) -> Option
             init && container.restart_policy.is_some(),
             "sidecar containers (restartPolicy of an init container)",
         ),
-        (container.env_from.as_ref().is_some_and(|e| !e.is_empty()), "envFrom"),
         (
             container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some() || l.pre_stop.is_some()),
             "lifecycle hooks",

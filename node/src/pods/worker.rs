@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::containers::Seen;
 use super::context::Context;
+use super::needs::Needs;
 use super::plan::{self, Plan};
 use super::record::{InstanceState, PodRecord};
 use super::{checkpoint, status, termination};
@@ -69,6 +70,7 @@ pub(crate) struct Worker {
     hold_until: Option<Timestamp>,
     /// This life of the agent has told the pod's status.
     told: bool,
+    pub(super) needs: Needs,
 }
 
 impl Worker {
@@ -80,6 +82,7 @@ impl Worker {
     ) -> (Self, mpsc::Sender<Notice>) {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
         let probes = Probes::new(sender.clone());
+        let needs = Needs::new(&context);
         let worker = Self {
             context,
             record,
@@ -90,6 +93,7 @@ impl Worker {
             watches: HashMap::new(),
             hold_until: None,
             told: false,
+            needs,
         };
         (worker, sender)
     }
@@ -157,6 +161,10 @@ impl Worker {
             () = shutdown.cancelled() => false,
             () = sleep => true,
             changed = self.desired.changed() => changed.is_ok(),
+            () = self.needs.changed() => {
+                self.look_at_needs();
+                true
+            }
             Some(notice) = self.notices.recv() => {
                 self.notice(notice).await;
                 true
