@@ -20,6 +20,7 @@ mod events;
 mod files;
 mod needs;
 mod plan;
+mod pull;
 mod qos;
 pub(crate) mod record;
 pub(crate) mod roster;

@@ -15,6 +15,9 @@ use super::worker::Worker;
 /// The reason of a container that waits for a valid configuration.
 pub(super) const CONFIG_ERROR: &str = "CreateContainerConfigError";
 
+/// The reasons of a container whose image cannot be pulled.
+const PULL_ERRORS: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
+
 /// One worker's view.
 pub(super) struct Needs {
     changes: watch::Receiver<u64>,
@@ -50,7 +53,14 @@ impl Worker {
             return;
         }
         self.record.sandbox_retry_at = None;
+        // Credentials may have come; other changes do not make a registry any readier.
+        let with_credentials = self.record.spec().image_pull_secrets.as_ref().is_some_and(|s| !s.is_empty());
         for container in self.record.containers.values_mut() {
+            let waits = container.waiting.as_ref().map(|waiting| waiting.reason.as_str());
+            if with_credentials && waits.is_some_and(|reason| PULL_ERRORS.contains(&reason)) {
+                container.retry_at = None;
+                container.image_tries = Default::default();
+            }
             if container.waiting.as_ref().is_some_and(|waiting| waiting.reason == CONFIG_ERROR) {
                 container.retry_at = None;
             }

@@ -101,6 +101,9 @@ fn start_or_wait(
     now: Timestamp,
     plan: &mut Plan,
 ) {
+    if state.pulling {
+        return;
+    }
     if let Some(exit) = state.exit() {
         if !record.restart_policy().restarts(exit.exit_code) {
             return;

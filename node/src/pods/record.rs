@@ -62,6 +62,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) retry_at: Option<Timestamp>,
     pub(crate) crashes: Backoff,
     pub(crate) image_tries: Backoff,
+    /// Its image is being pulled; a pull does not outlive its agent.
+    #[serde(skip)]
+    pub(crate) pulling: bool,
 }
 
 /// A reason and a message, as `state.waiting` carries them.

@@ -16,7 +16,7 @@ use super::context::Context;
 use super::needs::Needs;
 use super::plan::{self, Plan};
 use super::record::{InstanceState, PodRecord};
-use super::{checkpoint, status, termination};
+use super::{checkpoint, pull, status, termination};
 use crate::probes::{Probes, Verdict};
 use crate::session::outbox::PodKey;
 
@@ -36,7 +36,6 @@ pub(crate) struct Desired {
 }
 
 /// Something that happened to a worker's pod.
-#[derive(Debug)]
 pub(crate) enum Notice {
     /// A container's exit watch fired.
     Exited {
@@ -46,6 +45,11 @@ pub(crate) enum Notice {
     /// The runtime's listing differs from what the worker believes: look again.
     Recheck,
     Probe(Verdict),
+    /// A pull has ended, well or not.
+    PullEnded {
+        name: String,
+        ended: Box<pull::Ended>,
+    },
 }
 
 /// How a worker ended.
@@ -64,7 +68,11 @@ pub(crate) struct Worker {
     pub(super) probes: Probes,
     desired: watch::Receiver<Desired>,
     notices: mpsc::Receiver<Notice>,
-    sender: mpsc::Sender<Notice>,
+    pub(super) sender: mpsc::Sender<Notice>,
+    /// Pulls under way, by container.
+    pub(super) pulls: HashMap<String, AbortHandle>,
+    /// Pulls that have ended, by container, until it is started.
+    pub(super) pulled: HashMap<String, pull::Ended>,
     watches: HashMap<String, AbortHandle>,
     /// Set after a step failed without a time of its own.
     hold_until: Option<Timestamp>,
@@ -90,6 +98,8 @@ impl Worker {
             desired,
             notices,
             sender: sender.clone(),
+            pulls: HashMap::new(),
+            pulled: HashMap::new(),
             watches: HashMap::new(),
             hold_until: None,
             told: false,
@@ -180,6 +190,7 @@ impl Worker {
             }
             Notice::Recheck => self.recheck().await,
             Notice::Probe(verdict) => self.probed(verdict).await,
+            Notice::PullEnded { name, ended } => self.pull_ended(name, *ended),
         }
     }
 
@@ -190,6 +201,7 @@ impl Worker {
         if self.record.terminating() && self.record.terminating_since.is_none() {
             self.record.terminating_since = Some(Timestamp::now());
             self.probes.stop_all();
+            self.stop_pulls();
         }
     }
 
@@ -349,7 +361,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.watches.values().for_each(AbortHandle::abort);
+        self.watches.values().chain(self.pulls.values()).for_each(AbortHandle::abort);
     }
 }
 

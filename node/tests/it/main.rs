@@ -17,6 +17,9 @@ mod host;
 mod images;
 mod leadership;
 mod lifecycle;
+mod pull_policies;
+mod pulls;
+mod registry;
 mod restarts;
 mod workload;
 
@@ -38,8 +41,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<String>) -> ExitCode {
-    let tests: Vec<Test> =
-        [images::TESTS, lifecycle::TESTS, restarts::TESTS, adoption::TESTS, leadership::TESTS].concat();
+    let tests: Vec<Test> = [
+        images::TESTS,
+        pulls::TESTS,
+        pull_policies::TESTS,
+        lifecycle::TESTS,
+        restarts::TESTS,
+        adoption::TESTS,
+        leadership::TESTS,
+    ]
+    .concat();
     if args.iter().any(|arg| arg == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

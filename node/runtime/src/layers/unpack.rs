@@ -334,14 +334,24 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, Error> {
         }
     }
     let header = entry.header();
-    let id = |value: io::Result<u64>| value.map_err(Error::Archive).map(|id| id as u32);
+    let old = header.as_old();
+    let id = |value: io::Result<u64>, field: &[u8]| blank_is_zero(value, field).map(|id| id as u32);
+    let mode = blank_is_zero(header.mode().map(u64::from), &old.mode)? as u32;
     Ok(Attributes {
-        mode: Mode::from_bits_truncate(header.mode().map_err(Error::Archive)? & 0o7777),
-        uid: Uid::from_raw(id(header.uid())?),
-        gid: Gid::from_raw(id(header.gid())?),
-        mtime: i64::try_from(header.mtime().map_err(Error::Archive)?).unwrap_or(0),
+        mode: Mode::from_bits_truncate(mode & 0o7777),
+        uid: Uid::from_raw(id(header.uid(), &old.uid)?),
+        gid: Gid::from_raw(id(header.gid(), &old.gid)?),
+        mtime: i64::try_from(blank_is_zero(header.mtime(), &old.mtime)?).unwrap_or(0),
         extended,
     })
+}
+
+/// Some archivers leave numbers out that are 0.
+fn blank_is_zero(value: io::Result<u64>, field: &[u8]) -> Result<u64, Error> {
+    match value {
+        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Ok(0),
+        value => value.map_err(Error::Archive),
+    }
 }
 
 /// Attributes that are the file's. Others speak to the host: `trusted.overlay.*` would redirect the
