@@ -80,6 +80,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Leader(command) => commands::leader::run(command),
         Command::Snapshot(command) => commands::snapshot::run(command),
         Command::Store(args) => store::run(args.flags.iter().cloned()),
+        Command::Image(command) => commands::image::run(command),
         Command::Hello(args) => commands::hello::run(args),
         Command::Bench(command) => commands::bench::run(command),
         Command::Version => commands::version::run(),

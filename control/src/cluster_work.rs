@@ -4,6 +4,7 @@
 //! Owns the order in which these begin and what each is given. Nothing here outlives the token it was
 //! started with.
 
+use api::references::ReferenceKind;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +61,7 @@ impl ClusterWork {
         let pods = reflect("Pod", pod_node);
         let nodes = reflect("Node", no_index);
         let namespaces = reflect("Namespace", no_index);
+        let objects = ReferenceKind::ALL.map(|kind| reflect(kind.name(), no_index)).to_vec();
         let (publisher, epochs) = watch::channel(None);
         let sync = {
             let (pods, nodes, namespaces) = (pods.clone(), nodes.clone(), namespaces.clone());
@@ -80,6 +82,7 @@ impl ClusterWork {
             events: events.clone(),
             pods: pods.clone(),
             nodes: nodes.clone(),
+            objects,
             epochs: epochs.clone(),
             heartbeats: heartbeats.clone(),
             tasks: tasks.clone(),

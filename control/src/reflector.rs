@@ -44,6 +44,14 @@ pub enum Delta {
     Deleted(Arc<Object>),
 }
 
+impl Delta {
+    /// The object that changed.
+    pub fn object(&self) -> &Object {
+        let (Self::Applied(object) | Self::Deleted(object)) = self;
+        object
+    }
+}
+
 /// What an index makes of an object: under which text it is found, if any.
 pub type IndexBy = fn(&Object) -> Option<String>;
 

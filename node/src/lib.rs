@@ -17,6 +17,7 @@ pub mod images;
 mod join;
 mod network;
 mod node_status;
+mod objects;
 mod pods;
 mod probes;
 mod session;

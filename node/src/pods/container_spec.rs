@@ -15,6 +15,7 @@ use runtime::{
 use super::containers::POD_UID_LABEL;
 use super::context::Context;
 use super::env::{self, Surroundings};
+use super::env_from::Sources;
 use super::record::{Instance, PodRecord};
 use super::{confinement, files, qos, support, volumes};
 use crate::images::Image;
@@ -157,6 +158,7 @@ fn process(
         pod_ip,
         host_ip: context.config.internal_ip,
         allocatable: (context.resources.allocatable_cpu_milli, context.resources.allocatable_memory_bytes),
+        sources: Sources { objects: &context.objects, namespace: record.namespace() },
     };
     let environment = env::environment(around)?;
     let args = env::command_line(around, &environment);

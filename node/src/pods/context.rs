@@ -19,8 +19,9 @@ use super::record::PodRecord;
 use super::roster::Roster;
 use super::status::NodeFacts;
 use crate::Config;
-use crate::images::ImageStore;
+use crate::images::{ImageStore, Puller};
 use crate::network::PodNetwork;
+use crate::objects::Objects;
 use crate::session::outbox::Outbox;
 
 /// Shared by all workers of a node.
@@ -28,9 +29,11 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) runtime: Arc<dyn ContainerRuntime>,
     pub(crate) images: Arc<ImageStore>,
+    pub(crate) puller: Arc<Puller>,
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) resources: NodeResources,
 }
 

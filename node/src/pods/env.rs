@@ -1,6 +1,6 @@
 //! A container's environment, command line and working directory: values, fields, resource fields, `$(NAME)`.
 //!
-//! ConfigMap and Secret references are refused with a message, not skipped: see `support`.
+//! What comes out of ConfigMaps and Secrets is in `env_from`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector,
 };
 
+use super::env_from::{self, Sources};
 use super::qos;
 use crate::images::ImageConfig;
 
@@ -24,18 +25,22 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) host_ip: IpAddr,
     /// The node's allocatable CPU (milli) and memory (bytes): what "no limit" means.
     pub(crate) allocatable: (i64, i64),
+    /// Where ConfigMaps and Secrets are found.
+    pub(crate) sources: Sources<'a>,
 }
 
 /// `NAME=value` entries: the image's, HOSTNAME, then the container's in order.
 pub(crate) fn environment(around: Surroundings<'_>) -> Result<Vec<String>, String> {
-    let mut own: Vec<(String, String)> = Vec::new();
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    let mut own: Vec<(String, String)> = env_from::all(around.sources, around.container)?;
+    let mut known: BTreeMap<String, String> = own.iter().cloned().collect();
     for variable in around.container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) => expand(value, &known),
+            (Some(value), _) => Some(expand(value, &known)),
             (None, Some(source)) => from_source(around, source)?,
-            (None, None) => String::new(),
+            (None, None) => Some(String::new()),
         };
+        // Optional, and what it names is not there: the variable is not set.
+        let Some(value) = value else { continue };
         known.insert(variable.name.clone(), value.clone());
         own.push((variable.name.clone(), value));
     }
@@ -115,14 +120,15 @@ pub(crate) fn expand_plain(command: &[String], variables: &[EnvVar]) -> Vec<Stri
     command.iter().map(|text| expand(text, &known)).collect()
 }
 
-fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<String, String> {
+fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<Option<String>, String> {
     if let Some(field) = &source.field_ref {
-        return field_value(around, field);
+        return field_value(around, field).map(Some);
     }
     if let Some(field) = &source.resource_field_ref {
-        return resource_value(around, field);
+        return resource_value(around, field).map(Some);
     }
-    Err("environment variables from ConfigMaps and Secrets are not supported by this version of the node agent".into())
+    env_from::one(around.sources, source)
+        .unwrap_or_else(|| Err("the variable names a source that the node agent does not know".to_owned()))
 }
 
 fn field_value(around: Surroundings<'_>, field: &ObjectFieldSelector) -> Result<String, String> {
@@ -183,6 +189,8 @@ mod tests {
     use super::*;
 
     fn around<'a>(pod: &'a Pod, image: &'a ImageConfig) -> Surroundings<'a> {
+        static OBJECTS: std::sync::LazyLock<crate::objects::Objects> =
+            std::sync::LazyLock::new(crate::objects::Objects::default);
         Surroundings {
             pod,
             container: &pod.spec.as_ref().unwrap().containers[0],
@@ -191,6 +199,7 @@ mod tests {
             pod_ip: Some("10.244.1.2".parse().unwrap()),
             host_ip: "10.0.0.1".parse().unwrap(),
             allocatable: (4000, 8 << 30),
+            sources: Sources { objects: &OBJECTS, namespace: "default" },
         }
     }
 
@@ -235,11 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn sources_of_later_versions_are_refused() {
+    fn what_no_leader_has_told_yet_is_waited_for() {
         let pod = pod(serde_json::json!({"name": "c", "env": [
             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}));
         let image = ImageConfig::default();
-        assert!(environment(around(&pod, &image)).unwrap_err().contains("ConfigMaps"));
+        assert!(environment(around(&pod, &image)).unwrap_err().contains("configmap cache"));
     }
 
     #[test]

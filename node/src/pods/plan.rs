@@ -164,8 +164,11 @@ impl Starter<'_> {
         true
     }
 
-    /// Returns whether a start was asked for.
+    /// Returns whether a start was asked for, now or before an image that is on its way.
     fn start_or_wait(&mut self, name: &str, state: &ContainerRecord) -> bool {
+        if state.pulling {
+            return true;
+        }
         if let Some(exit) = state.exit() {
             if !self.record.restarts(name, exit.exit_code) {
                 return false;

@@ -77,6 +77,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) retry_at: Option<Timestamp>,
     pub(crate) crashes: Backoff,
     pub(crate) image_tries: Backoff,
+    /// Its image is being pulled; a pull does not outlive its agent.
+    #[serde(skip)]
+    pub(crate) pulling: bool,
 }
 
 /// Why the node ended a pod that was not asked to end.

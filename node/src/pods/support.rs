@@ -20,7 +20,6 @@ pub(crate) fn unsupported_container(container: &Container) -> Option<&'static st
     let security = container.security_context.as_ref();
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let found = [
-        (container.env_from.as_ref().is_some_and(|e| !e.is_empty()), "envFrom"),
         (container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()), "block volume devices"),
         (
             mounts.iter().any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some()),

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::containers::Seen;
 use super::context::Context;
+use super::needs::Needs;
 use super::plan::{self, Plan};
 use super::record::{InstanceState, PodRecord};
-use super::{checkpoint, status, termination};
+use super::{checkpoint, pull, status, termination};
 use crate::hooks::{HookEnd, Hooks};
 use crate::probes::{Probes, Verdict};
 use crate::session::outbox::PodKey;
@@ -36,7 +37,6 @@ pub(crate) struct Desired {
 }
 
 /// Something that happened to a worker's pod.
-#[derive(Debug)]
 pub(crate) enum Notice {
     /// A container's exit watch fired.
     Exited {
@@ -47,6 +47,11 @@ pub(crate) enum Notice {
     Recheck,
     Probe(Verdict),
     Hook(HookEnd),
+    /// A pull has ended, well or not.
+    PullEnded {
+        name: String,
+        ended: Box<pull::Ended>,
+    },
 }
 
 /// How a worker ended.
@@ -66,12 +71,17 @@ pub(crate) struct Worker {
     pub(super) hooks: Hooks,
     desired: watch::Receiver<Desired>,
     notices: mpsc::Receiver<Notice>,
-    sender: mpsc::Sender<Notice>,
+    pub(super) sender: mpsc::Sender<Notice>,
+    /// Pulls under way, by container.
+    pub(super) pulls: HashMap<String, AbortHandle>,
+    /// Pulls that have ended, by container, until it is started.
+    pub(super) pulled: HashMap<String, pull::Ended>,
     watches: HashMap<String, AbortHandle>,
     /// Set after a step failed without a time of its own.
     hold_until: Option<Timestamp>,
     /// This life of the agent has told the pod's status.
     told: bool,
+    pub(super) needs: Needs,
 }
 
 impl Worker {
@@ -84,6 +94,7 @@ impl Worker {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
         let probes = Probes::new(Arc::clone(&context.runtime), sender.clone());
         let hooks = Hooks::new(Arc::clone(&context.runtime), sender.clone());
+        let needs = Needs::new(&context);
         let worker = Self {
             context,
             record,
@@ -92,9 +103,12 @@ impl Worker {
             desired,
             notices,
             sender: sender.clone(),
+            pulls: HashMap::new(),
+            pulled: HashMap::new(),
             watches: HashMap::new(),
             hold_until: None,
             told: false,
+            needs,
         };
         (worker, sender)
     }
@@ -162,6 +176,10 @@ impl Worker {
             () = shutdown.cancelled() => false,
             () = sleep => true,
             changed = self.desired.changed() => changed.is_ok(),
+            () = self.needs.changed() => {
+                self.look_at_needs();
+                true
+            }
             Some(notice) = self.notices.recv() => {
                 self.notice(notice).await;
                 true
@@ -178,6 +196,7 @@ impl Worker {
             Notice::Recheck => self.recheck().await,
             Notice::Probe(verdict) => self.probed(verdict).await,
             Notice::Hook(end) => self.hooked(end).await,
+            Notice::PullEnded { name, ended } => self.pull_ended(name, *ended),
         }
     }
 
@@ -189,6 +208,7 @@ impl Worker {
         self.record.note_termination(Timestamp::now());
         if self.record.terminating() || self.record.done() {
             self.probes.stop_all();
+            self.stop_pulls();
         }
     }
 
@@ -349,7 +369,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.watches.values().for_each(AbortHandle::abort);
+        self.watches.values().chain(self.pulls.values()).for_each(AbortHandle::abort);
     }
 }
 

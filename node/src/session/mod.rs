@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::network::BridgeNetwork;
+use crate::objects::Objects;
 use crate::pods::dispatcher::Command;
 use crate::streaming::Sources;
 use crate::{Config, Error, TlsFiles};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) leadership: Leadership,
     pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
     /// The Node object for Hello, made anew on each dial.
@@ -49,7 +51,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, tls, outbox, network, pods, streams, node_json } = parts;
+        let Parts { config, tls, outbox, network, objects, pods, streams, node_json } = parts;
         let leadership = Leadership::default();
         Self {
             config,
@@ -57,6 +59,7 @@ impl Shared {
             outbox,
             leadership,
             network,
+            objects,
             pods,
             streams,
             node_json,
@@ -75,6 +78,7 @@ pub(crate) struct Parts {
     pub(crate) tls: ClientTlsConfig,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,

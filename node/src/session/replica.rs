@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::references::{Reference, ReferenceKind};
 use k8s_openapi::api::core::v1::Pod;
 use proto::node::node_sessions_client::NodeSessionsClient;
 use proto::node::{self as wire, FromNode, ToNode, from_node, to_node};
@@ -182,6 +183,23 @@ impl Session {
             to_node::Message::PodRemoved(removed) if self.heard(removed.epoch) => {
                 self.command(Command::Removed { uid: removed.uid }).await?;
             }
+            to_node::Message::ObjectChange(change) if self.heard(change.epoch) => {
+                if let Some(reference) = reference(change.key) {
+                    self.shared.objects.put(reference, &change.object_json);
+                }
+            }
+            to_node::Message::ObjectRemoved(removed) if self.heard(removed.epoch) => {
+                if let Some(reference) = reference(removed.key) {
+                    self.shared.objects.remove(&reference);
+                }
+            }
+            to_node::Message::ObjectIndex(index) if self.heard(index.epoch) => {
+                let all: Vec<Reference> =
+                    index.objects.into_iter().filter_map(|key| reference(Some(key))).collect();
+                self.shared.objects.keep_only(&all);
+            }
+            // Never shown: it may hold a secret.
+            to_node::Message::ObjectChange(_) => {}
             to_node::Message::NodeNetwork(network) if self.heard(network.epoch) => {
                 self.network(network).await
             }
@@ -229,6 +247,13 @@ impl Session {
 
 fn envelope(message: from_node::Message) -> FromNode {
     FromNode { message: Some(message) }
+}
+
+/// The address of an object; a kind that this version does not know is left alone.
+fn reference(key: Option<wire::ObjectKey>) -> Option<Reference> {
+    let key = key?;
+    let kind = ReferenceKind::parse(&key.kind)?;
+    Some(Reference { kind, namespace: key.namespace, name: key.name })
 }
 
 fn pod(json: &[u8]) -> Option<Pod> {

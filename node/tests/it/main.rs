@@ -21,6 +21,9 @@ mod leadership;
 mod lifecycle;
 mod order;
 mod probes;
+mod pull_policies;
+mod pulls;
+mod registry;
 mod restarts;
 mod workload;
 
@@ -50,6 +53,10 @@ fn run(args: Vec<String>) -> ExitCode {
         order::TESTS,
         instances::TESTS,
         probes::TESTS,
+        pulls::TESTS,
+        pull_policies::TESTS,
+        lifecycle::TESTS,
+        restarts::TESTS,
         adoption::TESTS,
         leadership::TESTS,
     ]

@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod first_pod;
+mod images;
 mod leader_loss;
 mod logs;
 mod pod_life;

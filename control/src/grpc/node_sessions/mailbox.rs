@@ -4,14 +4,16 @@
 //! changed, and what is told is what the copy holds when the telling happens, so a slow node gets the
 //! newest state and never a stale one. Acknowledgements and stream requests are few and bounded.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use api::references::Reference;
 use proto::node::OpenStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::objects::Entitled;
 use crate::leader::Epoch;
 
 /// Most stream requests waiting to be sent to one node.
@@ -34,6 +36,8 @@ pub(super) enum Notice {
     Open(OpenStream),
     /// Something is stored.
     Ack(u64),
+    /// An object changed or went; whether the node may know it.
+    Object { epoch: Epoch, reference: Reference, is_entitled: bool },
     /// A pod changed or went.
     Pod { epoch: Epoch, namespace: String, name: String, uid: String },
 }
@@ -47,6 +51,8 @@ struct Pending {
     resync: bool,
     opens: VecDeque<OpenStream>,
     acks: VecDeque<u64>,
+    entitled: Entitled,
+    objects: BTreeSet<Reference>,
     /// uid → (namespace, name)
     pods: BTreeMap<String, (String, String)>,
 }
@@ -74,6 +80,8 @@ impl Mailbox {
             pending.epoch = epoch;
             pending.role = true;
             pending.pods.clear();
+            pending.entitled = Entitled::default();
+            pending.objects.clear();
             pending.acks.clear();
             pending.pod_set = epoch.is_some();
             pending.network = epoch.is_some();
@@ -108,6 +116,35 @@ impl Mailbox {
                 pending.pods.insert(uid, (namespace.to_owned(), name.to_owned()));
             }
         });
+    }
+
+    /// An object that pods may refer to changed or went.
+    pub(super) fn object(&self, reference: &Reference) {
+        self.change(|pending| {
+            if pending.epoch.is_some() && pending.entitled.holds(reference) {
+                pending.objects.insert(reference.clone());
+            }
+        });
+    }
+
+    /// A pod refers to these from now on. Gives what the node has to hear before it hears of the pod; what
+    /// nobody refers to any more becomes a notice.
+    pub(super) fn entitle(&self, epoch: Epoch, uid: &str, references: BTreeSet<Reference>) -> Vec<Reference> {
+        let mut new = Vec::new();
+        self.change(|pending| {
+            if pending.epoch == Some(epoch) {
+                let (added, gone) = pending.entitled.set(uid, references);
+                new = added;
+                pending.objects.extend(gone);
+            }
+        });
+        new
+    }
+
+    /// Everything that the node may know; `None`: the epoch is over.
+    pub(super) fn entitled(&self, epoch: Epoch) -> Option<Vec<Reference>> {
+        let pending = self.lock();
+        (pending.epoch == Some(epoch)).then(|| pending.entitled.all())
     }
 
     /// Something that the node sent under `epoch` is stored.
@@ -176,6 +213,10 @@ impl Pending {
         }
         if std::mem::take(&mut self.resync) {
             return Some(Notice::Resync);
+        }
+        if let Some(reference) = self.objects.pop_first() {
+            let is_entitled = self.entitled.holds(&reference);
+            return Some(Notice::Object { epoch, reference, is_entitled });
         }
         if let Some((uid, (namespace, name))) = self.pods.pop_first() {
             return Some(Notice::Pod { epoch, namespace, name, uid });

@@ -3,18 +3,21 @@
 //! Owns every session at this replica, what is told to nodes (their pods and routes, by the leader), what
 //! nodes tell (statuses, Events, heartbeats) and the streams asked of them. A session belongs to the node
 //! that the client certificate names. Promises: a node hears of pods only from a leader whose copies hold
-//! everything that earlier leaders wrote, because what is not in a `PodSet` gets terminated; what a node
-//! says is acknowledged when it is stored; a slow node delays nobody.
+//! everything that earlier leaders wrote, because what is not in a `PodSet` gets terminated; a node hears
+//! only of objects that its pods refer to (see `objects`); what a node says is acknowledged when it is
+//! stored; a slow node delays nobody.
 //!
 //! ```text
 //!  pods ──► router ──► mailbox (per session, newest wins) ──► node
 //!  nodes ─► routes ──►    ▲ acks
+//!  ConfigMaps, .. ───►    │
 //!                         └── inbox (batches) ◄── statuses, ends, Events ◄── node
 //!  rest ──► open ──► mailbox ──► node ──► Stream call ◄──► reader (logs, exec, attach, port-forward)
 //! ```
 
 mod inbox;
 mod mailbox;
+mod objects;
 mod register;
 mod session;
 mod streams;
@@ -66,6 +69,8 @@ pub struct Dependencies {
     pub pods: Reflector<SharedStore>,
     /// Every node.
     pub nodes: Reflector<SharedStore>,
+    /// The objects that pods refer to, one reflector per kind.
+    pub objects: Vec<Reflector<SharedStore>>,
     /// Says when this replica may act.
     pub epochs: EpochReceiver,
     /// Where heartbeats go.
@@ -83,6 +88,7 @@ struct Inner {
     events: EventRecorder,
     pods: Reflector<SharedStore>,
     nodes: Reflector<SharedStore>,
+    objects: Vec<Reflector<SharedStore>>,
     epochs: EpochReceiver,
     heartbeats: Heartbeats,
     tasks: TaskTracker,
@@ -119,6 +125,7 @@ impl NodeSessions {
             events,
             pods,
             nodes,
+            objects,
             epochs,
             heartbeats,
             tasks,
@@ -131,6 +138,7 @@ impl NodeSessions {
             events,
             pods,
             nodes,
+            objects,
             epochs,
             heartbeats,
             tasks,
@@ -151,7 +159,7 @@ impl NodeSessions {
     /// Tells sessions of changes, until cancelled.
     pub async fn route(self) {
         let cancel = self.inner.cancel.clone();
-        let work = async { tokio::join!(self.route_pods(), self.route_nodes()) };
+        let work = async { tokio::join!(self.route_pods(), self.route_nodes(), self.route_objects()) };
         cancel.run_until_cancelled(work).await;
     }
 
