@@ -26,6 +26,7 @@ use crate::pods::roster::Roster;
 use crate::session::outbox::{EventKind, EventRecord, Outbox};
 use crate::session::{self, Parts, Shared};
 use crate::streaming::logs::LogSource;
+use crate::tokens::Tokens;
 use crate::{Config, Error, allocatable, join};
 
 /// How often the node looks at itself.
@@ -60,6 +61,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let outbox = Arc::new(Outbox::default());
     let roster = Arc::new(Roster::default());
     let objects = Arc::new(Objects::default());
+    let tokens = Arc::new(Tokens::default());
     import_images(&config, &images).await?;
     let context = Arc::new(Context {
         config: config.clone(),
@@ -69,6 +71,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         outbox: Arc::clone(&outbox),
         roster: Arc::clone(&roster),
         objects: Arc::clone(&objects),
+        tokens: Arc::clone(&tokens),
         resources: reporter.resources(),
     });
     let enforced = enforce_allocatable(&config, reporter.resources());
@@ -79,6 +82,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         outbox: Arc::clone(&outbox),
         network,
         objects,
+        tokens,
         pods: dispatcher.sender(),
         logs: LogSource { roster, log_dir: config.log_dir() },
         node_json: Box::new(move || json(&registered.node())),

@@ -18,6 +18,7 @@ mod path;
 mod probes;
 mod query;
 mod respond;
+mod token;
 mod verbs;
 mod watch;
 
@@ -45,6 +46,7 @@ use self::query::Query;
 use self::respond::Style;
 pub use self::respond::{Body, BoxError};
 use self::verbs::{Call, Verb};
+use crate::auth::service_account::ServiceAccounts;
 use crate::auth::{self, Attributes, Authorizer, Identity};
 use crate::registry::Registry;
 
@@ -67,6 +69,8 @@ pub struct Parts {
     pub authorizer: Arc<dyn Authorizer>,
     /// Where container logs come from.
     pub logs: Arc<dyn PodLogs>,
+    /// Makes and checks the tokens of service accounts.
+    pub accounts: ServiceAccounts,
     /// This replica's `host:port` as clients know it.
     pub advertised: String,
     /// Cancelled when the replica begins to stop: streams end.
@@ -78,6 +82,7 @@ pub struct Rest {
     registry: Registry,
     authorizer: Arc<dyn Authorizer>,
     logs: Arc<dyn PodLogs>,
+    accounts: ServiceAccounts,
     advertised: String,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
@@ -104,11 +109,12 @@ struct Head {
 impl Rest {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, authorizer, logs, advertised, stop } = parts;
+        let Parts { registry, authorizer, logs, accounts, advertised, stop } = parts;
         Self {
             registry,
             authorizer,
             logs,
+            accounts,
             advertised,
             stop,
             metrics: Arc::default(),
@@ -130,7 +136,7 @@ impl Rest {
             route: Route::parse(request.uri().path()),
             query: Query::parse(request.uri().query()),
             headers: request.headers().clone(),
-            identity: request.extensions().get().cloned().unwrap_or_else(Identity::anonymous),
+            identity: self.identity(&request).await,
         };
         let (verb, resource) = head.labels();
         let answer = AssertUnwindSafe(self.answer(&head, request)).catch_unwind().await;
@@ -171,6 +177,21 @@ impl Rest {
                 }
                 self.answer_path(head)
             }
+        }
+    }
+
+    /// Who asks: whom the client certificate names, else whom the token names, else nobody. A token that does
+    /// not count makes nobody, to whom only public paths are open.
+    async fn identity<B>(&self, request: &Request<B>) -> Identity {
+        let known = request.extensions().get().cloned().unwrap_or_else(Identity::anonymous);
+        let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some((scheme, token)) = header.filter(|_| known.is_anonymous()).and_then(|h| h.split_once(' '))
+        else {
+            return known;
+        };
+        match scheme.eq_ignore_ascii_case("bearer") {
+            true => self.accounts.authenticate(token.trim()).await.unwrap_or(known),
+            false => known,
         }
     }
 

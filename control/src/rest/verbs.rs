@@ -88,11 +88,11 @@ impl<'a> Call<'a> {
         self.resource.kind
     }
 
-    fn namespace(&self) -> &'a str {
+    pub(super) fn namespace(&self) -> &'a str {
         self.resource.namespace.as_deref().unwrap_or_default()
     }
 
-    fn name(&self) -> &'a str {
+    pub(super) fn name(&self) -> &'a str {
         self.resource.name.as_deref().unwrap_or_default()
     }
 
@@ -133,6 +133,7 @@ impl Rest {
             (Verb::Create, Some("binding")) => {
                 self.bind(call, call.name(), &headers, &body::read(request).await?).await
             }
+            (Verb::Create, Some("token")) => self.token(call, &headers, &body::read(request).await?).await,
             (Verb::Create, Some("eviction")) => self.evict(call, &headers, &body::read(request).await?).await,
             (Verb::Create, _) if call.kind().kind == "Binding" => {
                 self.bind(call, "", &headers, &body::read(request).await?).await

@@ -19,7 +19,6 @@ pub(crate) fn unsupported_pod(spec: &PodSpec) -> Option<&'static str> {
 /// The first thing that the container asks for and cannot get.
 pub(crate) fn unsupported_container(container: &Container, init: bool) -> Option<&'static str> {
     let security = container.security_context.as_ref();
-    let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let seccomp = security.and_then(|s| s.seccomp_profile.as_ref());
     let found = [
         (
@@ -31,14 +30,6 @@ pub(crate) fn unsupported_container(container: &Container, init: bool) -> Option
             "lifecycle hooks",
         ),
         (container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()), "block volume devices"),
-        (
-            mounts.iter().any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some()),
-            "subPath of volume mounts",
-        ),
-        (
-            mounts.iter().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional")),
-            "mount propagation Bidirectional",
-        ),
         (container.ports.iter().flatten().any(|p| p.host_port.is_some_and(|h| h != 0)), "host ports"),
         (seccomp.is_some_and(|s| s.type_ == "Localhost"), "seccomp profiles of type Localhost"),
         (security.is_some_and(|s| s.se_linux_options.is_some()), "SELinux options"),

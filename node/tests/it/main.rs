@@ -18,6 +18,7 @@ mod images;
 mod leadership;
 mod lifecycle;
 mod restarts;
+mod volumes;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,8 +39,15 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<String>) -> ExitCode {
-    let tests: Vec<Test> =
-        [images::TESTS, lifecycle::TESTS, restarts::TESTS, adoption::TESTS, leadership::TESTS].concat();
+    let tests: Vec<Test> = [
+        images::TESTS,
+        lifecycle::TESTS,
+        restarts::TESTS,
+        adoption::TESTS,
+        leadership::TESTS,
+        volumes::TESTS,
+    ]
+    .concat();
     if args.iter().any(|arg| arg == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

@@ -6,6 +6,7 @@ mod by_hand;
 mod first_pod;
 mod leader_loss;
 mod power_cut;
+mod volumes;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
