@@ -17,17 +17,24 @@ pub enum ReferenceKind {
     ConfigMap,
     /// Files, variables and credentials for images.
     Secret,
+    /// What a pod asks for of storage.
+    PersistentVolumeClaim,
+    /// Where a claim that a pod refers to is bound.
+    PersistentVolume,
 }
 
 impl ReferenceKind {
     /// Every one.
-    pub const ALL: [Self; 2] = [Self::ConfigMap, Self::Secret];
+    pub const ALL: [Self; 4] =
+        [Self::ConfigMap, Self::Secret, Self::PersistentVolumeClaim, Self::PersistentVolume];
 
     /// As the API names it.
     pub fn name(self) -> &'static str {
         match self {
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Self::PersistentVolume => "PersistentVolume",
         }
     }
 
@@ -66,7 +73,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Everything that a pod of this namespace refers to.
+/// Everything that a pod of this namespace refers to. Where its claims are bound stands in the claims.
 pub fn of_pod(namespace: &str, spec: &PodSpec) -> BTreeSet<Reference> {
     let mut found = Found { namespace, references: BTreeSet::new() };
     for volume in spec.volumes.iter().flatten() {
@@ -98,6 +105,9 @@ impl Found<'_> {
     }
 
     fn volume(&mut self, volume: &Volume) {
+        if let Some(claim) = &volume.persistent_volume_claim {
+            self.add(ReferenceKind::PersistentVolumeClaim, &claim.claim_name);
+        }
         if let Some(map) = &volume.config_map {
             self.add(ReferenceKind::ConfigMap, &map.name);
         }
@@ -151,6 +161,7 @@ mod tests {
                     {"serviceAccountToken": {"path": "token"}},
                 ]}},
                 {"name": "d", "emptyDir": {}},
+                {"name": "e", "persistentVolumeClaim": {"claimName": "data"}},
             ],
             "initContainers": [{"name": "i", "env": [
                 {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "one", "key": "k"}}},
@@ -176,6 +187,7 @@ mod tests {
                 "Secret ns/one",
                 "Secret ns/part",
                 "Secret ns/registry",
+                "PersistentVolumeClaim ns/data",
             ]
         );
         for kind in ReferenceKind::ALL {

@@ -190,6 +190,11 @@ impl<S: ObjectStore + Clone> Reflector<S> {
         self.lock().entries.values().map(|entry| entry.object.clone()).collect()
     }
 
+    /// Whether there is any object.
+    pub fn any(&self) -> bool {
+        !self.lock().entries.is_empty()
+    }
+
     /// The objects found under a text of the index, in key order.
     pub fn indexed(&self, text: &str) -> Vec<Arc<Object>> {
         let state = self.lock();

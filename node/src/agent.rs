@@ -27,6 +27,7 @@ use crate::session::outbox::{EventKind, EventRecord, Outbox};
 use crate::session::{self, Parts, Shared};
 use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
+use crate::tokens::Tokens;
 use crate::{Config, Error, allocatable, join};
 
 /// How often the node looks at itself.
@@ -61,6 +62,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let outbox = Arc::new(Outbox::default());
     let roster = Arc::new(Roster::default());
     let objects = Arc::new(Objects::default());
+    let tokens = Arc::new(Tokens::default());
     import_images(&config, &images).await?;
     let streamed = Arc::clone(&runtime);
     let context = Arc::new(Context {
@@ -72,6 +74,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         outbox: Arc::clone(&outbox),
         roster: Arc::clone(&roster),
         objects: Arc::clone(&objects),
+        tokens: Arc::clone(&tokens),
         resources: reporter.resources(),
     });
     let gc_config = config.clone();
@@ -83,6 +86,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         outbox: Arc::clone(&outbox),
         network,
         objects,
+        tokens,
         pods: dispatcher.sender(),
         streams: Sources { logs: LogSource { roster, log_dir: config.log_dir() }, runtime: streamed },
         node_json: Box::new(move || json(&registered.node())),

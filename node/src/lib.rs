@@ -22,6 +22,7 @@ mod pods;
 mod probes;
 mod session;
 mod streaming;
+mod tokens;
 
 pub use agent::run;
 pub use config::{BackoffConfig, Config, ConfigError, Taint, TlsFiles};

@@ -1,4 +1,4 @@
-//! The objects beside pods that the control plane gave this node: ConfigMaps, Secrets.
+//! The objects beside pods that the control plane gave this node: ConfigMaps, Secrets, claims and volumes.
 //!
 //! Owns the node's only copy. Written by the leader's session, read by whoever makes something of them; who
 //! waits for an object subscribes to changes and looks again. Promises that contents stay in memory: they
@@ -11,7 +11,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::references::{Reference, ReferenceKind};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 /// What is known of an object.
@@ -30,6 +31,32 @@ pub(crate) enum Lookup<T> {
 enum Object {
     ConfigMap(Arc<ConfigMap>),
     Secret(Arc<Secret>),
+    Claim(Arc<PersistentVolumeClaim>),
+    Volume(Arc<PersistentVolume>),
+}
+
+impl Object {
+    fn parse(kind: ReferenceKind, json: &[u8]) -> Result<Self, serde_json::Error> {
+        fn of<T: DeserializeOwned>(json: &[u8]) -> Result<Arc<T>, serde_json::Error> {
+            serde_json::from_slice(json).map(Arc::new)
+        }
+        Ok(match kind {
+            ReferenceKind::ConfigMap => Self::ConfigMap(of(json)?),
+            ReferenceKind::Secret => Self::Secret(of(json)?),
+            ReferenceKind::PersistentVolumeClaim => Self::Claim(of(json)?),
+            ReferenceKind::PersistentVolume => Self::Volume(of(json)?),
+        })
+    }
+
+    fn version(&self) -> String {
+        let metadata = match self {
+            Self::ConfigMap(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
+            Self::Claim(object) => &object.metadata,
+            Self::Volume(object) => &object.metadata,
+        };
+        metadata.resource_version.clone().unwrap_or_default()
+    }
 }
 
 /// The node's copy; see the module.
@@ -61,7 +88,7 @@ impl Objects {
     pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Lookup<ConfigMap> {
         self.get(ReferenceKind::ConfigMap, namespace, name, |object| match object {
             Object::ConfigMap(map) => Some(map),
-            Object::Secret(_) => None,
+            _ => None,
         })
     }
 
@@ -69,13 +96,34 @@ impl Objects {
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Lookup<Secret> {
         self.get(ReferenceKind::Secret, namespace, name, |object| match object {
             Object::Secret(secret) => Some(secret),
-            Object::ConfigMap(_) => None,
+            _ => None,
+        })
+    }
+
+    /// The claim of that name.
+    pub(crate) fn claim(&self, namespace: &str, name: &str) -> Lookup<PersistentVolumeClaim> {
+        self.get(ReferenceKind::PersistentVolumeClaim, namespace, name, |object| match object {
+            Object::Claim(claim) => Some(claim),
+            _ => None,
+        })
+    }
+
+    /// The volume of that name.
+    pub(crate) fn volume(&self, name: &str) -> Lookup<PersistentVolume> {
+        self.get(ReferenceKind::PersistentVolume, "", name, |object| match object {
+            Object::Volume(volume) => Some(volume),
+            _ => None,
         })
     }
 
     /// Sees a new number after every change of any object.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Whether a leader has told this life of the agent everything once.
+    pub(crate) fn is_told(&self) -> bool {
+        self.lock().told
     }
 
     /// A number that changes when one of these objects appears, changes, goes, or becomes known.
@@ -91,15 +139,8 @@ impl Objects {
 
     /// The leader tells an object.
     pub(crate) fn put(&self, reference: Reference, json: &[u8]) {
-        let parsed = match reference.kind {
-            ReferenceKind::ConfigMap => serde_json::from_slice(json)
-                .map(|map: ConfigMap| (map.metadata.resource_version.clone(), Object::ConfigMap(map.into()))),
-            ReferenceKind::Secret => serde_json::from_slice(json).map(|secret: Secret| {
-                (secret.metadata.resource_version.clone(), Object::Secret(secret.into()))
-            }),
-        };
-        let (version, object) = match parsed {
-            Ok((version, object)) => (version.unwrap_or_default(), object),
+        let (version, object) = match Object::parse(reference.kind, json) {
+            Ok(object) => (object.version(), object),
             Err(error) => {
                 // Where it is wrong, not what it holds.
                 tracing::error!(%reference, line = error.line(), column = error.column(), "an object from the control plane cannot be read; ignored");

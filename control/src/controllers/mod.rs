@@ -7,9 +7,11 @@
 mod event_ttl;
 mod namespace;
 mod node_lease;
+mod namespace_defaults;
 pub mod node_lifecycle;
 mod pod_gc;
 mod taint_eviction;
+pub(crate) mod volume_binding;
 
 #[cfg(test)]
 mod tests;
@@ -42,10 +44,16 @@ pub struct Context {
     pub nodes: Reflector<SharedStore>,
     /// Every namespace.
     pub namespaces: Reflector<SharedStore>,
+    /// Every PersistentVolumeClaim.
+    pub claims: Reflector<SharedStore>,
+    /// Every PersistentVolume.
+    pub volumes: Reflector<SharedStore>,
     /// When nodes were last heard of.
     pub heartbeats: Heartbeats,
     /// Sessions of the nodes.
     pub sessions: NodeSessions,
+    /// The certificate by which pods know the API, PEM.
+    pub ca_pem: String,
     /// Settings.
     pub timings: Timings,
 }
@@ -86,10 +94,12 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
                 tokio::join!(
                     namespace::bootstrap(&context),
                     namespace::run(&context, epoch),
+                    namespace_defaults::run(&context, epoch),
                     node_lifecycle::run(&context, epoch),
                     node_lease::run(&context, epoch),
                     taint_eviction::run(&context, epoch),
                     pod_gc::run(&context, epoch),
+                    volume_binding::run(&context, epoch),
                     event_ttl::run(&context, epoch),
                 )
             };

@@ -139,6 +139,7 @@ impl Rest {
             (Verb::Create, Some("binding")) => {
                 self.bind(call, call.name(), &headers, &body::read(request).await?).await
             }
+            (Verb::Create, Some("token")) => self.token(call, &headers, &body::read(request).await?).await,
             (Verb::Create, Some("eviction")) => self.evict(call, &headers, &body::read(request).await?).await,
             (Verb::Create, _) if call.kind().kind == "Binding" => {
                 self.bind(call, "", &headers, &body::read(request).await?).await

@@ -2,8 +2,11 @@
 //! crate is here.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each block says why it is sound")]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, major, minor};
@@ -247,4 +250,36 @@ fn c_string(text: String) -> std::ffi::CString {
 /// A copy of a descriptor that exec closes.
 pub(crate) fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
+}
+
+/// Copies the mount at a path, with what is mounted below it, without attaching it anywhere. The copy shares
+/// with the original if that is shared.
+pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: the path is a C string that lives until the call returns; the kernel keeps nothing of it.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches a copied mount onto an open file or directory.
+pub(crate) fn attach_mount(copy: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    const FROM_FD: libc::c_uint = 0x4;
+    const TO_FD: libc::c_uint = 0x40;
+    // SAFETY: both paths are empty C strings and both descriptors are open for the time of the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            copy.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            FROM_FD | TO_FD,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

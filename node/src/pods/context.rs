@@ -3,7 +3,7 @@
 //! ```text
 //! <dataDir>/pods/<uid>/checkpoint.json      the worker's record
 //!                      etc/                 hosts, hostname, resolv.conf
-//!                      volumes/<name>       emptyDir volumes
+//!                      volumes/<name>       volumes (see `volumes`)
 //!                      containers/<name>/   termination messages
 //!                      roots/<id>/          writable layers
 //! <logDir>/pods/<namespace>_<name>_<uid>/<container>/<attempt>.log
@@ -23,6 +23,7 @@ use crate::images::{ImageStore, Puller};
 use crate::network::PodNetwork;
 use crate::objects::Objects;
 use crate::session::outbox::Outbox;
+use crate::tokens::Tokens;
 
 /// Shared by all workers of a node.
 pub(crate) struct Context {
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) objects: Arc<Objects>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) resources: NodeResources,
 }
 

@@ -120,6 +120,24 @@ pub(crate) fn expand_plain(command: &[String], variables: &[EnvVar]) -> Vec<Stri
     command.iter().map(|text| expand(text, &known)).collect()
 }
 
+/// The same for a path, in which nothing may be left unknown.
+pub(crate) fn expand_all(text: &str, variables: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut missing = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("$(") {
+        let Some((name, tail)) = after.split_once(')') else { break };
+        // `$$(NAME)` stands for itself.
+        if !before.ends_with('$') && !variables.contains_key(name) && !missing.contains(&name) {
+            missing.push(name);
+        }
+        rest = tail;
+    }
+    match missing.is_empty() {
+        true => Ok(expand(text, variables)),
+        false => Err(format!("missing value for {}", missing.join(", "))),
+    }
+}
+
 fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<Option<String>, String> {
     if let Some(field) = &source.field_ref {
         return field_value(around, field).map(Some);
@@ -155,18 +173,70 @@ fn field_value(around: Surroundings<'_>, field: &ObjectFieldSelector) -> Result<
     Ok(value)
 }
 
+/// What a file of the downward API says of the pod's metadata; labels and annotations also as a whole.
+pub(crate) fn metadata_text(pod: &Pod, path: &str) -> Result<String, String> {
+    let metadata = &pod.metadata;
+    let lines = |map: &Option<BTreeMap<String, String>>| {
+        let lines: Vec<String> =
+            map.iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+        lines.join("\n")
+    };
+    let in_map = |map: &Option<BTreeMap<String, String>>, prefix: &str| {
+        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default())
+    };
+    Ok(match path {
+        "metadata.labels" => lines(&metadata.labels),
+        "metadata.annotations" => lines(&metadata.annotations),
+        "metadata.name" => metadata.name.clone().unwrap_or_default(),
+        "metadata.namespace" => metadata.namespace.clone().unwrap_or_default(),
+        "metadata.uid" => metadata.uid.clone().unwrap_or_default(),
+        _ => in_map(&metadata.labels, "metadata.labels")
+            .or_else(|| in_map(&metadata.annotations, "metadata.annotations"))
+            .ok_or_else(|| format!("unsupported fieldPath: {path}"))?,
+    })
+}
+
+/// A text in double quotes as Go's `%q` writes it, which programs that read these files expect.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
 fn resource_value(around: Surroundings<'_>, field: &ResourceFieldSelector) -> Result<String, String> {
-    let pod = around.pod.spec.as_ref();
+    resource_text(around.pod, Some(around.container), field, around.allocatable)
+}
+
+/// What a container asks for or may use; `own` is the container that the field means if it names none.
+pub(crate) fn resource_text(
+    pod: &Pod,
+    own: Option<&Container>,
+    field: &ResourceFieldSelector,
+    allocatable: (i64, i64),
+) -> Result<String, String> {
+    let spec = pod.spec.as_ref();
     let of = match &field.container_name {
-        None => Some(around.container),
-        Some(name) => pod.and_then(|s| s.containers.iter().find(|c| c.name == *name)),
+        None => own,
+        Some(name) => spec.and_then(|s| s.containers.iter().find(|c| c.name == *name)),
     };
     let container = of.ok_or_else(|| {
         format!("container {} not found", field.container_name.as_deref().unwrap_or_default())
     })?;
     let amounts = qos::amounts(container);
     let or_all = |value: i64, all: i64| if value == 0 { all } else { value };
-    let (milli_cpu, memory) = around.allocatable;
+    let (milli_cpu, memory) = allocatable;
     let (value, is_cpu) = match field.resource.as_str() {
         "limits.cpu" => (or_all(amounts.cpu_limit_milli, milli_cpu), true),
         "requests.cpu" => (amounts.cpu_request_milli, true),

@@ -73,11 +73,15 @@ impl Worker {
         self.record.sandbox = Some(SandboxRecord { id: id.clone(), ready: false, ip: None, netns: None });
         self.record.sandbox_retry_at = None;
         let record = self.record.clone();
-        let made = self.blocking(move |context| make_sandbox(context, record)).await;
+        let made = match self.tokens().await {
+            Ok(tokens) => self.blocking(move |context| make_sandbox(context, record, &tokens)).await,
+            Err(error) => Err(SandboxFailure::Volume(error)),
+        };
         match made {
             Ok(sandbox) => {
                 self.record.sandbox = Some(sandbox);
                 self.record.sandbox_attempts += 1;
+                self.volumes_made();
             }
             Err(failure) => {
                 let undone = self.blocking(move |context| context.runtime.delete_sandbox(&id)).await;
@@ -266,7 +270,11 @@ pub(super) fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-fn make_sandbox(context: &Context, mut record: PodRecord) -> Result<SandboxRecord, SandboxFailure> {
+fn make_sandbox(
+    context: &Context,
+    mut record: PodRecord,
+    tokens: &volumes::Tokens,
+) -> Result<SandboxRecord, SandboxFailure> {
     let uid = record.uid().to_owned();
     let dir = context.pod_dir(&uid);
     let begun = Instant::now();
@@ -284,10 +292,8 @@ fn make_sandbox(context: &Context, mut record: PodRecord) -> Result<SandboxRecor
     sandbox.ip = ip;
     record.sandbox = Some(sandbox.clone());
     super::checkpoint::save(&dir, &record).map_err(SandboxFailure::Files)?;
-    let fs_group = record.spec().security_context.as_ref().and_then(|s| s.fs_group);
-    let fs_group = fs_group.and_then(|gid| u32::try_from(gid).ok());
-    let pod_volumes = record.spec().volumes.as_deref().unwrap_or_default();
-    volumes::prepare(pod_volumes, &dir.join("volumes"), fs_group).map_err(SandboxFailure::Volume)?;
+    let around = volumes::Around::new(context, &record, tokens);
+    volumes::prepare(around, &dir.join("volumes")).map_err(SandboxFailure::Volume)?;
     files::write_all(&record, ip, &context.config, &dir.join("etc")).map_err(SandboxFailure::Files)?;
     let spec = container_spec::sandbox(context, &record, &sandbox.id);
     let files_made = Instant::now();

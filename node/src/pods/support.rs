@@ -18,17 +18,8 @@ pub(crate) fn unsupported_pod(spec: &PodSpec) -> Option<&'static str> {
 /// The first thing that the container asks for and cannot get.
 pub(crate) fn unsupported_container(container: &Container) -> Option<&'static str> {
     let security = container.security_context.as_ref();
-    let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let found = [
         (container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()), "block volume devices"),
-        (
-            mounts.iter().any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some()),
-            "subPath of volume mounts",
-        ),
-        (
-            mounts.iter().any(|m| m.mount_propagation.as_deref() == Some("Bidirectional")),
-            "mount propagation Bidirectional",
-        ),
         (container.ports.iter().flatten().any(|p| p.host_port.is_some_and(|h| h != 0)), "host ports"),
         (security.is_some_and(|s| s.se_linux_options.is_some()), "SELinux options"),
     ];

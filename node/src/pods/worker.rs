@@ -121,6 +121,7 @@ impl Worker {
         self.context.roster.set_status(&self.record);
         loop {
             self.take_desired();
+            self.look_at_needs().await;
             let now = Timestamp::now();
             let plan = self.plan(now);
             self.publish();
@@ -176,10 +177,7 @@ impl Worker {
             () = shutdown.cancelled() => false,
             () = sleep => true,
             changed = self.desired.changed() => changed.is_ok(),
-            () = self.needs.changed() => {
-                self.look_at_needs();
-                true
-            }
+            () = self.needs.changed() => true,
             Some(notice) = self.notices.recv() => {
                 self.notice(notice).await;
                 true

@@ -26,6 +26,7 @@ use crate::network::BridgeNetwork;
 use crate::objects::Objects;
 use crate::pods::dispatcher::Command;
 use crate::streaming::Sources;
+use crate::tokens::Tokens;
 use crate::{Config, Error, TlsFiles};
 
 pub(crate) use leadership::Leadership;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) leadership: Leadership,
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) objects: Arc<Objects>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
     /// The Node object for Hello, made anew on each dial.
@@ -51,7 +53,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, tls, outbox, network, objects, pods, streams, node_json } = parts;
+        let Parts { config, tls, outbox, network, objects, tokens, pods, streams, node_json } = parts;
         let leadership = Leadership::default();
         Self {
             config,
@@ -60,6 +62,7 @@ impl Shared {
             leadership,
             network,
             objects,
+            tokens,
             pods,
             streams,
             node_json,
@@ -79,6 +82,7 @@ pub(crate) struct Parts {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) objects: Arc<Objects>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,

@@ -266,8 +266,8 @@ async fn refusals_are_said() {
     control.put(&pod("lost", &["serve"], |pod| {
         pod["spec"]["containers"][0]["command"] = serde_json::json!(["/no/such/program"]);
     }));
-    control.put(&pod("mapped", &["serve"], |pod| {
-        pod["spec"]["volumes"] = serde_json::json!([{"name": "v", "configMap": {"name": "m"}}]);
+    control.put(&pod("cloned", &["serve"], |pod| {
+        pod["spec"]["volumes"] = serde_json::json!([{"name": "v", "gitRepo": {"repository": "x"}}]);
     }));
     let waits = |reason: &'static str| {
         move |s: &PodStatus| {
@@ -292,12 +292,12 @@ async fn refusals_are_said() {
         "Normal BackOff: Back-off pulling image \"nowhere.example/x:1\"",
         "Warning ErrImageNeverPull: Container image \"nowhere.example/x:1\" is not present with pull policy of Never",
         "Warning Failed: Error: block volume devices: not supported by this version of the node agent",
-        "Warning FailedMount: MountVolume.SetUp failed for volume \"v\" : volumes of type configMap are not supported \
-         by this version of the node agent",
+        "Warning FailedMount: MountVolume.SetUp failed for volume \"v\" : volumes of type gitRepo are not supported: \
+         clone the repository in an init container into an emptyDir instead",
     ] {
         control.until(event, |h| h.said().contains(&event.to_owned()).then_some(())).await;
     }
-    for uid in ["absent-uid", "never-uid", "invalid-uid", "blocky-uid", "lost-uid", "mapped-uid"] {
+    for uid in ["absent-uid", "never-uid", "invalid-uid", "blocky-uid", "lost-uid", "cloned-uid"] {
         control.delete(uid, 30);
         control.gone(uid).await;
     }

@@ -25,6 +25,7 @@ mod pull_policies;
 mod pulls;
 mod registry;
 mod restarts;
+mod volumes;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,10 +56,9 @@ fn run(args: Vec<String>) -> ExitCode {
         probes::TESTS,
         pulls::TESTS,
         pull_policies::TESTS,
-        lifecycle::TESTS,
-        restarts::TESTS,
         adoption::TESTS,
         leadership::TESTS,
+        volumes::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {

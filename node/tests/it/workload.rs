@@ -153,6 +153,36 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             std::fs::write("/dev/termination-log", "all shown").unwrap();
             std::process::exit(0)
         }
+        // Shows variables in one line, and stays.
+        "environment" => {
+            on_term(|| std::process::exit(0));
+            let of = |name: &String| match std::env::var(name) {
+                Ok(value) => format!("{name}={value}"),
+                Err(_) => format!("{name} is not set"),
+            };
+            println!("{}", args[1..].iter().map(of).collect::<Vec<_>>().join(" "));
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        // Shows files, and again whenever they change; says whether the first's directory can be written.
+        "follow" => {
+            on_term(|| std::process::exit(0));
+            let directory = std::path::Path::new(&args[1]).parent().unwrap();
+            let can = std::fs::write(directory.join("probe"), "").map_or("cannot", |()| "can");
+            println!("{} {can} be written", directory.display());
+            let mut shown = vec![String::new(); args.len()];
+            loop {
+                for (path, shown) in args.iter().zip(&mut shown).skip(1) {
+                    let text = std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
+                    if text != *shown {
+                        println!("{path}: {text}");
+                        *shown = text;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         // Prints a numbered line every few milliseconds.
         "count" => {
             on_term(|| std::process::exit(0));

@@ -10,6 +10,7 @@ mod logs;
 mod pod_life;
 mod power_cut;
 mod streams;
+mod volumes;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

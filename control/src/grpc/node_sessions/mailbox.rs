@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::references::Reference;
-use proto::node::OpenStream;
+use proto::node::{OpenStream, TokenResponse};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,8 @@ use crate::leader::Epoch;
 
 /// Most stream requests waiting to be sent to one node.
 const OPENS_MAX: usize = 64;
+/// Most answered questions for tokens waiting to be sent to one node; a node asks no more at once.
+const TOKENS_MAX: usize = 1024;
 /// Most acknowledgements waiting to be sent; the inbox stops reading when there are more.
 pub(super) const ACKS_MAX: usize = 1024;
 
@@ -36,6 +38,8 @@ pub(super) enum Notice {
     Open(OpenStream),
     /// Something is stored.
     Ack(u64),
+    /// The answer to a question for a token.
+    Token(TokenResponse),
     /// An object changed or went; whether the node may know it.
     Object { epoch: Epoch, reference: Reference, is_entitled: bool },
     /// A pod changed or went.
@@ -51,6 +55,7 @@ struct Pending {
     resync: bool,
     opens: VecDeque<OpenStream>,
     acks: VecDeque<u64>,
+    tokens: VecDeque<TokenResponse>,
     entitled: Entitled,
     objects: BTreeSet<Reference>,
     /// uid → (namespace, name)
@@ -83,6 +88,7 @@ impl Mailbox {
             pending.entitled = Entitled::default();
             pending.objects.clear();
             pending.acks.clear();
+            pending.tokens.clear();
             pending.pod_set = epoch.is_some();
             pending.network = epoch.is_some();
             pending.resync = false;
@@ -127,6 +133,11 @@ impl Mailbox {
         });
     }
 
+    /// The pods of the node that refer to it, by uid.
+    pub(super) fn pods_of(&self, reference: &Reference) -> Vec<String> {
+        self.lock().entitled.pods_of(reference)
+    }
+
     /// A pod refers to these from now on. Gives what the node has to hear before it hears of the pod; what
     /// nobody refers to any more becomes a notice.
     pub(super) fn entitle(&self, epoch: Epoch, uid: &str, references: BTreeSet<Reference>) -> Vec<Reference> {
@@ -152,6 +163,15 @@ impl Mailbox {
         self.change(|pending| {
             if pending.epoch == Some(epoch) && pending.acks.len() < ACKS_MAX {
                 pending.acks.push_back(sequence);
+            }
+        });
+    }
+
+    /// The answer to a question that was asked under `epoch`. One too many is dropped: the node asks again.
+    pub(super) fn token(&self, epoch: Epoch, response: TokenResponse) {
+        self.change(|pending| {
+            if pending.epoch == Some(epoch) && pending.tokens.len() < TOKENS_MAX {
+                pending.tokens.push_back(response);
             }
         });
     }
@@ -213,6 +233,9 @@ impl Pending {
         }
         if std::mem::take(&mut self.resync) {
             return Some(Notice::Resync);
+        }
+        if let Some(response) = self.tokens.pop_front() {
+            return Some(Notice::Token(response));
         }
         if let Some(reference) = self.objects.pop_first() {
             let is_entitled = self.entitled.holds(&reference);

@@ -21,6 +21,7 @@ mod objects;
 mod register;
 mod session;
 mod streams;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::mailbox::Mailbox;
 use self::streams::StreamTable;
 use super::identity;
+use crate::auth::service_account::ServiceAccounts;
 use crate::heartbeats::Heartbeats;
 use crate::leader::EpochReceiver;
 use crate::object_store::SharedStore;
@@ -65,6 +67,8 @@ pub struct Dependencies {
     pub registry: Registry,
     /// Takes Events in.
     pub events: EventRecorder,
+    /// Makes the tokens that pods get.
+    pub accounts: ServiceAccounts,
     /// Every pod, indexed by node.
     pub pods: Reflector<SharedStore>,
     /// Every node.
@@ -86,6 +90,7 @@ struct Inner {
     range: PodRange,
     registry: Registry,
     events: EventRecorder,
+    accounts: ServiceAccounts,
     pods: Reflector<SharedStore>,
     nodes: Reflector<SharedStore>,
     objects: Vec<Reflector<SharedStore>>,
@@ -123,6 +128,7 @@ impl NodeSessions {
             range,
             registry,
             events,
+            accounts,
             pods,
             nodes,
             objects,
@@ -136,6 +142,7 @@ impl NodeSessions {
             range,
             registry,
             events,
+            accounts,
             pods,
             nodes,
             objects,

@@ -8,14 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::references::{self, Reference};
+use api::references::{self, Reference, ReferenceKind};
 use k8s_openapi::api::core::v1::PodSpec;
 use proto::node::{ObjectChange, ObjectIndex, ObjectKey, ObjectRemoved, to_node};
 use serde::Deserialize;
 
 use super::NodeSessions;
+use super::mailbox::Mailbox;
 use crate::leader::Epoch;
-use crate::reflector::Feed;
+use crate::reflector::{Feed, uid};
 use crate::registry::Object;
 
 /// What the pods of one node refer to.
@@ -60,6 +61,12 @@ impl Entitled {
         (new, gone)
     }
 
+    /// The pods that refer to it.
+    pub(super) fn pods_of(&self, reference: &Reference) -> Vec<String> {
+        let holding = self.pods.iter().filter(|(_, references)| references.contains(reference));
+        holding.map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// Whether a pod refers to it.
     pub(super) fn holds(&self, reference: &Reference) -> bool {
         self.holders.contains_key(reference)
@@ -72,6 +79,25 @@ impl Entitled {
 }
 
 impl NodeSessions {
+    /// What a pod refers to, and the volumes that its claims are bound to.
+    pub(super) async fn needs_of(&self, pod: &Object) -> BTreeSet<Reference> {
+        let mut references = of_pod(pod);
+        let claims: Vec<Reference> = references
+            .iter()
+            .filter(|reference| reference.kind == ReferenceKind::PersistentVolumeClaim)
+            .cloned()
+            .collect();
+        for claim in claims {
+            let found = self.inner.registry.get_local(claim.kind.kind(), &claim.namespace, &claim.name).await;
+            let Ok(Some(found)) = found else { continue };
+            if let Some(volume) = found.value()["spec"]["volumeName"].as_str().filter(|name| !name.is_empty())
+            {
+                references.insert(Reference::new(ReferenceKind::PersistentVolume, "", volume));
+            }
+        }
+        references
+    }
+
     /// Tells sessions of changes of objects that their pods refer to, until cancelled.
     pub(super) async fn route_objects(&self) {
         let feeds = self.inner.objects.iter().map(|reflector| async {
@@ -80,11 +106,31 @@ impl NodeSessions {
                 let delta = feed.next().await;
                 if let Some(reference) = reference(delta.object()) {
                     let mailboxes: Vec<_> = self.mailboxes().values().cloned().collect();
-                    mailboxes.iter().for_each(|mailbox| mailbox.object(&reference));
+                    for mailbox in &mailboxes {
+                        mailbox.object(&reference);
+                        self.tell_users(mailbox, &reference);
+                    }
                 }
             }
         });
         futures_util::future::join_all(feeds).await;
+    }
+
+    /// The pods of a claim that changed are told again: with them goes the volume that it is bound to now.
+    fn tell_users(&self, mailbox: &Mailbox, reference: &Reference) {
+        if reference.kind != ReferenceKind::PersistentVolumeClaim {
+            return;
+        }
+        let users = mailbox.pods_of(reference);
+        if users.is_empty() {
+            return;
+        }
+        for pod in self.inner.pods.list() {
+            let pod_uid = uid(&pod);
+            if users.contains(&pod_uid) {
+                mailbox.pod(pod_uid, pod.namespace(), pod.name());
+            }
+        }
     }
 
     /// What is true of an object now, as the node is told it.
@@ -133,7 +179,7 @@ pub(super) fn of_pod(pod: &Object) -> BTreeSet<Reference> {
 }
 
 fn reference(object: &Object) -> Option<Reference> {
-    let kind = references::ReferenceKind::parse(object.kind().kind)?;
+    let kind = ReferenceKind::parse(object.kind().kind)?;
     Some(Reference::new(kind, object.namespace(), object.name()))
 }
 
@@ -147,8 +193,6 @@ fn key(reference: &Reference) -> ObjectKey {
 
 #[cfg(test)]
 mod tests {
-    use api::references::ReferenceKind;
-
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@
 //!                                            └────────── role changes
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,9 @@ impl NodeSessions {
                 self.inner.heartbeats.beat(node, Instant::now());
                 match message.message {
                     None | Some(from_node::Message::Heartbeat(_) | from_node::Message::Hello(_)) => {}
+                    Some(from_node::Message::TokenRequest(request)) => {
+                        self.answer_token(node, request, mailbox).await;
+                    }
                     // The queue is full only while the store is slow; the node waits like everybody.
                     Some(message) => {
                         if messages.send(message).await.is_err() {
@@ -201,7 +205,8 @@ impl NodeSessions {
         let (epoch, references, is_all) = match notice {
             Notice::PodSet(epoch) => {
                 for pod in self.inner.pods.indexed(node) {
-                    mailbox.entitle(*epoch, &uid(&pod), objects::of_pod(&pod));
+                    let references = self.needs_of(&pod).await;
+                    mailbox.entitle(*epoch, &uid(&pod), references);
                 }
                 // Without the epoch nothing is said: the next role starts everything over.
                 let Some(references) = mailbox.entitled(*epoch) else { return Ok(()) };
@@ -210,7 +215,10 @@ impl NodeSessions {
             Notice::Pod { epoch, namespace, name, uid: wanted } => {
                 let pod = self.inner.pods.get(namespace, name);
                 let pod = pod.filter(|pod| uid(pod) == *wanted && pod_node(pod).as_deref() == Some(node));
-                let references = pod.map(|pod| objects::of_pod(&pod)).unwrap_or_default();
+                let references = match pod {
+                    Some(pod) => self.needs_of(&pod).await,
+                    None => BTreeSet::new(),
+                };
                 (*epoch, mailbox.entitle(*epoch, wanted, references), false)
             }
             _ => return Ok(()),
@@ -242,6 +250,7 @@ impl NodeSessions {
             Notice::Network(epoch) => to_node::Message::NodeNetwork(self.network(node, epoch)?),
             Notice::Resync => to_node::Message::Resync(Resync {}),
             Notice::Open(request) => to_node::Message::OpenStream(request),
+            Notice::Token(response) => to_node::Message::Token(response),
             Notice::Ack(sequence) => to_node::Message::Ack(Ack { sequence }),
             Notice::Pod { epoch, namespace, name, uid: wanted } => {
                 let pod = self.inner.pods.get(&namespace, &name);

@@ -269,6 +269,7 @@ async fn a_node_hears_of_the_objects_that_its_pods_refer_to_and_of_no_others() {
     assert_eq!(agent.hear_of(told).await, "all: ");
     assert_eq!(agent.hear_of(told).await, "pods");
     let mut pod = crate::test_cluster::pod("p", "1");
+    pod["spec"]["automountServiceAccountToken"] = json!(false);
     pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "mine"}}]);
     pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "late"}}]);
     cluster.create("Pod", "default", pod).await;
@@ -299,6 +300,58 @@ async fn a_node_hears_of_the_objects_that_its_pods_refer_to_and_of_no_others() {
     let mut forgotten = [agent.hear_of(next).await, agent.hear_of(next).await];
     forgotten.sort();
     assert_eq!(forgotten, ["late is gone", "mine is gone"], "nobody refers to them any more");
+}
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_only() {
+    let cluster = cluster().await;
+    let mut agent = Agent::start(&cluster, "n1").await;
+    cluster.until("ServiceAccount", "default", "default", |_| true).await;
+    cluster.pod("p", "1").await;
+    let pod = agent.changed_pod(|pod| pod["spec"]["nodeName"] == "n1").await;
+    let request = |sequence| proto::node::TokenRequest {
+        sequence,
+        namespace: "default".into(),
+        service_account: "default".into(),
+        pod_name: "p".into(),
+        pod_uid: pod["metadata"]["uid"].as_str().expect("a uid").to_owned(),
+        audience: String::new(),
+        expiration_seconds: 3607,
+    };
+    let token = |message| match message {
+        to_node::Message::Token(token) => Some(token),
+        _ => None,
+    };
+    agent.say(from_node::Message::TokenRequest(request(1))).await;
+    let given = agent.hear_of(token).await;
+    assert_eq!((given.sequence, given.error.as_str()), (1, ""));
+    assert_eq!(given.expires_at_s - given.issued_at_s, 3607);
+    let identity = cluster.work.accounts.authenticate(&given.token).await.expect("it counts");
+    assert_eq!(identity.user, "system:serviceaccount:default:default");
+    let mut other = Agent::start(&cluster, "n2").await;
+    for (mut wrong, why) in
+        [(request(2), "it is not bound to this node"), (request(3), "there is no such pod")]
+    {
+        if wrong.sequence == 3 {
+            wrong.pod_name = "q".into();
+        }
+        other.say(from_node::Message::TokenRequest(wrong)).await;
+        let refused = other.hear_of(token).await;
+        assert!(refused.token.is_empty() && refused.error.ends_with(why), "{}", refused.error);
+    }
+    for (service_account, audience, why) in [
+        ("robot", "", "it runs as another service account"),
+        ("default", "vault", "none of its volumes asks for a token for that audience"),
+    ] {
+        let wrong = proto::node::TokenRequest {
+            service_account: service_account.into(),
+            audience: audience.into(),
+            ..request(4)
+        };
+        agent.say(from_node::Message::TokenRequest(wrong)).await;
+        let refused = agent.hear_of(token).await;
+        assert!(refused.token.is_empty() && refused.error.ends_with(why), "{}", refused.error);
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 pub(super) mod namespace;
 mod node;
 pub(super) mod pod;
+mod storage;
 
 use api::{Kind, Status, object};
 use serde_json::Value;
@@ -74,6 +75,8 @@ pub(super) fn of(kind: &Kind) -> &'static dyn Strategy {
         ("", "Namespace") => &namespace::NamespaceStrategy,
         ("", "Node") => &node::NodeStrategy,
         ("", "Pod") => &pod::PodStrategy,
+        ("", "PersistentVolume") => &storage::VOLUME,
+        ("", "PersistentVolumeClaim") => &storage::CLAIM,
         _ if kind.has_status => &Plain,
         _ => &Whole,
     }

@@ -262,6 +262,9 @@ pub enum Propagation {
     Private,
     /// Those of the host appear inside.
     HostToContainer,
+    /// Those of the host appear inside, and those made inside appear on the host. Only for privileged
+    /// containers; the source must lie on a shared mount.
+    Bidirectional,
 }
 
 /// One mount over the root filesystem.
@@ -269,6 +272,10 @@ pub enum Propagation {
 pub struct Mount {
     /// Host path of a bind mount, resolved on the host.
     pub source: PathBuf,
+    /// What to mount of a source directory: a relative path, made (as a directory) if missing. Links in it
+    /// are followed inside the source only, even while somebody changes them.
+    #[serde(default)]
+    pub sub_path: Option<PathBuf>,
     /// Absolute path inside the container, made if missing. Symbolic links in it are followed inside
     /// the container's root only.
     pub target: PathBuf,
@@ -401,6 +408,11 @@ impl ContainerSpec {
             }
         }
         self.mounts.iter().try_for_each(Mount::check)?;
+        let gives_back = |mount: &Mount| mount.propagation == Propagation::Bidirectional;
+        if !self.privileged && self.mounts.iter().any(gives_back) {
+            let why = "Bidirectional is for privileged containers only";
+            return Err(Error::invalid("mounts.propagation", why));
+        }
         self.process.capabilities.set(self.privileged)?;
         for rlimit in &self.process.rlimits {
             crate::rlimits::resource(&rlimit.kind)?;
@@ -423,6 +435,14 @@ impl Mount {
             return Err(Error::invalid(
                 "mounts.target",
                 format!("{} is not an absolute path without \"..\"", self.target.display()),
+            ));
+        }
+        if let Some(sub_path) = &self.sub_path
+            && (sub_path.is_absolute() || has_parent_component(sub_path))
+        {
+            return Err(Error::invalid(
+                "mounts.sub_path",
+                format!("{} is not a relative path without \"..\"", sub_path.display()),
             ));
         }
         if self.kind == MountKind::Bind && !self.source.is_absolute() {

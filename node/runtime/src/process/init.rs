@@ -136,6 +136,7 @@ fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartErr
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     let spec = &plan.spec;
     let nodes = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    let shared = mounts::copy_shared(spec).map_err(at(Stage::Mount))?;
     mounts::detach_from_host().map_err(at(Stage::Rootfs))?;
     overlay::mount_root(&spec.rootfs, nodes).map_err(at(Stage::Rootfs))?;
     let root = Root::open(&spec.rootfs.merged)
@@ -144,7 +145,7 @@ fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartErr
     let views = if own_cgroup_view { plan.cgroup.views() } else { Vec::new() };
     mounts::mount_standard(&root, spec, &plan.shm, &views).map_err(at(Stage::Mount))?;
     devices::make(&root, spec.privileged).map_err(at(Stage::Devices))?;
-    mounts::mount_all(&root, spec).map_err(at(Stage::Mount))?;
+    mounts::mount_all(&root, spec, shared).map_err(at(Stage::Mount))?;
     mounts::guard_paths(&root, spec).map_err(at(Stage::Mount))?;
     drop(root);
     pivot::enter(&spec.rootfs.merged).map_err(at(Stage::Pivot))?;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use runtime::seccomp::{Profile, Seccomp};
 use runtime::{
-    CapabilitiesSpec, ContainerSpec, Mount, MountKind, NamespaceMode, PidMode, Rlimit, SandboxSpec, UserSpec,
+    CapabilitiesSpec, ContainerSpec, Mount, MountKind, NamespaceMode, PidMode, Propagation, Rlimit,
+    SandboxSpec, UserSpec,
 };
 
 use crate::Test;
@@ -21,6 +22,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("isolation::the_host_is_hidden", the_host_is_hidden),
     ("isolation::mounts_are_as_asked", mounts_are_as_asked),
     ("isolation::mount_targets_cannot_lead_out", mount_targets_cannot_lead_out),
+    (
+        "isolation::a_part_of_a_volume_is_mounted_and_nothing_else",
+        a_part_of_a_volume_is_mounted_and_nothing_else,
+    ),
+    ("isolation::mounts_made_inside_reach_the_host_if_asked", mounts_made_inside_reach_the_host_if_asked),
     ("isolation::device_nodes_open_nothing", device_nodes_open_nothing),
     ("isolation::a_read_only_root_is_read_only", a_read_only_root_is_read_only),
     ("isolation::shared_memory_is_the_sandboxs", shared_memory_is_the_sandboxs),
@@ -235,6 +241,74 @@ fn mounts_are_as_asked() {
     let line = seen.lines().find(|line| line.contains(" /data/guarded ")).unwrap();
     assert!(line.contains(" ro,nodev"), "{line}");
     assert!(!line.contains("shared:") && !line.contains("master:"), "{line}");
+    host.finish();
+}
+
+fn a_part_of_a_volume_is_mounted_and_nothing_else() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let host = Host::new();
+    host.sandbox("s");
+    let volume = host.dir.path().join("volume");
+    fs::create_dir_all(volume.join("logs/today")).unwrap();
+    fs::write(volume.join("logs/today/a"), "of today\n").unwrap();
+    fs::write(volume.join("conf"), "a file\n").unwrap();
+    fs::write(host.dir.path().join("outside"), "not yours\n").unwrap();
+    symlink("logs/today", volume.join("latest")).unwrap();
+    symlink("../../../../../../../../../../etc", volume.join("up")).unwrap();
+    symlink("/etc", volume.join("absolute")).unwrap();
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
+    let part = |path: &str| Mount {
+        source: volume.clone(),
+        sub_path: Some(path.into()),
+        target: "/part".into(),
+        ..Mount::default()
+    };
+    let run = |id: &str, mount: Mount, work: &[&str]| run(&host, id, work, |spec| spec.mounts = vec![mount]);
+    assert_eq!(run("dir", part("logs/today"), &["cat", "/part/a"]), "of today\n");
+    assert_eq!(run("link", part("latest"), &["cat", "/part/a"]), "of today\n");
+    assert_eq!(run("file", part("conf"), &["cat", "/part"]), "a file\n");
+    assert_eq!(run("made", part("new/deep"), &["write", "/part/x", "1"]), "written\n");
+    assert_eq!(fs::read_to_string(volume.join("new/deep/x")).unwrap(), "1");
+    let mode = fs::metadata(volume.join("new/deep")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o777, "as the volume's own");
+    // Links lead into the volume, wherever they point.
+    for (id, link) in [("up", "up"), ("absolute", "absolute")] {
+        let mut spec = host.spec(id, "s", &["list", "/part"]);
+        spec.mounts = vec![part(link)];
+        let error = host.runtime.start_container(&spec).unwrap_err().to_string();
+        assert!(error.contains("subPath"), "{error}");
+    }
+    fs::create_dir(volume.join("etc")).unwrap();
+    fs::write(volume.join("etc/own"), "").unwrap();
+    assert!(run("inside", part("absolute"), &["list", "/part"]).contains("own"));
+    host.finish();
+}
+
+fn mounts_made_inside_reach_the_host_if_asked() {
+    use nix::mount::{MsFlags, mount, umount};
+    let host = Host::new();
+    host.sandbox("s");
+    let volume = host.dir.path().join("volume");
+    fs::create_dir_all(volume.join("inner")).unwrap();
+    mount(Some(&volume), &volume, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    mount(None::<&str>, &volume, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let both = Mount {
+        source: volume.clone(),
+        target: "/both".into(),
+        propagation: Propagation::Bidirectional,
+        ..Mount::default()
+    };
+    let mut spec = host.spec("plain", "s", &["report"]);
+    spec.mounts = vec![both.clone()];
+    assert!(host.runtime.start_container(&spec).unwrap_err().to_string().contains("privileged"));
+    let said = run(&host, "gives", &["mount-memory", "/both/inner"], |spec| {
+        spec.privileged = true;
+        spec.mounts = vec![both];
+    });
+    assert_eq!(said, "mounted\n");
+    assert!(volume.join("inner/from-inside").exists(), "the host sees it");
+    umount(&volume.join("inner")).unwrap();
+    umount(&volume).unwrap();
     host.finish();
 }
 

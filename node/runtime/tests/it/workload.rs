@@ -32,6 +32,12 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             Err(error) => println!("error: {error}"),
         },
         ["list", path] => list(path),
+        ["mount-memory", path] => {
+            let none = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), none, None::<&str>).unwrap();
+            fs::write(format!("{path}/from-inside"), "").unwrap();
+            println!("mounted");
+        }
         ["write", path, text] => match fs::write(path, text) {
             Ok(()) => println!("written"),
             Err(error) => println!("error: {error}"),
