@@ -6,8 +6,8 @@
 
 mod event_ttl;
 mod namespace;
-mod node_lease;
 mod namespace_defaults;
+mod node_lease;
 pub mod node_lifecycle;
 mod pod_gc;
 mod taint_eviction;
