@@ -79,7 +79,7 @@ pub(crate) fn container(
     image: &Image,
 ) -> Result<ContainerSpec, String> {
     let refused = support::unsupported_pod(record.spec());
-    if let Some(what) = refused.or_else(|| support::unsupported_container(container)) {
+    if let Some(what) = refused.or_else(|| support::unsupported_container(container, record.host_network())) {
         return Err(support::sentence(what));
     }
     let sandbox = record.sandbox.as_ref().ok_or("the pod has no sandbox")?;
