@@ -131,8 +131,10 @@ impl Worker {
                 }
                 continue;
             }
-            for step in plan.steps {
+            let mut steps = plan.steps.into_iter().peekable();
+            while let Some(step) = steps.next() {
                 let finishing = step == plan::Step::Finish;
+                let starting = matches!(step, plan::Step::StartContainer { .. });
                 let result = self.perform(step).await;
                 if finishing && result.is_ok() {
                     return Ending::Finished;
@@ -142,7 +144,11 @@ impl Worker {
                     self.hold_until = add(Timestamp::now(), HOLD);
                     break;
                 }
-                self.publish();
+                // KIA-INIT-004: containers that are started one after the other are told of together.
+                let more = matches!(steps.peek(), Some(plan::Step::StartContainer { .. }));
+                if !(starting && more) {
+                    self.publish();
+                }
                 if self.desired.has_changed().unwrap_or(false) {
                     break;
                 }

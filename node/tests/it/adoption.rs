@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
         run(a_stop_that_was_only_written_down_is_sent())
     }),
     ("adoption::killed_agents_leak_nothing", || run(killed_agents_leak_nothing())),
+    ("adoption::hooks_run_whenever_the_agent_dies", || run(hooks_run_whenever_the_agent_dies())),
 ];
 
 fn identity(status: &PodStatus) -> (String, String, Option<String>) {
@@ -165,6 +166,62 @@ async fn killed_agents_leak_nothing() {
         control.remove(&uid);
     }
     // The killed agent may have told of the last end already, and its successor still be at it: it finishes first.
+    let pods = host.dir.path().join("data/pods");
+    eventually("the last agent has cleaned up", || std::fs::read_dir(&pods).unwrap().next().is_none());
+    drop(agent);
+    host.assert_clean();
+}
+
+/// The same with a sidecar and hooks: each hook runs at least once, what waits for it waits, and the stop signal
+/// comes after it.
+async fn hooks_run_whenever_the_agent_dies() {
+    let authority = Authority::new();
+    let control = Control::start(&authority).await;
+    let host = Host::new(&authority, &[&control]);
+    control.lead(1, &host.pod_cidr);
+    let mut agent = host.spawn();
+    control.until("the node is known", |h| h.node_status.clone()).await;
+    let dir = host.dir.path().join("shared");
+    std::fs::create_dir(&dir).unwrap();
+    for round in 0..8u64 {
+        let name = format!("hooked{round}");
+        let uid = format!("{name}-uid");
+        let file = format!("/host/{name}");
+        let append =
+            |word: &str| serde_json::json!({"exec": {"command": ["/barque", "work", "append", file, word]}});
+        control.put(&pod(&name, &["serve"], |pod| {
+            let mount = serde_json::json!([{"name": "host", "mountPath": "/host"}]);
+            pod["spec"]["volumes"] = serde_json::json!([{"name": "host", "hostPath": {"path": dir}}]);
+            let container = &mut pod["spec"]["containers"][0];
+            container["volumeMounts"] = mount;
+            container["lifecycle"] =
+                serde_json::json!({"postStart": append("start"), "preStop": append("stop")});
+            let mut sidecar = container.clone();
+            sidecar["name"] = "s".into();
+            sidecar["restartPolicy"] = "Always".into();
+            sidecar["command"] = serde_json::json!(["/barque", "work", "count", "100"]);
+            sidecar["lifecycle"] =
+                serde_json::json!({"postStart": append("s-start"), "preStop": append("s-stop")});
+            pod["spec"]["initContainers"] = serde_json::json!([sidecar]);
+        }));
+        tokio::time::sleep(Duration::from_millis(15 * round)).await;
+        agent = kill_and_spawn(&host, &control, agent).await;
+        control.until("a new session", |h| (!h.sessions.is_empty()).then_some(())).await;
+        control.running(&uid).await;
+        assert_eq!(host.containers(), 2, "round {round}");
+        serving(&control, &name).await;
+        control.delete(&uid, 30);
+        tokio::time::sleep(Duration::from_millis(10 * round)).await;
+        agent = kill_and_spawn(&host, &control, agent).await;
+        let last = control.gone(&uid).await;
+        let ended = last.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        assert_eq!(ended.exit_code, 0, "round {round}: asked, not killed");
+        let text = std::fs::read_to_string(dir.join(&name)).unwrap();
+        let mut words: Vec<&str> = text.lines().collect();
+        words.dedup();
+        assert_eq!(words, ["s-start", "start", "stop", "s-stop"], "round {round}: {text}");
+        control.remove(&uid);
+    }
     let pods = host.dir.path().join("data/pods");
     eventually("the last agent has cleaned up", || std::fs::read_dir(&pods).unwrap().next().is_none());
     drop(agent);

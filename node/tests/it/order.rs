@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("order::a_pod_is_active_for_so_long", || run(a_pod_is_active_for_so_long())),
     ("order::a_second_deletion_shortens_the_wait", || run(a_second_deletion_shortens_the_wait())),
     ("order::an_ephemeral_container_looks_into_another", || run(an_ephemeral_container_looks_into_another())),
+    ("order::rows_show_the_way_in_and_a_restart", || run(rows_show_the_way_in_and_a_restart())),
     ("order::messages_share_what_a_pod_may_say", || run(messages_share_what_a_pod_may_say())),
 ];
 
@@ -75,6 +76,52 @@ async fn sidecars_live_around_the_others() {
     assert_eq!(initialized, ["False", "True"]);
     control.delete(uid, 30);
     control.gone(uid).await;
+    host.finish().await;
+}
+
+/// What `get pods -w` would show of each status that was told: READY, STATUS, RESTARTS.
+fn rows(pod: &k8s_openapi::api::core::v1::Pod, heard: &crate::control::Heard) -> Vec<String> {
+    let kind = api::kinds::by_kind("", "v1", "Pod").unwrap();
+    let uid = pod.metadata.uid.as_deref().unwrap();
+    let row = |status: &PodStatus| {
+        let mut value = serde_json::to_value(pod).unwrap();
+        value["status"] = serde_json::to_value(status).unwrap();
+        let now = jiff::Timestamp::now();
+        let table = api::table::table(kind, &[value], now, api::table::IncludeObject::None, json!({}));
+        let cells = &table["rows"][0]["cells"];
+        let restarts = cells[3].as_str().unwrap().split(' ').next().unwrap();
+        format!("{} {} {restarts}", cells[1].as_str().unwrap(), cells[2].as_str().unwrap())
+    };
+    let mut rows: Vec<String> = heard.statuses[uid].iter().map(|(_, status)| row(status)).collect();
+    rows.dedup();
+    rows
+}
+
+/// KIA-INIT-004, KIA-INIT-005, KIA-POD-030, KIA-POD-031, KIA-RST-009.
+async fn rows_show_the_way_in_and_a_restart() {
+    let (host, control) = led_host().await;
+    let watched = pod("watched", &["serve"], |pod| {
+        pod["spec"]["initContainers"] = json!([work("i", &["sleep", "300"]), work("j", &["sleep", "300"])]);
+        pod["spec"]["containers"].as_array_mut().unwrap().push(work("d", &["sleep", "600"]));
+    });
+    control.put(&watched);
+    let restarted = |s: &PodStatus| {
+        let d = &s.container_statuses.as_ref().unwrap()[1];
+        d.restart_count == 1 && d.ready
+    };
+    control.status("watched-uid", "a restart", restarted).await;
+    let rows = rows(&watched, &control.heard());
+    let wanted = [
+        "0/2 Init:0/2 0",
+        "0/2 Init:1/2 0",
+        "0/2 PodInitializing 0",
+        "2/2 Running 0",
+        "1/2 NotReady 0",
+        "2/2 Running 1",
+    ];
+    assert_eq!(rows[..6], wanted, "{rows:#?}");
+    control.delete("watched-uid", 0);
+    control.gone("watched-uid").await;
     host.finish().await;
 }
 

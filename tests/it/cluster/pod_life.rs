@@ -169,7 +169,11 @@ fn ends(kubectl: &Kubectl<'_>) {
     kubectl.apply(&pod("limited", json!([container("hello", &[])]), |spec| {
         spec["activeDeadlineSeconds"] = 2.into();
     }));
-    kubectl.status("limited", "DeadlineExceeded");
+    let why = "jsonpath={.status.phase} {.status.reason}";
+    let failed = until(PATIENCE, || {
+        (kubectl.ok(&["get", "pod", "limited", "-o", why]) == "Failed DeadlineExceeded").then_some(())
+    });
+    assert!(failed.is_some(), "{}", kubectl.ok(&["get", "pod", "limited", "-o", "yaml"]));
     kubectl.told("limited", "Pod was active on the node longer than the specified deadline");
     let mut held = container("hello", &[]);
     held["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 500}}});
