@@ -14,8 +14,6 @@ use tokio::sync::{Notify, oneshot};
 
 /// Questions that may wait at most; a further one fails at once.
 const WAITING_MAX: usize = 1024;
-/// How long an answer is waited for.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +40,7 @@ pub(crate) struct Token {
 pub(crate) enum TokenError {
     #[error("{0}")]
     Refused(String),
-    #[error("no control-plane replica that leads has answered within 10 s")]
+    #[error("no control-plane replica that leads has answered in time")]
     NoAnswer,
     #[error("too many tokens are asked for at once")]
     TooMany,
@@ -79,8 +77,8 @@ impl Drop for Asked<'_> {
 }
 
 impl Tokens {
-    /// Asks the leader for a token.
-    pub(crate) async fn request(&self, wanted: Wanted) -> Result<Token, TokenError> {
+    /// Asks the leader for a token, and waits so long for it.
+    pub(crate) async fn request(&self, wanted: Wanted, patience: Duration) -> Result<Token, TokenError> {
         let (answer, answered) = oneshot::channel();
         let asked = {
             let mut state = self.lock();
@@ -93,7 +91,7 @@ impl Tokens {
             Asked { tokens: self, sequence }
         };
         self.changed.notify_waiters();
-        let answer = tokio::time::timeout(TIMEOUT, answered).await;
+        let answer = tokio::time::timeout(patience, answered).await;
         drop(asked);
         match answer {
             Ok(Ok(answer)) => answer,
@@ -168,7 +166,7 @@ mod tests {
         let tokens = Arc::new(Tokens::default());
         let asking = tokio::spawn({
             let tokens = Arc::clone(&tokens);
-            async move { tokens.request(wanted()).await }
+            async move { tokens.request(wanted(), Duration::from_secs(60)).await }
         });
         while tokens.take_after(0).is_empty() {
             tokio::task::yield_now().await;
@@ -192,8 +190,11 @@ mod tests {
     #[tokio::test]
     async fn who_gives_up_leaves_nothing_behind() {
         let tokens = Tokens::default();
-        let asking = tokio::time::timeout(Duration::from_millis(5), tokens.request(wanted()));
-        assert!(asking.await.is_err());
+        let patience = Duration::from_millis(5);
+        assert_eq!(tokens.request(wanted(), patience).await.err(), Some(TokenError::NoAnswer));
+        assert!(tokens.lock().waiting.is_empty());
+        let asking = tokens.request(wanted(), Duration::from_secs(60));
+        assert!(tokio::time::timeout(patience, asking).await.is_err());
         assert!(tokens.lock().waiting.is_empty());
     }
 }

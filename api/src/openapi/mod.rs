@@ -109,7 +109,10 @@ mod tests {
     fn the_index_names_every_document() {
         let index = index("v1.33.0");
         let paths = index["paths"].as_object().unwrap();
-        assert_eq!(paths.keys().collect::<Vec<_>>(), ["api/v1", "apis/coordination.k8s.io/v1"]);
+        assert_eq!(
+            paths.keys().collect::<Vec<_>>(),
+            ["api/v1", "apis/coordination.k8s.io/v1", "apis/storage.k8s.io/v1"]
+        );
         let address = paths["api/v1"]["serverRelativeURL"].as_str().unwrap();
         assert!(address.starts_with("/openapi/v3/api/v1?hash="), "{address}");
         assert_eq!(self::index("v1.33.0"), index);

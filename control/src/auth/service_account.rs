@@ -115,7 +115,12 @@ impl ServiceAccounts {
             let cause = api::Cause::invalid(field, wanted.life_s, why);
             return Err(Status::invalid(kind, &wanted.account, vec![cause]));
         }
-        let account = self.registry.get(account_kind(), &wanted.namespace, &wanted.account).await?;
+        let (kind, namespace) = (account_kind(), &wanted.namespace);
+        // What is not here yet may have been made at another replica just now.
+        let account = match self.registry.get_local(kind, namespace, &wanted.account).await? {
+            Some(account) => account,
+            None => self.registry.get(kind, namespace, &wanted.account).await?,
+        };
         let now = self.registry.now().as_second();
         let audiences = if wanted.audiences.is_empty() { vec![ISSUER.to_owned()] } else { wanted.audiences };
         let claims = Claims {

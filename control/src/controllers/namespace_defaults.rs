@@ -14,7 +14,7 @@ use crate::reflector::Feed;
 const CA_MAP: &str = "kube-root-ca.crt";
 const CA_KEY: &str = "ca.crt";
 /// How often what somebody deleted or changed is made good, unless a namespace changes before.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs for one epoch; the caller cancels it.
 pub(super) async fn run(context: &Context, epoch: Epoch) {

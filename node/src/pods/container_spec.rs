@@ -298,3 +298,34 @@ fn mounts(
     mounts.extend(etc.chain([message]).filter(free));
     Ok(mounts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_know_the_containers_own_variables_only() {
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "name": "c", "env": [{"name": "POD", "value": "x"}]}))
+        .unwrap();
+        let environment = ["HOSTNAME=web".to_owned(), "POD=web-1".to_owned()];
+        let ask = |mount: serde_json::Value| {
+            let mut wanted = serde_json::json!({"name": "v", "mountPath": "/x"});
+            wanted.as_object_mut().unwrap().extend(mount.as_object().unwrap().clone());
+            sub_path(&container, &serde_json::from_value(wanted).unwrap(), &environment)
+        };
+        assert_eq!(ask(serde_json::json!({"subPath": ""})), Ok(None));
+        assert_eq!(ask(serde_json::json!({"subPath": "a/b"})), Ok(Some("a/b".into())));
+        assert_eq!(ask(serde_json::json!({"subPathExpr": "logs/$(POD)"})), Ok(Some("logs/web-1".into())));
+        for (mount, error) in [
+            (serde_json::json!({"subPathExpr": "$(HOSTNAME)/$(NONE)"}), "missing value for HOSTNAME, NONE"),
+            (serde_json::json!({"subPath": "/etc"}), "error SubPath `/etc` must not be an absolute path"),
+            (
+                serde_json::json!({"subPath": "../x"}),
+                "unable to provision SubPath `../x`: must not contain '..'",
+            ),
+        ] {
+            assert_eq!(ask(mount).unwrap_err(), error);
+        }
+    }
+}

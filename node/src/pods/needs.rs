@@ -24,6 +24,10 @@ use crate::tokens::{Token, Wanted};
 pub(super) const CONFIG_ERROR: &str = "CreateContainerConfigError";
 /// The wait before files that could not be brought up to date are tried again, unless something changes.
 const REFRESH_RETRY: Duration = Duration::from_secs(10);
+/// How long a token is waited for before the pod can start.
+pub(super) const TOKEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long for a new one while an old one lives: the pod's worker has other things to do.
+const RENEWAL_PATIENCE: Duration = Duration::from_millis(500);
 /// The life of a token whose projection does not say: an hour.
 const TOKEN_SECONDS_DEFAULT: i64 = 3600;
 /// A token is replaced when this part of its life is over: 4 / 5.
@@ -142,7 +146,7 @@ impl Worker {
     }
 
     async fn refresh_volumes(&mut self) {
-        let refreshed = match self.tokens().await {
+        let refreshed = match self.tokens(RENEWAL_PATIENCE).await {
             Ok(tokens) => {
                 let record = self.record.clone();
                 self.blocking(move |context| {
@@ -168,11 +172,14 @@ impl Worker {
     /// The volumes hold what there is now; the next look is due when the first token ages.
     pub(super) fn volumes_made(&mut self) {
         self.needs.shown = Some(shown(&self.record));
-        self.needs.refresh_at = self.needs.tokens.values().map(renew_at).min();
+        let now = Timestamp::now();
+        let due = self.needs.tokens.values().map(renew_at).min();
+        // One that could not be renewed is old already: not again at once.
+        self.needs.refresh_at = due.and_then(|at| if at > now { Some(at) } else { add(now, REFRESH_RETRY) });
     }
 
     /// A fresh token for each projection of one. A token that still lives is kept if there is no other.
-    pub(super) async fn tokens(&mut self) -> Result<volumes::Tokens, VolumeError> {
+    pub(super) async fn tokens(&mut self, patience: Duration) -> Result<volumes::Tokens, VolumeError> {
         let now = Timestamp::now();
         let wanted = token_projections(&self.record);
         self.needs.tokens.retain(|key, _| wanted.iter().any(|(wanted, _)| wanted == key));
@@ -181,7 +188,7 @@ impl Worker {
             if known.is_some_and(|token| renew_at(token) > now) {
                 continue;
             }
-            match self.context.tokens.request(question(&self.record, &projection)).await {
+            match self.context.tokens.request(question(&self.record, &projection), patience).await {
                 Ok(token) => drop(self.needs.tokens.insert(key, token)),
                 Err(error) if known.is_some_and(|token| token.expires_at > now) => {
                     tracing::warn!(pod = %self.record.full_name(), %error, "a token is not renewed yet");

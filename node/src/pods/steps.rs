@@ -15,6 +15,7 @@ use super::container_spec;
 use super::containers::ContainerError;
 use super::context::Context;
 use super::events::{Told, tell};
+use super::needs::TOKEN_PATIENCE;
 use super::plan::{CRASH_LOOP, Step};
 use super::record::{Failure, InstanceState, PodRecord, SandboxRecord, Stop, Waiting};
 use super::worker::{Worker, add};
@@ -73,7 +74,7 @@ impl Worker {
         self.record.sandbox = Some(SandboxRecord { id: id.clone(), ready: false, ip: None, netns: None });
         self.record.sandbox_retry_at = None;
         let record = self.record.clone();
-        let made = match self.tokens().await {
+        let made = match self.tokens(TOKEN_PATIENCE).await {
             Ok(tokens) => self.blocking(move |context| make_sandbox(context, record, &tokens)).await,
             Err(error) => Err(SandboxFailure::Volume(error)),
         };
