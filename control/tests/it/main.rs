@@ -8,5 +8,6 @@ mod limits;
 mod objects;
 mod port;
 mod server;
+mod streams;
 mod watching;
 mod writes;

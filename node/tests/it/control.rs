@@ -239,7 +239,7 @@ impl Control {
                 stream_frame::Frame::Stdout(bytes) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
                 stream_frame::Frame::Error(error) => return Err((error.code, error.message)),
                 stream_frame::Frame::End(_) => return Ok(text),
-                stream_frame::Frame::StreamId(_) => panic!("a second stream id"),
+                other => panic!("no frame of a log: {other:?}"),
             }
         }
     }
