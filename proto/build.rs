@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "etcd/rpc.proto",
         "etcd/lock.proto",
         "etcd/election.proto",
+        "grpc/health.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Saves, checks and restores snapshots of a store.
     #[command(subcommand)]
     Snapshot(crate::commands::snapshot::SnapshotCommand),
+    /// Lists, pulls, pushes, imports, exports and removes the images of a node.
+    #[command(subcommand)]
+    Image(crate::commands::image::ImageCommand),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
     Hello(HelloArgs),
     /// Measures.

@@ -1,7 +1,7 @@
 //! Writes the schemas of the served kinds, one definition a line, for `src/openapi/schemas.json`:
 //! `cargo run -p api --features generate-schemas --example generate-schemas > api/src/openapi/schemas.json`.
 
-use k8s_openapi::api::{coordination, core, policy};
+use k8s_openapi::api::{authentication, coordination, core, policy, storage};
 use k8s_openapi::apimachinery::pkg::apis::meta;
 
 fn main() {
@@ -11,11 +11,15 @@ fn main() {
     generator.subschema_for::<core::v1::Event>();
     generator.subschema_for::<core::v1::Namespace>();
     generator.subschema_for::<core::v1::Node>();
+    generator.subschema_for::<core::v1::PersistentVolume>();
+    generator.subschema_for::<core::v1::PersistentVolumeClaim>();
     generator.subschema_for::<core::v1::Pod>();
     generator.subschema_for::<core::v1::Secret>();
     generator.subschema_for::<core::v1::ServiceAccount>();
     generator.subschema_for::<coordination::v1::Lease>();
     generator.subschema_for::<policy::v1::Eviction>();
+    generator.subschema_for::<storage::v1::StorageClass>();
+    generator.subschema_for::<authentication::v1::TokenRequest>();
     generator.subschema_for::<meta::v1::DeleteOptions>();
     generator.subschema_for::<meta::v1::ListMeta>();
     generator.subschema_for::<meta::v1::Status>();

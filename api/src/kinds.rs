@@ -114,6 +114,25 @@ static KINDS: &[Kind] = &[
         ..PLAIN
     },
     Kind {
+        kind: "PersistentVolumeClaim",
+        plural: "persistentvolumeclaims",
+        singular: "persistentvolumeclaim",
+        short_names: &["pvc"],
+        subresources: &[status_of("PersistentVolumeClaim")],
+        has_status: true,
+        ..PLAIN
+    },
+    Kind {
+        kind: "PersistentVolume",
+        plural: "persistentvolumes",
+        singular: "persistentvolume",
+        short_names: &["pv"],
+        namespaced: false,
+        subresources: &[status_of("PersistentVolume")],
+        has_status: true,
+        ..PLAIN
+    },
+    Kind {
         kind: "Pod",
         plural: "pods",
         singular: "pod",
@@ -122,6 +141,13 @@ static KINDS: &[Kind] = &[
         subresources: &[
             connect_of("attach", "PodAttachOptions"),
             Subresource { name: "binding", group: "", version: "", kind: "Binding", verbs: &["create"] },
+            Subresource {
+                name: "ephemeralcontainers",
+                group: "",
+                version: "",
+                kind: "Pod",
+                verbs: STATUS_VERBS,
+            },
             Subresource {
                 name: "eviction",
                 group: "policy",
@@ -144,9 +170,25 @@ static KINDS: &[Kind] = &[
         plural: "serviceaccounts",
         singular: "serviceaccount",
         short_names: &["sa"],
+        subresources: &[Subresource {
+            name: "token",
+            group: "authentication.k8s.io",
+            version: "v1",
+            kind: "TokenRequest",
+            verbs: &["create"],
+        }],
         ..PLAIN
     },
     Kind { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..PLAIN },
+    Kind {
+        group: "storage.k8s.io",
+        kind: "StorageClass",
+        plural: "storageclasses",
+        singular: "storageclass",
+        short_names: &["sc"],
+        namespaced: false,
+        ..PLAIN
+    },
 ];
 
 /// Every served kind, in discovery order: core group first, then groups by name; kinds by plural.

@@ -22,6 +22,7 @@ pub mod protobuf;
 
 pub mod qos;
 pub mod quantity;
+pub mod references;
 pub mod selector;
 pub mod status;
 pub mod table;

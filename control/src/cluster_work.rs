@@ -4,15 +4,20 @@
 //! Owns the order in which these begin and what each is given. Nothing here outlives the token it was
 //! started with.
 
+use std::sync::Arc;
+
+use api::references::ReferenceKind;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::service_account::ServiceAccounts;
 use crate::controllers::{self, Timings};
 use crate::grpc::node_sessions::{self, NodeSessions};
 use crate::heartbeats::Heartbeats;
 use crate::leader::{EpochReceiver, publish_epochs};
 use crate::object_store::{ObjectStore, SharedStore};
+use crate::pki::Authority;
 use crate::pod_cidr::PodRange;
 use crate::reflector::{IndexBy, Reflector, no_index, pod_node};
 use crate::registry::{EventRecorder, Registry};
@@ -25,6 +30,8 @@ pub struct Settings {
     pub member_name: String,
     /// Where nodes get their pod addresses from.
     pub range: PodRange,
+    /// Signs what service accounts get.
+    pub authority: Arc<Authority>,
     /// How long controllers wait for what.
     pub timings: Timings,
 }
@@ -40,6 +47,8 @@ pub struct ClusterWork {
     pub epochs: EpochReceiver,
     /// Takes Events in.
     pub events: EventRecorder,
+    /// Makes and checks the tokens of service accounts.
+    pub accounts: ServiceAccounts,
 }
 
 impl ClusterWork {
@@ -60,12 +69,25 @@ impl ClusterWork {
         let pods = reflect("Pod", pod_node);
         let nodes = reflect("Node", no_index);
         let namespaces = reflect("Namespace", no_index);
+        let objects = ReferenceKind::ALL.map(|kind| (kind, reflect(kind.name(), no_index)));
+        let of_kind = |wanted: ReferenceKind| {
+            let found = objects.iter().find(|(kind, _)| *kind == wanted);
+            found.map(|(_, reflector)| reflector.clone()).expect("every kind is reflected")
+        };
+        let claims = of_kind(ReferenceKind::PersistentVolumeClaim);
+        let volumes = of_kind(ReferenceKind::PersistentVolume);
+        let class = api::kinds::by_kind("storage.k8s.io", "v1", "StorageClass");
+        let class = class.expect("the table of kinds has StorageClass");
+        let classes = Reflector::new(store.clone(), class, no_index);
+        tasks.spawn(classes.clone().run(cancel.clone()));
         let (publisher, epochs) = watch::channel(None);
         let sync = {
-            let (pods, nodes, namespaces) = (pods.clone(), nodes.clone(), namespaces.clone());
+            let all = [&pods, &nodes, &namespaces, &claims, &volumes, &classes].map(Reflector::clone);
             move || {
-                let (pods, nodes, namespaces) = (pods.clone(), nodes.clone(), namespaces.clone());
-                async move { tokio::try_join!(pods.sync(), nodes.sync(), namespaces.sync()).map(|_| ()) }
+                let all = all.clone();
+                async move {
+                    futures_util::future::try_join_all(all.iter().map(Reflector::sync)).await.map(|_| ())
+                }
             }
         };
         tasks.spawn(publish_epochs(store.leadership(), publisher, sync, cancel.clone()));
@@ -73,13 +95,17 @@ impl ClusterWork {
         let (events, writing) = EventRecorder::new(registry.clone(), cancel.clone());
         tasks.spawn(writing);
         let heartbeats = Heartbeats::default();
+        let ca_pem = settings.authority.certificate_pem().to_owned();
+        let accounts = ServiceAccounts::new(registry.clone(), settings.authority);
         let sessions = NodeSessions::new(node_sessions::Dependencies {
             member_name: settings.member_name,
             range: settings.range,
             registry: registry.clone(),
             events: events.clone(),
+            accounts: accounts.clone(),
             pods: pods.clone(),
             nodes: nodes.clone(),
+            objects: objects.into_iter().map(|(_, reflector)| reflector).collect(),
             epochs: epochs.clone(),
             heartbeats: heartbeats.clone(),
             tasks: tasks.clone(),
@@ -90,6 +116,11 @@ impl ClusterWork {
             registry: registry.clone(),
             pods: pods.clone(),
             nodes: nodes.clone(),
+            storage: scheduling::Storage {
+                claims: claims.clone(),
+                volumes: volumes.clone(),
+                classes: classes.clone(),
+            },
             events: events.clone(),
             epochs: epochs.clone(),
         };
@@ -100,11 +131,14 @@ impl ClusterWork {
             pods,
             nodes,
             namespaces,
+            claims,
+            volumes,
             heartbeats: heartbeats.clone(),
             sessions: sessions.clone(),
+            ca_pem,
             timings: settings.timings,
         };
         tasks.spawn(controllers::run(context, epochs.clone(), cancel.clone()));
-        Self { sessions, heartbeats, epochs, events }
+        Self { sessions, heartbeats, epochs, events, accounts }
     }
 }

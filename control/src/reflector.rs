@@ -44,6 +44,14 @@ pub enum Delta {
     Deleted(Arc<Object>),
 }
 
+impl Delta {
+    /// The object that changed.
+    pub fn object(&self) -> &Object {
+        let (Self::Applied(object) | Self::Deleted(object)) = self;
+        object
+    }
+}
+
 /// What an index makes of an object: under which text it is found, if any.
 pub type IndexBy = fn(&Object) -> Option<String>;
 
@@ -180,6 +188,11 @@ impl<S: ObjectStore + Clone> Reflector<S> {
     /// Every object.
     pub fn list(&self) -> Vec<Arc<Object>> {
         self.lock().entries.values().map(|entry| entry.object.clone()).collect()
+    }
+
+    /// Whether there is any object.
+    pub fn any(&self) -> bool {
+        !self.lock().entries.is_empty()
     }
 
     /// The objects found under a text of the index, in key order.

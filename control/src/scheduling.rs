@@ -12,6 +12,8 @@
 //!                   └──► Event FailedScheduling, condition PodScheduled=False (when the message is new)
 //! ```
 
+mod volumes;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -21,10 +23,11 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use scheduler::{Outcome, PodInfo, Scheduler, SchedulerConfig};
+use scheduler::{Outcome, PodInfo, PodVolumes, Scheduler, SchedulerConfig};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+pub use self::volumes::Storage;
 use crate::leader::{Epoch, EpochReceiver};
 use crate::object_store::{Error, SharedStore};
 use crate::reflector::{Delta, Feed, Reflector, uid};
@@ -56,6 +59,8 @@ pub struct Dependencies {
     pub pods: Reflector<SharedStore>,
     /// Every node.
     pub nodes: Reflector<SharedStore>,
+    /// Claims and volumes.
+    pub storage: Storage,
     /// Takes Events in.
     pub events: EventRecorder,
     /// Says when to act.
@@ -84,6 +89,10 @@ struct Shell {
     epochs: EpochReceiver,
     pods: Feed<SharedStore>,
     nodes: Feed<SharedStore>,
+    claims: Feed<SharedStore>,
+    volumes: Feed<SharedStore>,
+    storage: Storage,
+    all_pods: Reflector<SharedStore>,
     core: Scheduler,
     started: Instant,
     epoch: Option<Epoch>,
@@ -100,8 +109,12 @@ impl Shell {
             registry: dependencies.registry,
             events: dependencies.events,
             epochs: dependencies.epochs,
+            all_pods: dependencies.pods.clone(),
             pods: Feed::new(dependencies.pods),
             nodes: Feed::new(dependencies.nodes),
+            claims: Feed::new(dependencies.storage.claims.clone()),
+            volumes: Feed::new(dependencies.storage.volumes.clone()),
+            storage: dependencies.storage,
             core: Scheduler::new(SchedulerConfig { seed, ..SchedulerConfig::default() }),
             started: Instant::now(),
             epoch: None,
@@ -134,6 +147,13 @@ impl Shell {
         while let Some(delta) = self.pods.try_next() {
             self.pod(&delta);
         }
+        let mut is_storage_changed = false;
+        while self.claims.try_next().is_some() || self.volumes.try_next().is_some() {
+            is_storage_changed = true;
+        }
+        if is_storage_changed {
+            self.storage_changed();
+        }
     }
 
     /// At the begin of an epoch, what an earlier one decided and the store does not show is void.
@@ -157,6 +177,8 @@ impl Shell {
         tokio::select! {
             delta = self.pods.next() => self.pod(&delta),
             delta = self.nodes.next() => self.node(&delta),
+            _ = self.claims.next() => self.storage_changed(),
+            _ = self.volumes.next() => self.storage_changed(),
             Some(batch) = self.binds.next() => self.settle(batch),
             Some(()) = self.reports.next() => {}
             changed = self.epochs.changed() => if changed.is_err() { std::future::pending().await },
@@ -195,9 +217,23 @@ impl Shell {
                         return;
                     }
                 };
-                if let Err(error) = self.core.pod_changed(&pod, now) {
+                let volumes = match is_waiting(&pod) {
+                    true => self.storage.of(&pod),
+                    false => PodVolumes::default(),
+                };
+                if let Err(error) = self.core.pod_changed_with(&pod, volumes, now) {
                     tracing::warn!(pod = object.name(), %error, "the pod cannot be scheduled");
                 }
+            }
+        }
+    }
+
+    /// Pods that wait for a node and use claims may fit elsewhere now, or at all.
+    fn storage_changed(&mut self) {
+        for pod in self.all_pods.not_indexed() {
+            let uses_claims = pod.decode::<Pod>().is_ok_and(|pod| volumes::claims_of(&pod).next().is_some());
+            if uses_claims {
+                self.pod(&Delta::Applied(pod));
             }
         }
     }
@@ -338,6 +374,11 @@ fn regarding(namespace: &str, name: &str, uid: &str) -> Regarding {
         uid: uid.to_owned(),
         field_path: String::new(),
     }
+}
+
+fn is_waiting(pod: &Pod) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    node.is_none_or(str::is_empty)
 }
 
 fn pod_kind() -> &'static Kind {

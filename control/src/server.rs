@@ -135,6 +135,7 @@ fn serve(
     let settings = Settings {
         member_name: config.name.clone(),
         range: PodRange::new(config.pod_cidr, config.node_prefix),
+        authority: authority.clone(),
         timings: Timings {
             node_monitor_grace: config.node_grace_period,
             event_ttl: config.event_ttl,
@@ -153,6 +154,7 @@ fn serve(
         authorizer: Arc::new(GroupRules),
         logs: Arc::new(work.sessions.clone()),
         pod_streams: Arc::new(work.sessions.clone()),
+        accounts: work.accounts.clone(),
         advertised: config.advertised().to_string(),
         stop: stop.clone(),
     });

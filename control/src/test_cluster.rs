@@ -1,6 +1,7 @@
 //! A replica's whole work over a store in memory, for tests.
 
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use api::Kind;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use crate::cluster_work::{ClusterWork, Settings};
 use crate::controllers::Timings;
 use crate::object_store::memory::MemoryStore;
 use crate::object_store::{Leadership, SharedStore};
+use crate::pki::{Authority, ControlToken};
 use crate::pod_cidr::PodRange;
 use crate::registry::{ListOptions, Registry, Target, WriteOptions, bootstrap_namespaces};
 
@@ -28,6 +30,15 @@ pub(crate) fn kind(kind: &str) -> &'static Kind {
     api::kinds::by_kind("", "v1", kind).expect("a core kind")
 }
 
+/// The one authority of all test clusters of this process.
+pub(crate) fn authority() -> Arc<Authority> {
+    static AUTHORITY: LazyLock<Arc<Authority>> = LazyLock::new(|| {
+        let token = ControlToken::generate(SystemTime::now()).expect("a token");
+        Arc::new(Authority::from_token(&token).expect("an authority"))
+    });
+    AUTHORITY.clone()
+}
+
 impl TestCluster {
     /// A replica that leads in term 1 and has the system's namespaces.
     pub(crate) async fn start(timings: Timings) -> Self {
@@ -39,6 +50,7 @@ impl TestCluster {
         let settings = Settings {
             member_name: "m1".to_owned(),
             range: PodRange::new("10.244.0.0/16".parse().expect("a range"), 24),
+            authority: authority(),
             timings,
         };
         let work = ClusterWork::start(&shared, &registry, settings, &tasks, &cancel);

@@ -15,9 +15,10 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::images::{self, ImageStore};
+use crate::images::{self, GcError, ImageStore, Puller};
 use crate::network::BridgeNetwork;
 use crate::node_status::NodeReporter;
+use crate::objects::Objects;
 use crate::pods::containers::ContainerRuntime;
 use crate::pods::context::{Context, NodeResources};
 use crate::pods::dispatcher::Dispatcher;
@@ -26,6 +27,7 @@ use crate::session::outbox::{EventKind, EventRecord, Outbox};
 use crate::session::{self, Parts, Shared};
 use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
+use crate::tokens::Tokens;
 use crate::{Config, Error, allocatable, join};
 
 /// How often the node looks at itself.
@@ -59,17 +61,23 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let reporter = Arc::new(NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network)));
     let outbox = Arc::new(Outbox::default());
     let roster = Arc::new(Roster::default());
+    let objects = Arc::new(Objects::default());
+    let tokens = Arc::new(Tokens::default());
     import_images(&config, &images).await?;
     let streamed = Arc::clone(&runtime);
     let context = Arc::new(Context {
         config: config.clone(),
         runtime,
         images: Arc::clone(&images),
+        puller: Puller::new(Arc::clone(&images), config.images.clone(), Arc::new(|_, _| {})),
         network: Arc::clone(&network) as Arc<dyn crate::network::PodNetwork>,
         outbox: Arc::clone(&outbox),
         roster: Arc::clone(&roster),
+        objects: Arc::clone(&objects),
+        tokens: Arc::clone(&tokens),
         resources: reporter.resources(),
     });
+    let gc_config = config.clone();
     let enforced = enforce_allocatable(&config, reporter.resources());
     let dispatcher = Dispatcher::open(context, shutdown.clone())?;
     let registered = Arc::clone(&reporter);
@@ -77,6 +85,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         tls,
         outbox: Arc::clone(&outbox),
         network,
+        objects,
+        tokens,
         pods: dispatcher.sender(),
         streams: Sources { logs: LogSource { roster, log_dir: config.log_dir() }, runtime: streamed },
         node_json: Box::new(move || json(&registered.node())),
@@ -88,7 +98,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     session::spawn(Arc::clone(&shared), &tracker, &shutdown);
     tracker.spawn(settle_network(Arc::clone(&shared.network), shutdown.clone()));
     tracker.spawn(report(shared, reporter, shutdown.clone()));
-    tracker.spawn(flush(images, shutdown.clone()));
+    tracker.spawn(flush(Arc::clone(&images), shutdown.clone()));
+    tracker.spawn(collect_garbage(images, gc_config, outbox, shutdown.clone()));
     tracker.close();
     dispatcher.run().await;
     tracker.wait().await;
@@ -176,8 +187,12 @@ fn tell_start(config: &Config, outbox: &Outbox, enforced: bool) {
 }
 
 fn node_event(config: &Config, outbox: &Outbox, reason: &str, message: String) {
+    outbox.event(node_record(config, reason, message));
+}
+
+fn node_record(config: &Config, reason: &str, message: String) -> EventRecord {
     let name = &config.node_name;
-    outbox.event(EventRecord {
+    EventRecord {
         api_version: "",
         kind: "Node",
         namespace: String::new(),
@@ -187,7 +202,7 @@ fn node_event(config: &Config, outbox: &Outbox, reason: &str, message: String) {
         event_kind: EventKind::Normal,
         reason: reason.to_owned(),
         message,
-    });
+    }
 }
 
 /// Reports the node's status when it changes, and now and then.
@@ -244,6 +259,42 @@ async fn flush(images: Arc<ImageStore>, shutdown: CancellationToken) {
         result = flushed => {
             if let Err(error) = result.expect("flushing does not panic") {
                 tracing::warn!(%error, "images are not safe against a power cut yet");
+            }
+        }
+    }
+}
+
+/// Keeps the disk from filling with images that nobody uses.
+async fn collect_garbage(
+    images: Arc<ImageStore>,
+    config: Config,
+    outbox: Arc<Outbox>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(config.images.gc_interval) => {}
+        }
+        let (store, settings) = (Arc::clone(&images), config.images.clone());
+        let pods_dir = config.data_dir.join("pods");
+        let collected = tokio::task::spawn_blocking(move || {
+            let in_use = images::images_in_use(&pods_dir)?;
+            store.collect_garbage(&settings, &in_use)
+        });
+        match collected.await.expect("collecting images does not panic") {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "removed unused images"),
+            Err(error) => {
+                tracing::warn!(%error, "images cannot be removed as they should");
+                let reason = match error {
+                    GcError::NotEnough { .. } => "FreeDiskSpaceFailed",
+                    GcError::Store(_) => "ImageGCFailed",
+                };
+                outbox.event(EventRecord {
+                    event_kind: EventKind::Warning,
+                    ..node_record(&config, reason, error.to_string())
+                });
             }
         }
     }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::images::ImagesConfig;
+
 /// How the node agent is to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -80,12 +82,22 @@ pub struct Config {
     /// The domain that cluster DNS serves.
     #[serde(default = "default_cluster_domain")]
     pub cluster_domain: String,
+    /// Whether containers that name no seccomp profile run under the runtime's own (`RuntimeDefault`) instead of
+    /// `Unconfined`.
+    #[serde(default = "default_seccomp_default")]
+    pub seccomp_default: bool,
+    /// Where seccomp profiles of type `Localhost` are looked for.
+    #[serde(default = "default_seccomp_dir")]
+    pub seccomp_dir: PathBuf,
     /// The waits before a crashed container is started again.
     #[serde(default)]
     pub restart_backoff: BackoffConfig,
     /// The waits before a missing image is asked for again.
     #[serde(default)]
     pub image_backoff: BackoffConfig,
+    /// Pulling images and removing those that nobody uses.
+    #[serde(default)]
+    pub images: ImagesConfig,
 }
 
 /// Where the node's certificate lies. All three are PEM files.
@@ -221,6 +233,9 @@ impl Config {
                 );
             }
         }
+        if let Some((key, problem)) = self.images.problem() {
+            return refuse(key, problem);
+        }
         for (key, dir) in [("dataDir", &self.data_dir), ("runDir", &self.run_dir)] {
             if !dir.is_absolute() {
                 return refuse(key, format!("{} must be an absolute path", dir.display()));
@@ -286,6 +301,14 @@ fn default_heartbeat_interval() -> Duration {
     Duration::from_millis(500)
 }
 
+fn default_seccomp_default() -> bool {
+    true
+}
+
+fn default_seccomp_dir() -> PathBuf {
+    "/var/lib/barque/seccomp".into()
+}
+
 fn default_max_pods() -> u32 {
     110
 }
@@ -295,22 +318,22 @@ fn default_cluster_domain() -> String {
 }
 
 /// Durations as people write them: `500ms`, `10s`, `5m`, `1h`.
-mod duration_text {
+pub(crate) mod duration_text {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{}ms", value.as_millis()))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse(&text)
             .ok_or_else(|| D::Error::custom(format!("{text:?} is not a duration: write 500ms, 10s or 5m")))
     }
 
-    pub(super) fn parse(text: &str) -> Option<Duration> {
+    pub(crate) fn parse(text: &str) -> Option<Duration> {
         let split = text.find(|c: char| !c.is_ascii_digit())?;
         let (number, unit) = text.split_at(split);
         let number: u64 = number.parse().ok()?;
@@ -359,6 +382,10 @@ mod tests {
             ("taints: [{key: a, effect: Never}]\n", "Never"),
             ("dataDir: here\n", "dataDir"),
             ("maxPods: 0\n", "maxPods"),
+            ("images: {maxParallelPulls: 0}\n", "maxParallelPulls"),
+            ("images: {gcLowThresholdPercent: 90}\n", "gcLowThresholdPercent"),
+            ("images: {registries: {'http://r.lab': {}}}\n", "without http://"),
+            ("images: {registries: {r.lab: {mirrors: ['a b']}}}\n", "a b"),
         ] {
             let error = Config::parse(&format!("{MINIMAL}{extra}")).unwrap_err().to_string();
             assert!(error.contains(word), "{extra}: {error}");

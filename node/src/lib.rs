@@ -9,16 +9,19 @@ mod agent;
 mod allocatable;
 mod config;
 mod error;
-#[allow(dead_code, reason = "streams, probes and hooks use it one after the other")]
 mod exec;
+mod handlers;
+mod hooks;
 pub mod images;
 mod join;
 mod network;
 mod node_status;
+mod objects;
 mod pods;
 mod probes;
 mod session;
 mod streaming;
+mod tokens;
 
 pub use agent::run;
 pub use config::{BackoffConfig, Config, ConfigError, Taint, TlsFiles};

@@ -21,6 +21,12 @@ pub mod control {
     tonic::include_proto!("barque.control.v1");
 }
 
+/// `grpc.health.v1`: how gRPC servers say that they are well.
+pub mod health {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// etcd's v3 protocol: five packages under the names that its clients use.
 pub mod etcd {
     /// `mvccpb`: key-value pairs and events.

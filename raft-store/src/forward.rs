@@ -1,14 +1,20 @@
 //! A follower's way to the leader: one stream, on which commands that arrive meanwhile share a message.
+//!
+//! A command's outcome is handed out when this member has applied it too, so that a client reads here what it
+//! wrote here, however it reads. A member that lags by more than `LAG_MAX` hands it out without.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::raft as wire;
 use state_machine::Outcome;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -23,6 +29,8 @@ const FORWARDING_QUEUE_MAX: usize = 4096;
 const COMMANDS_PER_MESSAGE_MAX: usize = 256;
 /// …which gets no further command once it has this many bytes: well below the largest that is taken.
 const MESSAGE_BYTES_MIN: usize = 256 * 1024;
+/// An outcome waits at most this long for this member to apply what it tells of.
+const LAG_MAX: Duration = Duration::from_secs(1);
 /// At the leader: commands of one member that wait for their outcome at the same time.
 const IN_FLIGHT_MAX: usize = 4096;
 /// At the leader: answers that share a message.
@@ -31,7 +39,7 @@ const ANSWERS_PER_MESSAGE_MAX: usize = 256;
 /// A command on its way to the leader.
 pub(crate) struct Forwarded {
     pub(crate) command: Bytes,
-    pub(crate) reply: oneshot::Sender<Result<Outcome, Attempt>>,
+    pub(crate) reply: Reply,
 }
 
 /// The streams to leaders; normally one.
@@ -83,53 +91,147 @@ async fn run_stream(store: Store, leader: MemberId, address: String, mut queue: 
             return;
         }
     };
-    let mut waiting: HashMap<u64, oneshot::Sender<Result<Outcome, Attempt>>> = HashMap::new();
-    let mut next_sequence = 0;
+    let mut sent = Sent::default();
+    let mut held = Held::new(store.applied());
     let mut drained = Vec::new();
     loop {
+        let has_room = sent.waiting.len() + held.len() < FORWARDING_QUEUE_MAX;
         tokio::select! {
             () = store.stopping() => break,
-            count = queue.recv_many(&mut drained, COMMANDS_PER_MESSAGE_MAX), if waiting.len() < FORWARDING_QUEUE_MAX => {
-                if count == 0 {
-                    break;
-                }
-                let mut broken = false;
-                let mut arrived = drained.drain(..);
-                while let Some(Forwarded { command, reply }) = arrived.next() {
-                    let mut message = wire::ProposeRequest { sequence: next_sequence, commands: Vec::new() };
-                    let mut bytes = command.len();
-                    message.commands.push(command);
-                    waiting.insert(next_sequence, reply);
-                    next_sequence += 1;
-                    while bytes < MESSAGE_BYTES_MIN && let Some(Forwarded { command, reply }) = arrived.next() {
-                        bytes += command.len();
-                        message.commands.push(command);
-                        waiting.insert(next_sequence, reply);
-                        next_sequence += 1;
-                    }
-                    broken |= requests.send(message).await.is_err();
-                }
-                if broken {
+            count = queue.recv_many(&mut drained, COMMANDS_PER_MESSAGE_MAX), if has_room => {
+                if count == 0 || sent.send(&mut drained, &requests).await.is_err() {
                     break;
                 }
             }
             response = responses.next() => {
                 let Some(Ok(response)) = response else { break };
-                for answered in response.answers {
-                    if let Some(reply) = waiting.remove(&answered.sequence) {
-                        let _ = reply.send(answer(answered.result));
-                    }
-                }
+                held.hold(response.applied_index, sent.answered(response.answers));
             }
+            () = held.due(), if !held.is_empty() => {}
         }
+        held.deliver();
     }
     queue.close();
-    for (_, reply) in waiting {
+    for (_, reply) in sent.waiting {
         let _ = reply.send(Err(Attempt::Unknown("contact with the leader was lost".into())));
     }
     while let Some(forwarded) = queue.recv().await {
         let reason = "contact with the leader was lost before it was sent".into();
         let _ = forwarded.reply.send(Err(Attempt::NotAppended(reason)));
+    }
+    while !held.is_empty() {
+        tokio::select! {
+            () = store.stopping() => held.deliver_all(),
+            () = held.due() => held.deliver(),
+        }
+    }
+}
+
+/// Who waits for a command's outcome here.
+type Reply = oneshot::Sender<Result<Outcome, Attempt>>;
+
+/// The commands that were sent and not answered, by their sequence.
+#[derive(Default)]
+struct Sent {
+    waiting: HashMap<u64, Reply>,
+    next_sequence: u64,
+}
+
+impl Sent {
+    /// Sends what was drained from the queue; an error when the stream is gone.
+    async fn send(
+        &mut self,
+        drained: &mut Vec<Forwarded>,
+        requests: &mpsc::Sender<wire::ProposeRequest>,
+    ) -> Result<(), SendError<wire::ProposeRequest>> {
+        let mut sent = Ok(());
+        let mut arrived = drained.drain(..).peekable();
+        while arrived.peek().is_some() {
+            let mut message = wire::ProposeRequest { sequence: self.next_sequence, commands: Vec::new() };
+            let mut bytes = 0;
+            while bytes < MESSAGE_BYTES_MIN
+                && let Some(Forwarded { command, reply }) = arrived.next()
+            {
+                bytes += command.len();
+                message.commands.push(command);
+                self.waiting.insert(self.next_sequence, reply);
+                self.next_sequence += 1;
+            }
+            sent = sent.and(requests.send(message).await);
+        }
+        sent
+    }
+
+    /// The outcomes that came, each with who waits for it.
+    fn answered(&mut self, answers: Vec<wire::ProposeAnswer>) -> Vec<(Reply, Result<Outcome, Attempt>)> {
+        let known = answers
+            .into_iter()
+            .filter_map(|answered| Some((self.waiting.remove(&answered.sequence)?, answer(answered.result))));
+        known.collect()
+    }
+}
+
+/// Outcomes that wait until this member has applied what they tell of, so that whoever is answered finds it
+/// here; in the order of the log.
+struct Held {
+    applied: watch::Receiver<Option<u64>>,
+    batches: VecDeque<Batch>,
+    outcomes: usize,
+}
+
+struct Batch {
+    applied_index: u64,
+    /// When they are delivered all the same.
+    deadline: Instant,
+    outcomes: Vec<(Reply, Result<Outcome, Attempt>)>,
+}
+
+impl Held {
+    fn new(applied: watch::Receiver<Option<u64>>) -> Self {
+        Self { applied, batches: VecDeque::new(), outcomes: 0 }
+    }
+
+    fn hold(&mut self, applied_index: u64, outcomes: Vec<(Reply, Result<Outcome, Attempt>)>) {
+        self.outcomes += outcomes.len();
+        self.batches.push_back(Batch { applied_index, deadline: Instant::now() + LAG_MAX, outcomes });
+    }
+
+    fn len(&self) -> usize {
+        self.outcomes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Until the first batch may be delivered.
+    async fn due(&mut self) {
+        let Some(Batch { applied_index, deadline, .. }) = self.batches.front() else { return };
+        let reached = self.applied.wait_for(|applied| *applied >= Some(*applied_index));
+        let _ = tokio::time::timeout_at(*deadline, reached).await;
+    }
+
+    /// Delivers every batch whose time has come.
+    fn deliver(&mut self) {
+        let applied = *self.applied.borrow();
+        let now = Instant::now();
+        let is_due = |batch: &mut Batch| applied >= Some(batch.applied_index) || batch.deadline <= now;
+        while let Some(batch) = self.batches.pop_front_if(is_due) {
+            self.hand_out(batch);
+        }
+    }
+
+    fn deliver_all(&mut self) {
+        while let Some(batch) = self.batches.pop_front() {
+            self.hand_out(batch);
+        }
+    }
+
+    fn hand_out(&mut self, batch: Batch) {
+        self.outcomes -= batch.outcomes.len();
+        for (reply, outcome) in batch.outcomes {
+            let _ = reply.send(outcome);
+        }
     }
 }
 
@@ -174,7 +276,8 @@ pub(crate) async fn answer_proposals(
                     let Some(Some(answer)) = waiting.next().now_or_never() else { break };
                     answers.push(answer);
                 }
-                if responses.send(wire::ProposeResponse { answers }).await.is_err() {
+                let applied_index = store.applied().borrow().unwrap_or(0);
+                if responses.send(wire::ProposeResponse { answers, applied_index }).await.is_err() {
                     // The follower has gone; what it proposed goes on without an answer.
                     open = false;
                 }

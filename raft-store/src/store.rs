@@ -397,8 +397,13 @@ impl Store {
         self.connector().cached_client(leader, &address).map_err(|e| e.to_string())
     }
 
+    /// The index of the newest entry applied here.
+    pub(crate) fn applied(&self) -> watch::Receiver<Option<u64>> {
+        self.0.shared.applied.subscribe()
+    }
+
     pub(crate) async fn wait_applied(&self, index: u64) -> Result<(), Error> {
-        let mut applied = self.0.shared.applied.subscribe();
+        let mut applied = self.applied();
         let stopped = |_| Error::Stopped { reason: "it is shutting down".into() };
         applied.wait_for(|applied| *applied >= Some(index)).await.map(drop).map_err(stopped)
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::pods::BenchPodsArgs;
 use super::work::Work;
 
 /// What can be measured.
@@ -11,6 +12,8 @@ use super::work::Work;
 pub(crate) enum BenchCommand {
     /// Drives stores over etcd's v3 protocol and measures them; compares with etcd when asked.
     Store(BenchStoreArgs),
+    /// Starts containers beside runc and crun, and pods in a cluster of its own, and measures them.
+    Pods(BenchPodsArgs),
 }
 
 /// What to compare with.

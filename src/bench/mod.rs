@@ -24,6 +24,7 @@ mod leader_kill;
 mod load;
 mod memory;
 mod plot;
+pub(crate) mod pods;
 mod report;
 mod run;
 mod systems;

@@ -7,6 +7,9 @@ const WORKER_THREADS_MAX: usize = 1;
 
 /// Measures.
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
-    let BenchCommand::Store(args) = command;
-    super::event_loop(WORKER_THREADS_MAX)?.block_on(bench::run(args))
+    let event_loop = super::event_loop(WORKER_THREADS_MAX)?;
+    match command {
+        BenchCommand::Store(args) => event_loop.block_on(bench::run(args)),
+        BenchCommand::Pods(args) => event_loop.block_on(bench::pods::run(args)),
+    }
 }

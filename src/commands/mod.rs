@@ -5,6 +5,7 @@ pub(crate) mod control;
 pub(crate) mod down;
 pub(crate) mod endpoint;
 pub(crate) mod hello;
+pub(crate) mod image;
 pub(crate) mod kubeconfig;
 pub(crate) mod leader;
 pub(crate) mod member;

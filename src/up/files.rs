@@ -35,7 +35,15 @@ pub(crate) fn write(plan: &Plan) -> anyhow::Result<()> {
     }
     let node_token = authority.issue_node_token(NODE_TOKEN_LIFE, now)?.to_secret_text();
     for node in plan.nodes() {
-        write_config(plan, node, &super::configs::node(plan, node, &node_token))?;
+        let mut config = super::configs::node(plan, node, &node_token);
+        // Registries are the operator's to name: what was written there stays.
+        if let Ok(text) = fs::read_to_string(plan.config_file(node)) {
+            let before: node::Config = serde_saphyr::from_str(&text).with_context(|| {
+                format!("{} cannot be used; correct it", plan.config_file(node).display())
+            })?;
+            config.images = before.images;
+        }
+        write_config(plan, node, &config)?;
     }
     Ok(())
 }

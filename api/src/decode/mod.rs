@@ -91,10 +91,13 @@ fn track(kind: &Kind, value: &Value) -> Result<Tracker, Status> {
         ("", "Event") => check::<api::core::v1::Event>(value, &mut tracker),
         ("", "Namespace") => check::<api::core::v1::Namespace>(value, &mut tracker),
         ("", "Node") => check::<api::core::v1::Node>(value, &mut tracker),
+        ("", "PersistentVolume") => check::<api::core::v1::PersistentVolume>(value, &mut tracker),
+        ("", "PersistentVolumeClaim") => check::<api::core::v1::PersistentVolumeClaim>(value, &mut tracker),
         ("", "Pod") => check::<api::core::v1::Pod>(value, &mut tracker),
         ("", "Secret") => check::<api::core::v1::Secret>(value, &mut tracker),
         ("", "ServiceAccount") => check::<api::core::v1::ServiceAccount>(value, &mut tracker),
         ("coordination.k8s.io", "Lease") => check::<api::coordination::v1::Lease>(value, &mut tracker),
+        ("storage.k8s.io", "StorageClass") => check::<api::storage::v1::StorageClass>(value, &mut tracker),
         _ => Err(format!("no kind {} is registered", quoted(&kind.group_kind()))),
     };
     result.map_err(|why| refused(kind.kind, kind.version, &why))?;

@@ -19,6 +19,9 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "Namespace") => small::namespace(object),
         ("", "Event") => small::event(object),
         ("", "Secret") => small::secret(object),
+        ("", "PersistentVolume") => small::persistent_volume(object),
+        ("", "PersistentVolumeClaim") => small::persistent_volume_claim(object),
+        ("storage.k8s.io", "StorageClass") => small::storage_class(object),
         _ => {}
     }
 }

@@ -54,6 +54,39 @@ pub(super) fn node(object: &mut Value) {
     }
 }
 
+/// What becomes of the volume, what it looks like, and that it waits.
+pub(super) fn persistent_volume(object: &mut Value) {
+    let Some(volume) = object.as_object_mut() else { return };
+    if let Some(spec) = child(volume, "spec") {
+        set(spec, "persistentVolumeReclaimPolicy", "Retain");
+        set(spec, "volumeMode", "Filesystem");
+        if let Some(host_path) = child(spec, "hostPath") {
+            set(host_path, "type", "");
+        }
+    }
+    if let Some(status) = child_mut(volume, "status") {
+        set(status, "phase", "Pending");
+    }
+}
+
+/// What is asked for looks like a directory, and is waited for.
+pub(super) fn persistent_volume_claim(object: &mut Value) {
+    let Some(claim) = object.as_object_mut() else { return };
+    if let Some(spec) = child(claim, "spec") {
+        set(spec, "volumeMode", "Filesystem");
+    }
+    if let Some(status) = child_mut(claim, "status") {
+        set(status, "phase", "Pending");
+    }
+}
+
+/// Volumes go with their claims, which are bound at once.
+pub(super) fn storage_class(object: &mut Value) {
+    let Some(class) = object.as_object_mut() else { return };
+    set(class, "reclaimPolicy", "Delete");
+    set(class, "volumeBindingMode", "Immediate");
+}
+
 /// The fields that Kubernetes writes even when they are empty.
 pub(super) fn event(object: &mut Value) {
     let Some(event) = object.as_object_mut() else { return };

@@ -113,7 +113,7 @@ pub(crate) fn shape(kind: &Kind) -> &'static Shape {
     match (kind.group, kind.kind) {
         ("", "Pod") => &POD,
         ("", "Node") => &NODE,
-        ("", "Namespace") => &NAMESPACE,
+        ("", "Namespace" | "PersistentVolumeClaim") => &NAMESPACE,
         ("", "ServiceAccount") => &SERVICE_ACCOUNT,
         _ => &OTHER,
     }

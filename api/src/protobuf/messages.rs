@@ -52,6 +52,7 @@ pub(super) fn message(api_version: &str, kind: &str) -> Option<&'static [Field]>
         ("v1", "ServiceAccount") => Some(SERVICE_ACCOUNT),
         ("coordination.k8s.io/v1", "Lease") => Some(LEASE),
         ("policy/v1", "Eviction") => Some(EVICTION),
+        ("authentication.k8s.io/v1", "TokenRequest") => Some(TOKEN_REQUEST),
         // Clients send it in the version of whatever they delete.
         (_, "DeleteOptions") => Some(DELETE_OPTIONS),
         _ => None,
@@ -161,6 +162,28 @@ const DELETE_OPTIONS: &[Field] = &[
     optional(3, "orphanDependents", Type::Bool),
     optional(4, "propagationPolicy", Type::Text),
     plain(5, "dryRun", Type::Texts),
+];
+
+const TOKEN_REQUEST: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(
+        2,
+        "spec",
+        Type::Message(&[
+            plain(1, "audiences", Type::Texts),
+            plain(
+                3,
+                "boundObjectRef",
+                Type::Message(&[
+                    plain(1, "kind", Type::Text),
+                    plain(2, "apiVersion", Type::Text),
+                    plain(3, "name", Type::Text),
+                    plain(4, "uid", Type::Text),
+                ]),
+            ),
+            optional(4, "expirationSeconds", Type::Int64),
+        ]),
+    ),
 ];
 
 const EVICTION: &[Field] = &[

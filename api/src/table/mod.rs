@@ -7,6 +7,7 @@ mod event;
 mod node;
 mod plain;
 mod pod;
+mod storage;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -94,6 +95,9 @@ fn columns(kind: &Kind) -> &'static [Column] {
         ("", "ConfigMap") => plain::CONFIG_MAP,
         ("", "Secret") => plain::SECRET,
         ("", "ServiceAccount") => plain::SERVICE_ACCOUNT,
+        ("", "PersistentVolume") => storage::VOLUME,
+        ("", "PersistentVolumeClaim") => storage::CLAIM,
+        ("storage.k8s.io", "StorageClass") => storage::CLASS,
         ("coordination.k8s.io", "Lease") => plain::LEASE,
         _ => plain::OTHER,
     }
@@ -108,6 +112,9 @@ fn row(kind: &Kind, object: &Value, now: Timestamp) -> Row {
         ("", "ConfigMap") => plain::config_map(object, now).into(),
         ("", "Secret") => plain::secret(object, now).into(),
         ("", "ServiceAccount") => plain::service_account(object, now).into(),
+        ("", "PersistentVolume") => storage::volume(object, now).into(),
+        ("", "PersistentVolumeClaim") => storage::claim(object, now).into(),
+        ("storage.k8s.io", "StorageClass") => storage::class(object, now).into(),
         ("coordination.k8s.io", "Lease") => plain::lease(object, now).into(),
         _ => plain::other(object, now).into(),
     }

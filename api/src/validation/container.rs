@@ -340,6 +340,11 @@ fn mounts(path: &str, container: &Container, context: &Context<'_>, causes: &mut
         {
             causes.push(Cause::not_supported(format!("{path}.mountPropagation"), propagation, PROPAGATIONS));
         }
+        let is_privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
+        if mount.mount_propagation.as_deref() == Some("Bidirectional") && !is_privileged {
+            let why = "Bidirectional mount propagation is available only to privileged containers";
+            causes.push(Cause::forbidden(format!("{path}.mountPropagation"), why));
+        }
     }
     for (index, device) in container.volume_devices.iter().flatten().enumerate() {
         let path = format!("{path}.volumeDevices[{index}]");

@@ -6,6 +6,7 @@
 mod affinity;
 mod container;
 mod data;
+mod ephemeral;
 mod handler;
 mod metadata;
 mod node;
@@ -13,8 +14,10 @@ mod pod;
 mod pod_update;
 mod resources;
 mod small;
+mod storage;
 mod volume;
 
+pub use ephemeral::ephemeral_containers;
 use k8s_openapi::api;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -53,6 +56,9 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         ("", "Pod") => pod_update::check(old, new, &mut causes),
         ("", "Node") => node::update(old, new, &mut causes),
         ("", "ConfigMap" | "Secret") => data::update(old, new, &mut causes),
+        ("", "PersistentVolume") => storage::volume_update(old, new, &mut causes),
+        ("", "PersistentVolumeClaim") => storage::claim_update(old, new, &mut causes),
+        ("storage.k8s.io", "StorageClass") => storage::class_update(old, new, &mut causes),
         _ => {}
     }
     causes
@@ -73,6 +79,15 @@ fn spec(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
         ("", "Event") => small::event(object, causes),
         ("", "Namespace") => small::namespace(object, causes),
         ("", "Binding") => small::binding(object, causes),
+        ("", "PersistentVolume") => {
+            typed(object, causes, |v: &api::core::v1::PersistentVolume, causes| storage::volume(v, causes))
+        }
+        ("", "PersistentVolumeClaim") => {
+            typed(object, causes, |c: &api::core::v1::PersistentVolumeClaim, causes| {
+                storage::claim(c, causes)
+            })
+        }
+        ("storage.k8s.io", "StorageClass") => storage::class(object, causes),
         ("coordination.k8s.io", "Lease") => small::lease(object, causes),
         _ => {}
     }

@@ -51,7 +51,7 @@ fn with_allowed_changes(old: &Value, new: &Value) -> Value {
     if grace(old).is_some_and(|s| s < 0) && grace(new) == Some(1) {
         take(&mut spec, new, "terminationGracePeriodSeconds");
     }
-    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "ephemeralContainers"] {
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         take(&mut spec, new, field);
     }
     if !list(old, "schedulingGates").is_empty() {

@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::cluster_event::ClusterEvent;
 use crate::cycle::{Cycle, FitError};
 use crate::framework::Framework;
-use crate::pod_info::{InvalidPod, PodInfo};
+use crate::pod_info::{InvalidPod, PodInfo, PodVolumes};
 use crate::queue::{Queue, QueueCounts, QueueLimits};
 use crate::resources::InvalidQuantity;
 
@@ -91,10 +91,20 @@ impl Scheduler {
         self.cache.remove_node(name);
     }
 
-    /// A pod appeared or changed. A pod that cannot be read is not scheduled.
+    /// A pod without volumes of its own appeared or changed. A pod that cannot be read is not scheduled.
     pub fn pod_changed(&mut self, pod: &Pod, now: Duration) -> Result<(), InvalidPod> {
+        self.pod_changed_with(pod, PodVolumes::default(), now)
+    }
+
+    /// A pod appeared or changed, or what is known of its volumes did.
+    pub fn pod_changed_with(
+        &mut self,
+        pod: &Pod,
+        volumes: PodVolumes,
+        now: Duration,
+    ) -> Result<(), InvalidPod> {
         let info = match PodInfo::new(pod) {
-            Ok(info) => Arc::new(info),
+            Ok(info) => Arc::new(PodInfo { volumes, ..info }),
             Err(error) => {
                 if let Some(uid) = &pod.metadata.uid {
                     self.queue.remove(uid);

@@ -21,6 +21,8 @@ pub enum Reason {
     Text(&'static str),
     /// Too little of a resource is free.
     Insufficient(Cow<'static, str>),
+    /// What is wrong with the pod's volumes, on whichever node.
+    Volumes(String),
     /// The first taint that the pod does not tolerate.
     UntoleratedTaint {
         /// Its key.
@@ -34,6 +36,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
+            Self::Volumes(problem) => f.write_str(problem),
             Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
             Self::UntoleratedTaint { key, value } => {
                 write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
@@ -134,6 +137,7 @@ impl Framework {
                 Box::new(plugins::NodeAffinity),
                 Box::new(plugins::NodePorts),
                 Box::new(plugins::NodeResourcesFit),
+                Box::new(plugins::VolumeBinding),
             ],
             vec![
                 (Box::new(plugins::TaintToleration), 3),

@@ -33,7 +33,7 @@ pub use crate::core::{Outcome, Scheduler, SchedulerConfig};
 pub use crate::cycle::{Cycle, Decision, FitError};
 pub use crate::framework::{Filter, Framework, Reason, Rejection, SCORE_MAX, Score};
 pub use crate::node_info::NodeInfo;
-pub use crate::pod_info::{HostPort, InvalidPod, PodInfo};
+pub use crate::pod_info::{HostPort, InvalidPod, PodInfo, PodVolumes};
 pub use crate::queue::{Queue, QueueCounts, QueueLimits};
 pub use crate::resources::{InvalidQuantity, Resources};
 pub use crate::selector::{InvalidSelector, NodeTerm};

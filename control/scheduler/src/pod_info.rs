@@ -48,6 +48,15 @@ impl HostPort {
     }
 }
 
+/// Where a pod's volumes let it run. Comes from other objects than the pod, so the shell says it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PodVolumes {
+    /// Why the pod can run nowhere yet.
+    pub problem: Option<String>,
+    /// For each volume that is not everywhere: one of its terms must match the node.
+    pub terms: Vec<Vec<NodeTerm>>,
+}
+
 /// A pod, read.
 #[derive(Debug, Clone)]
 pub struct PodInfo {
@@ -78,6 +87,8 @@ pub struct PodInfo {
     pub required_terms: Option<Vec<NodeTerm>>,
     /// Preferred node affinity with weights.
     pub preferred_terms: Vec<(i64, NodeTerm)>,
+    /// Where its volumes let it run.
+    pub volumes: PodVolumes,
     /// Whether the pod is done (phase Succeeded or Failed) and holds nothing any more.
     pub finished: bool,
     /// Whether deletion has begun.
@@ -111,6 +122,7 @@ impl PodInfo {
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             required_terms,
             preferred_terms,
+            volumes: PodVolumes::default(),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             terminating: meta.deletion_timestamp.is_some(),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
@@ -140,6 +152,7 @@ impl PodInfo {
             || self.node_selector != old.node_selector
             || self.required_terms != old.required_terms
             || self.preferred_terms != old.preferred_terms
+            || self.volumes != old.volumes
     }
 }
 

@@ -1,10 +1,11 @@
 //! Who asks, and whether they may.
 //!
-//! Owns [`Identity`] (taken from the verified client certificate: CN is the user, O are the groups) and the
-//! seam where a request is allowed or refused ([`Authorizer`]). Promises that a request without credentials
+//! Owns [`Identity`] (taken from the verified client certificate: CN is the user, O are the groups; or from a
+//! service account's token, see [`service_account`]) and the seam where a request is allowed or refused ([`Authorizer`]). Promises that a request without credentials
 //! is anonymous, never somebody. Does not verify certificates: TLS has done that before.
 
 mod authorize;
+pub mod service_account;
 
 pub use self::authorize::{Attributes, Authorizer, GroupRules, refusal};
 use crate::pki;

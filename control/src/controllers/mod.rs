@@ -6,9 +6,12 @@
 
 mod event_ttl;
 mod namespace;
+mod namespace_defaults;
+mod node_lease;
 pub mod node_lifecycle;
 mod pod_gc;
 mod taint_eviction;
+pub(crate) mod volume_binding;
 
 #[cfg(test)]
 mod tests;
@@ -41,10 +44,16 @@ pub struct Context {
     pub nodes: Reflector<SharedStore>,
     /// Every namespace.
     pub namespaces: Reflector<SharedStore>,
+    /// Every PersistentVolumeClaim.
+    pub claims: Reflector<SharedStore>,
+    /// Every PersistentVolume.
+    pub volumes: Reflector<SharedStore>,
     /// When nodes were last heard of.
     pub heartbeats: Heartbeats,
     /// Sessions of the nodes.
     pub sessions: NodeSessions,
+    /// The certificate by which pods know the API, PEM.
+    pub ca_pem: String,
     /// Settings.
     pub timings: Timings,
 }
@@ -54,6 +63,8 @@ pub struct Context {
 pub struct Timings {
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace: Duration,
+    /// How often the `Lease` of a node that is heard of is renewed.
+    pub node_lease_renewal: Duration,
     /// How long a pod that does not say otherwise stays on a node that is not ready or unreachable.
     pub eviction_after: Duration,
     /// How long a node must be gone before its pods are removed.
@@ -66,6 +77,7 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             node_monitor_grace: Duration::from_secs(3),
+            node_lease_renewal: Duration::from_secs(10),
             eviction_after: Duration::from_secs(300),
             orphan_after: Duration::from_secs(10),
             event_ttl: Duration::from_secs(60 * 60),
@@ -82,9 +94,12 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
                 tokio::join!(
                     namespace::bootstrap(&context),
                     namespace::run(&context, epoch),
+                    namespace_defaults::run(&context, epoch),
                     node_lifecycle::run(&context, epoch),
+                    node_lease::run(&context, epoch),
                     taint_eviction::run(&context, epoch),
                     pod_gc::run(&context, epoch),
+                    volume_binding::run(&context, epoch),
                     event_ttl::run(&context, epoch),
                 )
             };

@@ -58,6 +58,44 @@ fn taints_follow_conditions_and_leave_others_alone() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_heard_of_renews_its_lease_until_it_is_gone() {
+    let timings = Timings { node_lease_renewal: Duration::from_millis(20), ..timings() };
+    let cluster = TestCluster::start(timings).await;
+    cluster.node("n1", "4").await;
+    let beating = cluster.work.heartbeats.clone();
+    beating.beat("n1", Instant::now());
+    let lease = |what: &'static str, wanted: fn(&Value) -> bool| {
+        let cluster = &cluster;
+        async move {
+            let started = Instant::now();
+            loop {
+                cluster.work.heartbeats.beat("n1", Instant::now());
+                let kind = api::kinds::by_kind("coordination.k8s.io", "v1", "Lease").expect("served");
+                let found = cluster.registry.get(kind, "kube-node-lease", "n1").await;
+                let value = found.map_or(Value::Null, |object| object.value().clone());
+                if wanted(&value) {
+                    return value;
+                }
+                assert!(started.elapsed() < Duration::from_secs(15), "{what}: {value}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let first = lease("there is one", Value::is_object).await;
+    assert_eq!(first["spec"]["holderIdentity"], "n1");
+    assert_eq!(first["spec"]["leaseDurationSeconds"], 40);
+    assert_eq!(first["metadata"]["ownerReferences"][0]["kind"], "Node");
+    let started = Instant::now();
+    while lease("renewed", Value::is_object).await["spec"]["renewTime"] == first["spec"]["renewTime"] {
+        assert!(started.elapsed() < Duration::from_secs(15), "it is renewed: {first}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let options = DeleteOptions::default();
+    cluster.registry.delete(Target::new(kind("Node"), "", "n1"), &options).await.expect("deleted");
+    lease("gone with the node", Value::is_null).await;
+}
+
+#[tokio::test]
 async fn a_silent_node_becomes_unknown_is_tainted_and_its_pods_are_not_ready() {
     let cluster = TestCluster::start(timings()).await;
     let started = Instant::now();

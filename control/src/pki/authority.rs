@@ -3,7 +3,8 @@
 //! Owns the authority's key, derived from the control token and held in memory only. Promises that the same
 //! token gives the same authority, byte for byte, on every master and at every start: the key comes from the
 //! token's seed, the serial number from the key, the validity from the token's day, and Ed25519 signatures
-//! are deterministic. Issues certificates and node tokens; keeps no record of them.
+//! are deterministic. Issues certificates and node tokens; keeps no record of them. Signs service accounts'
+//! tokens with a key of their own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType,
     SerialNumber,
 };
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use ring::{digest, hkdf, hmac};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
@@ -23,6 +25,7 @@ use super::identity::{
 use super::token::{ControlToken, NodeToken, unix_seconds};
 
 const CA_INFO: &[u8] = b"barque/ca/v1";
+const SERVICE_ACCOUNT_INFO: &[u8] = b"barque/service-account/v1";
 const NODE_TOKEN_INFO: &[u8] = b"barque/node-token/v1";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -53,6 +56,7 @@ pub struct Authority {
     certificate_pem: String,
     sha256: [u8; 32],
     node_token_key: hmac::Key,
+    service_account_key: Ed25519KeyPair,
     not_after: SystemTime,
 }
 
@@ -127,6 +131,11 @@ impl Authority {
             certificate: certificate.der().clone(),
             issuer: Issuer::new(params, key),
             node_token_key: hmac::Key::new(hmac::HMAC_SHA256, &derive(token.seed(), NODE_TOKEN_INFO)),
+            service_account_key: Ed25519KeyPair::from_seed_unchecked(&derive(
+                token.seed(),
+                SERVICE_ACCOUNT_INFO,
+            ))
+            .expect("every 32 bytes are a seed"),
             not_after,
         })
     }
@@ -201,6 +210,22 @@ impl Authority {
             return Err(Error::NodeTokenExpired { expired_at: token.expires_unix() });
         }
         Ok(())
+    }
+
+    /// Names the key that signs the tokens of service accounts: 16 hexadecimal digits of its hash.
+    pub fn service_account_key_id(&self) -> String {
+        hex8(&sha256(self.service_account_key.public_key().as_ref()))
+    }
+
+    /// Signs a service account's token: Ed25519, the same at every master.
+    pub fn sign_for_service_account(&self, text: &[u8]) -> Vec<u8> {
+        self.service_account_key.sign(text).as_ref().to_vec()
+    }
+
+    /// Whether a master of this cluster signed that.
+    pub fn verify_for_service_account(&self, text: &[u8], signature: &[u8]) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, self.service_account_key.public_key().as_ref());
+        key.verify(text, signature).is_ok()
     }
 
     fn leaf(&self, user: &str, group: &str, now: SystemTime) -> Result<CertificateParams, Error> {

@@ -10,6 +10,7 @@
 //! control token ──► Authority ──► member certificate (server and client)   barque:member:<name>
 //!                      │     └──► admin certificate (client)               system:masters
 //!                      ├──► node token ──► checked by any master, kept nowhere
+//!                      ├──► key that signs the tokens of service accounts (see `auth`)
 //!                      └──► CSR of a node ──► node certificate (client)    system:node:<name>
 //! ```
 

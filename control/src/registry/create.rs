@@ -128,6 +128,7 @@ impl Registry {
     ) -> Result<Option<Condition>, Status> {
         let guard = admission::namespace_lifecycle::check(self, kind, namespace, object, consistency).await?;
         admission::admit(kind, Operation::Create, object)?;
+        admission::service_account::mount(self, kind, namespace, object, consistency).await?;
         Ok(guard)
     }
 

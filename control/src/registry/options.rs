@@ -11,6 +11,8 @@ pub enum Part {
     Status,
     /// A namespace's `spec.finalizers`.
     Finalize,
+    /// A pod's `spec.ephemeralContainers`, to which such a write only adds.
+    EphemeralContainers,
 }
 
 /// One object, or one part of it.

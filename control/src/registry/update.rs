@@ -178,6 +178,7 @@ pub(super) fn prepare(target: Target<'_>, old: &Value, mut new: Value) -> Result
         Part::Main => strategies::of(kind).prepare_update(old, &mut new),
         Part::Status => strategies::of(kind).prepare_status_update(old, &mut new),
         Part::Finalize => strategies::namespace::prepare_finalize(old, &mut new),
+        Part::EphemeralContainers => strategies::pod::prepare_ephemeral_containers(old, &mut new),
     }
     api::defaults::apply(kind, &mut new);
     if kind.has_generation && new.get("spec") != old.get("spec") {
@@ -189,7 +190,10 @@ pub(super) fn prepare(target: Target<'_>, old: &Value, mut new: Value) -> Result
     // Both sides of the comparison carry the version that was read: metadata validation demands one.
     let version = object::resource_version(old).to_owned();
     object::set_resource_version(&mut new, &version);
-    let causes = api::validation::update(kind, old, &new);
+    let causes = match part {
+        Part::EphemeralContainers => api::validation::ephemeral_containers(old, &new),
+        _ => api::validation::update(kind, old, &new),
+    };
     if !causes.is_empty() {
         return Err(Status::invalid(kind, name, causes));
     }

@@ -19,6 +19,7 @@ mod probes;
 mod query;
 mod respond;
 mod streams;
+mod token;
 mod verbs;
 mod watch;
 
@@ -50,6 +51,7 @@ pub use self::streams::{
     StreamTarget,
 };
 use self::verbs::{Call, Verb};
+use crate::auth::service_account::ServiceAccounts;
 use crate::auth::{self, Attributes, Authorizer, Identity};
 use crate::registry::Registry;
 
@@ -74,6 +76,8 @@ pub struct Parts {
     pub logs: Arc<dyn PodLogs>,
     /// Where interactive streams come from.
     pub pod_streams: Arc<dyn PodStreams>,
+    /// Makes and checks the tokens of service accounts.
+    pub accounts: ServiceAccounts,
     /// This replica's `host:port` as clients know it.
     pub advertised: String,
     /// Cancelled when the replica begins to stop: streams end.
@@ -86,6 +90,7 @@ pub struct Rest {
     authorizer: Arc<dyn Authorizer>,
     logs: Arc<dyn PodLogs>,
     pod_streams: Arc<dyn PodStreams>,
+    accounts: ServiceAccounts,
     advertised: String,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
@@ -112,12 +117,13 @@ struct Head {
 impl Rest {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, authorizer, logs, pod_streams, advertised, stop } = parts;
+        let Parts { registry, authorizer, logs, pod_streams, accounts, advertised, stop } = parts;
         Self {
             registry,
             authorizer,
             logs,
             pod_streams,
+            accounts,
             advertised,
             stop,
             metrics: Arc::default(),
@@ -139,7 +145,7 @@ impl Rest {
             route: Route::parse(request.uri().path()),
             query: Query::parse(request.uri().query()),
             headers: request.headers().clone(),
-            identity: request.extensions().get().cloned().unwrap_or_else(Identity::anonymous),
+            identity: self.identity(&request).await,
         };
         let (verb, resource) = head.labels();
         let answer = AssertUnwindSafe(self.answer(&head, request)).catch_unwind().await;
@@ -180,6 +186,21 @@ impl Rest {
                 }
                 self.answer_path(head)
             }
+        }
+    }
+
+    /// Who asks: whom the client certificate names, else whom the token names, else nobody. A token that does
+    /// not count makes nobody, to whom only public paths are open.
+    async fn identity<B>(&self, request: &Request<B>) -> Identity {
+        let known = request.extensions().get().cloned().unwrap_or_else(Identity::anonymous);
+        let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some((scheme, token)) = header.filter(|_| known.is_anonymous()).and_then(|h| h.split_once(' '))
+        else {
+            return known;
+        };
+        match scheme.eq_ignore_ascii_case("bearer") {
+            true => self.accounts.authenticate(token.trim()).await.unwrap_or(known),
+            false => known,
         }
     }
 

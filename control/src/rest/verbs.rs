@@ -100,6 +100,7 @@ impl<'a> Call<'a> {
         let part = match self.resource.subresource.as_deref() {
             Some("status") => Part::Status,
             Some("finalize") => Part::Finalize,
+            Some("ephemeralcontainers") => Part::EphemeralContainers,
             _ => Part::Main,
         };
         Target { part, ..Target::new(self.kind(), self.namespace(), self.name()) }
@@ -138,6 +139,7 @@ impl Rest {
             (Verb::Create, Some("binding")) => {
                 self.bind(call, call.name(), &headers, &body::read(request).await?).await
             }
+            (Verb::Create, Some("token")) => self.token(call, &headers, &body::read(request).await?).await,
             (Verb::Create, Some("eviction")) => self.evict(call, &headers, &body::read(request).await?).await,
             (Verb::Create, _) if call.kind().kind == "Binding" => {
                 self.bind(call, "", &headers, &body::read(request).await?).await

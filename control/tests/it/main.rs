@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+mod accounts;
 mod client;
 mod kubectl;
 mod limits;

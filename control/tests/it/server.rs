@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use control::auth::service_account::ServiceAccounts;
 use control::auth::{GroupRules, Identity};
 use control::object_store::SharedStore;
 use control::object_store::memory::MemoryStore;
@@ -98,11 +99,13 @@ impl TestServer {
         let store = MemoryStore::new();
         let registry = Registry::new(SharedStore::new(store.clone()), TaskTracker::new(), stop.clone());
         bootstrap_namespaces(&registry).await.unwrap();
+        let accounts = ServiceAccounts::new(registry.clone(), authority.clone());
         let rest = Rest::new(Parts {
             registry,
             authorizer: Arc::new(GroupRules),
             logs: Arc::new(EchoLogs),
             pod_streams: Arc::new(EchoStreams),
+            accounts,
             advertised: address.to_string(),
             stop: stop.clone(),
         });

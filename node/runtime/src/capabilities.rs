@@ -120,11 +120,15 @@ impl CapabilitiesSpec {
 }
 
 fn parse(name: &str) -> Result<Set, Error> {
+    let unknown = || Error::invalid("process.capabilities", format!("{name:?} is no capability"));
+    named(name).ok_or_else(unknown)
+}
+
+/// The set of one capability, by its name with or without `CAP_`, in any case.
+pub(crate) fn named(name: &str) -> Option<Set> {
     let upper = name.to_ascii_uppercase();
-    match bit_of(upper.strip_prefix("CAP_").unwrap_or(&upper)) {
-        Set(0) => Err(Error::invalid("process.capabilities", format!("{name:?} is no capability"))),
-        set => Ok(set),
-    }
+    let set = bit_of(upper.strip_prefix("CAP_").unwrap_or(&upper));
+    (set != Set::default()).then_some(set)
 }
 
 fn bit_of(name: &str) -> Set {

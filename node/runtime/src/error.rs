@@ -127,6 +127,8 @@ pub enum Stage {
     Rlimits,
     /// Capabilities and privileges.
     Capabilities,
+    /// The system call filter.
+    Seccomp,
     /// Standard input and output, terminal.
     Stdio,
     /// Entering the working directory.

@@ -37,7 +37,7 @@ pub use container::exec::{
     AttachSpec, Attachment, ExecExit, ExecProcess, ExecSpec, ExecStreams, resize_terminal, terminal_size,
 };
 pub use container::spec::{
-    CapabilitiesSpec, CgroupSpec, ContainerSpec, ID_BYTES_MAX, Identity, LOG_FILE_BYTES_DEFAULT,
+    CapabilitiesSpec, CgroupSpec, ContainerSpec, ID_BYTES_MAX, Identity, IoLimit, LOG_FILE_BYTES_DEFAULT,
     LOG_FILES_DEFAULT, LogSpec, Mount, MountKind, NamespaceMode, PATH_DEFAULT, PidMode, ProcessSpec,
     Propagation, Rlimit, RootfsSpec, SHM_BYTES_DEFAULT, SandboxSpec, TerminalSize, UserSpec,
     default_masked_paths, default_readonly_paths,

@@ -13,6 +13,15 @@ use crate::process::failure::Failure;
 
 /// Sees to it that the next child is in the pid namespace that the plan asks for.
 pub(crate) fn prepare_pid(plan: &ContainerPlan) -> Result<(), Failure> {
+    if let Some(target) = &plan.pid_of {
+        if !target.is_alive() {
+            return Err(Failure::rule(format!(
+                "the process {} whose processes it is to see is gone",
+                target.pid
+            )));
+        }
+        return join(target.pid, "pid", CloneFlags::CLONE_NEWPID);
+    }
     match plan.sandbox.pid {
         PidMode::Host => Ok(()),
         PidMode::Container => {

@@ -160,12 +160,17 @@ impl Runtime {
         let sandbox: SandboxPlan = state::read(&sandbox_bundle.plan())?.ok_or_else(no_sandbox)?;
         let pause: Running = state::read(&sandbox_bundle.running())?.ok_or_else(no_sandbox)?;
         let bundle = self.container_bundle(&spec.id)?;
-        let Some(_claim) = claim_new(&bundle)? else { return self.existing_container(spec, &bundle) };
         let shm = match sandbox.spec.ipc {
             NamespaceMode::Own => sandbox_bundle.shm(),
             NamespaceMode::Host => PathBuf::from("/dev/shm"),
         };
+        let pid_of = match &spec.pid_of {
+            Some(id) => Some(self.running_process(id)?),
+            None => None,
+        };
+        let Some(_claim) = claim_new(&bundle)? else { return self.existing_container(spec, &bundle) };
         let plan = ContainerPlan {
+            pid_of,
             spec: spec.clone(),
             sandbox: sandbox.spec,
             pause: pause.process,
@@ -176,6 +181,12 @@ impl Runtime {
             Ok(running) => Ok(started_of(running)),
             Err(error) => Err(clean_up(error, delete::container(&bundle))),
         }
+    }
+
+    fn running_process(&self, id: &str) -> Result<ProcessId, Error> {
+        let running: Option<Running> = state::read(&self.container_bundle(id)?.running())?;
+        let process = running.map(|running| running.process).filter(ProcessId::is_alive);
+        process.ok_or_else(|| Error::NotRunning { id: id.to_owned() })
     }
 
     fn existing_container(&self, spec: &ContainerSpec, bundle: &Bundle) -> Result<Started, Error> {

@@ -2,8 +2,11 @@
 //! crate is here.
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; each block says why it is sound")]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, major, minor};
@@ -66,6 +69,18 @@ pub(crate) fn shut_down_file_system(directory: RawFd, flags: u32) -> io::Result<
     // SAFETY: the kernel reads one u32 behind the pointer, which lives until the call returns.
     let done = unsafe { libc::ioctl(directory, FS_IOC_SHUTDOWN as _, &raw const flags) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Installs a system call filter for the calling thread (`seccomp(2)`). Needs `no_new_privs` or the privilege
+/// to administer the user namespace.
+pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+    let len = program.len().try_into().map_err(|_| io::Error::from(Errno::EINVAL))?;
+    // The library's instruction has the kernel's layout; the pointer is only read from.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel copies `len` instructions from behind the pointer, which lives until the call returns.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program) };
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Marks all descriptors from `first` on to be closed by the next exec.
@@ -235,4 +250,36 @@ fn c_string(text: String) -> std::ffi::CString {
 /// A copy of a descriptor that exec closes.
 pub(crate) fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
+}
+
+/// Copies the mount at a path, with what is mounted below it, without attaching it anywhere. The copy shares
+/// with the original if that is shared.
+pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: the path is a C string that lives until the call returns; the kernel keeps nothing of it.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches a copied mount onto an open file or directory.
+pub(crate) fn attach_mount(copy: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    const FROM_FD: libc::c_uint = 0x4;
+    const TO_FD: libc::c_uint = 0x40;
+    // SAFETY: both paths are empty C strings and both descriptors are open for the time of the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            copy.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            FROM_FD | TO_FD,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

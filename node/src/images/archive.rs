@@ -10,12 +10,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, SHA256};
+use runtime::layers::LayerLimits;
 use serde::Deserialize;
 
 use super::config::{
-    ConfigFile, Descriptor, Index, MEDIA_CONFIG, MEDIA_DOCKER_LIST, MEDIA_INDEX, MEDIA_LAYER_TAR,
-    MEDIA_MANIFEST, Manifest, NAME_ANNOTATION, Platform, REF_NAME_ANNOTATION, SavedImage,
+    ConfigFile, Descriptor, Index, MEDIA_CONFIG, MEDIA_LAYER_TAR, MEDIA_MANIFEST, Manifest, NAME_ANNOTATION,
+    REF_NAME_ANNOTATION, SavedImage,
 };
+use super::index::Committed;
+use super::manifest::{self, Document};
 use super::{ImageError, ImageStore, Reference};
 
 const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
@@ -34,12 +37,10 @@ pub struct Imported {
 
 /// Imports every image of an archive or layout directory. `name` names the image where the archive does not.
 pub fn import(store: &ImageStore, path: &Path, name: Option<&str>) -> Result<Vec<Imported>, ImageError> {
+    let _using = store.using()?;
     let dir = store.ingest_dir()?;
-    let result = Source::open(path, &dir).and_then(|source| import_source(store, &source, &dir, name));
-    if let Err(error) = fs::remove_dir_all(&dir) {
-        tracing::warn!(dir = %dir.display(), %error, "cannot remove an import's work directory");
-    }
-    result
+    let source = Source::open(path, &dir)?;
+    import_source(store, &source, &dir, name)
 }
 
 /// The files of an archive, by their names in it.
@@ -135,16 +136,15 @@ fn resolve_manifest(
     let file = blob_name(&descriptor.digest)?;
     let bytes = source.document_bytes(&file)?;
     verify(source, &file, &descriptor.digest, &format!("sha256:{}", super::sha256_hex(&bytes)))?;
-    let is_index = [MEDIA_INDEX, MEDIA_DOCKER_LIST].contains(&descriptor.media_type.as_str());
-    if !is_index {
-        return store.put_blob_bytes(&bytes);
-    }
-    let index: Index = serde_json::from_slice(&bytes).map_err(|e| ImageError::malformed(&file, e))?;
-    let chosen = index.manifests.iter().find(|d| d.platform.as_ref().is_none_or(is_this_platform));
-    match chosen {
-        Some(next) if depth < INDEX_DEPTH_MAX => resolve_manifest(store, source, next, depth + 1),
-        Some(_) => Err(ImageError::malformed(&file, "indexes are nested too deeply")),
-        None => Err(ImageError::malformed(&file, format!("it has no manifest for linux/{}", architecture()))),
+    let stored = store.put_blob_bytes(&bytes)?;
+    match manifest::parse(&file, &bytes, Some(&descriptor.media_type))? {
+        Document::Image(_) => Ok(stored),
+        Document::Index(_) if depth >= INDEX_DEPTH_MAX => {
+            Err(ImageError::malformed(&file, "indexes are nested too deeply"))
+        }
+        Document::Index(index) => {
+            resolve_manifest(store, source, manifest::select(&file, &index)?, depth + 1)
+        }
     }
 }
 
@@ -212,42 +212,18 @@ fn finish(
         }
     }
     let config: ConfigFile = store.read_document(&manifest.config.digest)?;
-    let platform = Platform { architecture: config.architecture.clone(), os: config.os.clone() };
-    if !is_this_platform(&platform) {
-        let wanted = format!("linux/{}", architecture());
-        let problem =
-            format!("it is for {}/{}, this machine is {wanted}", platform.os, platform.architecture);
-        return Err(ImageError::malformed(names.join(", "), problem));
-    }
-    if config.rootfs.diff_ids.len() != manifest.layers.len() {
-        return Err(ImageError::malformed(
-            names.join(", "),
-            "manifest and configuration differ in their layers",
-        ));
-    }
+    super::pull::check_config(&names.join(", "), &manifest, &config)?;
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-        blob_name(diff_id)?;
         if !store.layer_dir(diff_id).is_dir() {
-            unpack(store, work, &store.blob_path(&descriptor.digest), diff_id)?;
+            let blob = store.blob_path(&descriptor.digest);
+            super::layer::unpack_into(store, work, &blob, diff_id, LayerLimits::default())?;
         }
     }
-    store.commit(&references, manifest_digest, None)?;
+    store.commit(&references, Committed { manifest: manifest_digest, target: None, source: None })?;
     Ok(Imported {
         names: references.iter().map(Reference::to_string).collect(),
         digest: manifest_digest.to_owned(),
     })
-}
-
-fn unpack(store: &ImageStore, work: &Path, blob: &Path, diff_id: &str) -> Result<(), ImageError> {
-    let failed = |problem: String| ImageError::Unpack { layer: diff_id.to_owned(), problem };
-    let target = work.join(format!("layer-{}", hex::encode(rand::random::<[u8; 8]>())));
-    let archive = fs::File::open(blob).map_err(ImageError::io("open", blob))?;
-    let found = super::layer::unpack(archive, &target).map_err(failed)?;
-    if found != diff_id {
-        let (what, path) = ("a layer".to_owned(), blob.to_owned());
-        return Err(ImageError::Corrupt { what, path, expected: diff_id.to_owned(), found });
-    }
-    store.put_layer(&target, diff_id)
 }
 
 /// Moves (or copies) one file of the source into the store, verified.
@@ -292,11 +268,7 @@ fn verify(source: &Source, what: &str, expected: &str, found: &str) -> Result<()
 /// The name in a layout of a blob; only plain SHA-256 digests are taken.
 fn blob_name(digest: &str) -> Result<String, ImageError> {
     match digest.strip_prefix("sha256:") {
-        Some(hex)
-            if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) =>
-        {
-            Ok(format!("blobs/sha256/{hex}"))
-        }
+        Some(hex) if manifest::is_digest(digest) => Ok(format!("blobs/sha256/{hex}")),
         _ => Err(ImageError::malformed("a digest", format!("{digest:?} is not sha256:<64 hex digits>"))),
     }
 }
@@ -392,7 +364,7 @@ fn copy_hashing(mut input: impl Read, target: &Path) -> Result<(String, u64), Im
     }
 }
 
-fn hash_file(path: &Path) -> Result<String, ImageError> {
+pub(super) fn hash_file(path: &Path) -> Result<String, ImageError> {
     let mut file = fs::File::open(path).map_err(ImageError::io("open", path))?;
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
@@ -402,18 +374,5 @@ fn hash_file(path: &Path) -> Result<String, ImageError> {
             return Ok(format!("sha256:{}", hex::encode(context.finish())));
         }
         context.update(&buffer[..count]);
-    }
-}
-
-fn is_this_platform(platform: &Platform) -> bool {
-    platform.os == "linux" && platform.architecture == architecture()
-}
-
-/// The machine's architecture in the words of image platforms.
-pub(crate) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

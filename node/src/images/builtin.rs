@@ -10,11 +10,12 @@ use std::path::Path;
 
 use ring::digest::{Context, SHA256};
 
-use super::archive::architecture;
 use super::config::{
     ConfigFile, Descriptor, Index, MEDIA_CONFIG, MEDIA_INDEX, MEDIA_LAYER_TAR, MEDIA_MANIFEST, Manifest,
     NAME_ANNOTATION, REF_NAME_ANNOTATION, RootFs,
 };
+use super::index::Committed;
+use super::manifest::architecture;
 use super::{ImageConfig, ImageError, ImageStore, Reference, sha256_hex};
 
 /// The name of the image that every node can have without a registry.
@@ -76,6 +77,7 @@ pub fn import_builtin(store: &ImageStore, exe: &Path, name: &str) -> Result<bool
     if store.source(&reference).as_deref() == Some(source.as_str()) {
         return Ok(false);
     }
+    let _using = store.using()?;
     let (header, size) = layer_header(exe)?;
     let documents = describe(exe, &header, size)?;
     if !store.layer_dir(&documents.diff_id).is_dir() {
@@ -89,12 +91,26 @@ pub fn import_builtin(store: &ImageStore, exe: &Path, name: &str) -> Result<bool
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))
             .map_err(ImageError::io("set the mode of", &binary))?;
         store.put_layer(&layer, &documents.diff_id)?;
-        fs::remove_dir(&work).map_err(ImageError::io("remove", &work))?;
     }
     store.put_blob_bytes(&documents.config)?;
     let digest = store.put_blob_bytes(&documents.manifest)?;
-    store.commit(&[reference], &digest, Some(&source))?;
+    store.commit(&[reference], Committed { manifest: &digest, target: None, source: Some(&source) })?;
     Ok(true)
+}
+
+/// Makes the archive of a built-in image's layer out of what was unpacked of it.
+pub(super) fn archive_layer(store: &ImageStore, diff_id: &str) -> Result<(), ImageError> {
+    let binary = store.layer_dir(diff_id).join("barque");
+    let (header, size) = layer_header(&binary)?;
+    let work = store.ingest_dir()?;
+    let archive = work.join("layer.tar");
+    write_layer(&binary, &header, size, &archive)?;
+    let found = super::archive::hash_file(&archive)?;
+    if found != diff_id {
+        let what = "the layer's archive is not kept, and what was unpacked of it".to_owned();
+        return Err(ImageError::Corrupt { what, path: binary, expected: diff_id.to_owned(), found });
+    }
+    store.put_blob(&archive, diff_id)
 }
 
 /// The tar header of the one file, and the file's size. Times and owners are fixed, so that the same binary

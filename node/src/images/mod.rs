@@ -1,20 +1,45 @@
-//! Images: names, the content-addressed store, import of archives, the built-in image.
+//! Images: names, the content-addressed store, registries, archives, the built-in image.
 //!
+//! ```text
+//! registry ─► pull ─┐                       ┌─► push ─► registry
+//! archive, layout ──┼─► store ─► layers ────┼─► export ─► archive
+//! own binary ───────┘     ▲                 └─► overlays of containers
+//!                         gc
+//! ```
 //! Owns everything below `<dataDir>/images`. Promises: content is verified by digest before it is named,
-//! an import that was interrupted leaves nothing that is visible, a layer is unpacked once however many
-//! images share it. Pulling from registries is not done here yet: an image that was not imported is absent.
+//! a pull or import that was interrupted leaves nothing that is visible, a layer is unpacked once however many
+//! images share it, nothing that a container uses is removed.
 
 mod archive;
 mod builtin;
 mod config;
+mod credentials;
+mod export;
+mod gc;
+mod index;
+mod inspect;
 mod layer;
+mod manifest;
+mod pull;
+mod push;
 mod reference;
+mod registry;
+mod settings;
 mod store;
 
 pub use archive::{Imported, import};
 pub use builtin::{BUILTIN_IMAGE, build_builtin, import_builtin};
 pub use config::ImageConfig;
+pub use credentials::{BadCredentials, Credentials, Keyring};
+pub use export::export;
+pub use gc::{GcError, InUse, RemoveError, Removed, images_in_use};
+pub use inspect::inspect;
+pub use manifest::Format;
+pub use pull::{LayerProgress, Progress, Pulled, Puller};
+pub use push::{Pushed, push};
 pub use reference::{InvalidReference, Reference};
+pub use registry::RegistryError;
+pub use settings::{ImagesConfig, RegistryConfig};
 pub use store::{Image, ImageStore, ImageSummary};
 
 use std::path::PathBuf;

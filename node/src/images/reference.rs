@@ -58,6 +58,16 @@ impl Reference {
         Ok(Self { domain, path, tag, digest: digest.map(str::to_owned) })
     }
 
+    /// The registry: `docker.io`, `registry.lab:5000`.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The repository within its registry: `library/nginx`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Registry and path, without tag and digest: `docker.io/barque/hello`.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.domain, self.path)

@@ -4,30 +4,43 @@
 //! images/
 //!   blobs/sha256/<hex>     manifests, configurations, layer archives: the file's name is its digest
 //!   layers/<hex>/          a layer unpacked, named by the digest of its uncompressed archive (diff id)
-//!   ingest/                work in progress; emptied when the store is opened
+//!   partial/<hex>          a blob that is being fetched, or whose transfer broke
+//!   ingest/<random>/       work in progress, locked by whoever works there
 //!   index.json             names → manifest digests; written last, by rename
+//!   lock, using            locks: of the index; of content that no name protects yet
 //! ```
-//! An image exists once the index names it. Entries whose files were not yet flushed to the device carry
-//! the boot in which they were written: after a crash of the machine they are forgotten and imported again;
-//! a crash of the agent alone loses nothing.
+//! An image exists once the index names it: under its tag, and under its digest, which stays when the tag moves
+//! on. Several processes may use one store: the index is changed under `lock` and read again when another process
+//! has replaced it; content is removed (see `gc`) only while nobody brings any in.
+//!
+//! Entries whose files were not yet flushed to the device carry the boot in which they were written: after a crash
+//! of the machine they are forgotten and brought in again; a crash of the agent alone loses nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use nix::fcntl::{Flock, FlockArg};
+use serde::Deserialize;
 
 use super::config::{ConfigFile, Manifest};
+use super::index::{State, repository_of};
 use super::{ImageConfig, ImageError, InvalidReference, Reference, sha256_hex};
+
+/// How long the beginning of a blob is kept for another try.
+const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// An image that can be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     /// The normalised name by which it was found.
     pub name: String,
-    /// Repository and manifest digest: `docker.io/barque/hello@sha256:…`.
+    /// Repository and the digest that its name led to: `docker.io/barque/hello@sha256:…`.
     pub image_id: String,
     /// What the image says about how to run it.
     pub config: ImageConfig,
@@ -44,62 +57,106 @@ pub struct ImageSummary {
     pub names: Vec<String>,
     /// The sum of its blobs.
     pub size_bytes: u64,
+    /// The digest of its configuration.
+    pub id: String,
+    /// When it came here.
+    pub added_at: SystemTime,
+    /// When it was last looked up to be run.
+    pub used_at: SystemTime,
+    /// Made here out of the binary; nobody removes it unasked.
+    pub pinned: bool,
 }
 
 /// The store. Cheap to share; every method may be called from any thread, and blocks on the disk.
 #[derive(Debug)]
 pub struct ImageStore {
-    root: PathBuf,
-    boot_id: String,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    index: IndexFile,
-    /// By manifest digest.
-    loaded: HashMap<String, Arc<Loaded>>,
+    pub(super) root: PathBuf,
+    pub(super) boot_id: String,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Loaded {
+pub(super) struct Loaded {
+    id: String,
     config: ImageConfig,
     layers: Vec<PathBuf>,
     size_bytes: u64,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct IndexFile {
-    /// Normalised name → manifest.
-    images: BTreeMap<String, IndexEntry>,
+/// A directory for work in progress; removed with this handle, or by the next who opens the store.
+pub(crate) struct Ingest {
+    dir: PathBuf,
+    _lock: Flock<fs::File>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct IndexEntry {
-    manifest: String,
-    /// Set until the image's files are known to be on the device.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    unflushed_in_boot: Option<String>,
-    /// What the image was made of, when it was made here; see `builtin`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
+impl Deref for Ingest {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot remove a work directory; the next start does");
+        }
+    }
 }
 
 impl ImageStore {
-    /// Opens the store below `root`, making it if needed and dropping work in progress.
+    /// Opens the store below `root`, making it if needed and dropping work that nobody is at any more.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, ImageError> {
         let root = root.into();
-        let ingest = root.join("ingest");
-        if ingest.exists() {
-            fs::remove_dir_all(&ingest).map_err(ImageError::io("empty", &ingest))?;
-        }
-        for dir in [root.join("blobs/sha256"), root.join("layers"), ingest] {
+        for dir in ["blobs/sha256", "layers", "ingest", "partial"].map(|dir| root.join(dir)) {
             fs::create_dir_all(&dir).map_err(ImageError::io("create", &dir))?;
         }
         let store = Self { root, boot_id: boot_id(), state: Mutex::default() };
-        let index = store.read_index()?;
-        store.lock().index = index;
+        {
+            let _lock = store.lock_file("lock", FlockArg::LockExclusive)?;
+            store.drop_abandoned()?;
+        }
+        store.forget_unflushed()?;
         Ok(store)
+    }
+
+    pub(super) fn lock_file(&self, name: &str, how: FlockArg) -> Result<Flock<fs::File>, ImageError> {
+        let path = self.root.join(name);
+        let options = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = options.map_err(ImageError::io("open", &path))?;
+        Flock::lock(file, how).map_err(|(_, errno)| ImageError::io("lock", &path)(errno.into()))
+    }
+
+    /// Keeps content that no name protects yet from being removed. Blocks while some is being removed.
+    pub(crate) fn using(&self) -> Result<Flock<fs::File>, ImageError> {
+        self.lock_file("using", FlockArg::LockShared)
+    }
+
+    /// The right to remove content; `None`: somebody is bringing some in.
+    pub(crate) fn removing(&self) -> Result<Option<Flock<fs::File>>, ImageError> {
+        match self.lock_file("using", FlockArg::LockExclusiveNonblock) {
+            Err(ImageError::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn drop_abandoned(&self) -> Result<(), ImageError> {
+        let ingest = self.root.join("ingest");
+        for entry in fs::read_dir(&ingest).map_err(ImageError::io("list", &ingest))?.flatten() {
+            let Ok(dir) = fs::File::open(entry.path()) else { continue };
+            if let Ok(_mine) = Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                fs::remove_dir_all(entry.path()).map_err(ImageError::io("remove", entry.path()))?;
+            }
+        }
+        let partial = self.root.join("partial");
+        for entry in fs::read_dir(&partial).map_err(ImageError::io("list", &partial))?.flatten() {
+            let age = entry.metadata().ok().and_then(|m| m.modified().ok()?.elapsed().ok());
+            if age.is_some_and(|age| age > PARTIAL_KEPT) {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+        Ok(())
     }
 
     /// The image that a reference names, if it is here and whole.
@@ -107,53 +164,87 @@ impl ImageStore {
         let reference = Reference::parse(reference)?;
         let found = {
             let state = self.lock();
+            let images = &state.index.images;
             match reference.digest() {
-                Some(digest) => state
-                    .index
-                    .images
-                    .iter()
-                    .find(|(name, entry)| {
-                        entry.manifest == digest && repository_of(name) == reference.repository()
-                    })
-                    .map(|(name, entry)| (name.clone(), entry.manifest.clone())),
-                None => {
-                    let name = reference.to_string();
-                    state.index.images.get(&name).map(|entry| (name, entry.manifest.clone()))
+                Some(digest) => {
+                    let repository = reference.repository();
+                    let name = format!("{repository}@{digest}");
+                    // A digest may also be that of the manifest that an index led to.
+                    let by_manifest = || {
+                        let ours = |(name, _): &(&String, _)| repository_of(name) == repository;
+                        images.iter().filter(ours).find(|(_, entry)| entry.manifest == digest)
+                    };
+                    images.get_key_value(&name).or_else(by_manifest)
                 }
+                None => images.get_key_value(&reference.to_string()),
             }
+            .map(|(name, entry)| (name.clone(), entry.clone()))
         };
-        let Some((name, manifest)) = found else { return Ok(None) };
-        let loaded = match self.load(&manifest) {
+        let Some((name, entry)) = found else { return Ok(None) };
+        let loaded = match self.load(&entry.manifest) {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::warn!(image = %name, %error, "image is named but not whole; treated as absent");
                 return Ok(None);
             }
         };
+        self.touch(&entry.manifest);
         Ok(Some(Image {
             name,
-            image_id: format!("{}@{manifest}", reference.repository()),
+            image_id: format!("{}@{}", reference.repository(), entry.target()),
             config: loaded.config.clone(),
             layers: loaded.layers.clone(),
             size_bytes: loaded.size_bytes,
         }))
     }
 
+    /// The manifest that a name stands for.
+    pub(crate) fn manifest_of(&self, reference: &Reference) -> Option<(String, Manifest)> {
+        let name = self.get(&reference.to_string()).ok()??.name;
+        let digest = self.lock().index.images.get(&name)?.manifest.clone();
+        let manifest = self.read_document(&digest).ok()?;
+        Some((digest, manifest))
+    }
+
+    /// Notes that an image is used now: its manifest's file bears the time.
+    pub(super) fn touch(&self, manifest: &str) {
+        let touched = fs::File::open(self.blob_path(manifest))
+            .and_then(|file| file.set_times(fs::FileTimes::new().set_modified(SystemTime::now())));
+        if let Err(error) = touched {
+            tracing::debug!(%manifest, %error, "cannot note an image's use");
+        }
+    }
+
     /// Every image, biggest first, as a Node's status lists them.
     pub fn list(&self) -> Vec<ImageSummary> {
-        let entries: Vec<(String, String)> =
-            self.lock().index.images.iter().map(|(n, e)| (n.clone(), e.manifest.clone())).collect();
-        let mut by_manifest: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, manifest) in entries {
-            by_manifest.entry(manifest).or_default().push(name);
+        let entries = self.lock().index.images.clone();
+        let mut by_target: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+        for (name, entry) in &entries {
+            by_target
+                .entry((entry.target().to_owned(), entry.manifest.clone()))
+                .or_default()
+                .push(name.clone());
         }
-        let mut images: Vec<ImageSummary> = by_manifest
+        let mut images: Vec<ImageSummary> = by_target
             .into_iter()
-            .filter_map(|(manifest, tagged)| {
-                let size_bytes = self.load(&manifest).ok()?.size_bytes;
-                let mut names = vec![format!("{}@{manifest}", repository_of(&tagged[0]))];
-                names.extend(tagged);
-                Some(ImageSummary { names, size_bytes })
+            .filter_map(|((target, manifest), mut names)| {
+                let loaded = self.load(&manifest).ok()?;
+                let all = || names.iter().filter_map(|name| entries.get(name));
+                let added_at = all().map(|e| e.added_at).max().unwrap_or(0);
+                let pinned = all().any(|e| e.source.is_some());
+                let used = fs::metadata(self.blob_path(&manifest)).and_then(|m| m.modified());
+                if !names.iter().any(|name| name.contains('@')) {
+                    names.push(format!("{}@{target}", repository_of(&names[0])));
+                }
+                names.sort_by_key(|name| (!name.contains('@'), name.clone()));
+                Some(ImageSummary {
+                    names,
+                    size_bytes: loaded.size_bytes,
+                    id: loaded.id.clone(),
+                    added_at: UNIX_EPOCH + Duration::from_secs(added_at),
+                    used_at: used.unwrap_or(UNIX_EPOCH),
+                    pinned,
+                })
             })
             .collect();
         images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
@@ -168,10 +259,34 @@ impl ImageStore {
     }
 
     /// A fresh directory for work in progress.
-    pub(crate) fn ingest_dir(&self) -> Result<PathBuf, ImageError> {
+    pub(crate) fn ingest_dir(&self) -> Result<Ingest, ImageError> {
+        let _index = self.lock_file("lock", FlockArg::LockShared)?;
         let dir = self.root.join("ingest").join(hex::encode(rand::random::<[u8; 8]>()));
         fs::create_dir(&dir).map_err(ImageError::io("create", &dir))?;
-        Ok(dir)
+        let file = fs::File::open(&dir).map_err(ImageError::io("open", &dir))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let lock = lock.map_err(|(_, errno)| ImageError::io("lock", &dir)(errno.into()))?;
+        Ok(Ingest { dir, _lock: lock })
+    }
+
+    /// The file in which a blob is collected, with what a transfer before left in it. `None`: another process
+    /// collects it just now.
+    pub(crate) fn partial(&self, digest: &str) -> Result<Option<(Flock<fs::File>, PathBuf)>, ImageError> {
+        let path = self.root.join("partial").join(digest.trim_start_matches("sha256:"));
+        let options = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = options.map_err(ImageError::io("open", &path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Between opening and locking another process may have moved it into the store.
+            Ok(lock) if path.metadata().is_ok_and(|m| lock.metadata().is_ok_and(|l| l.ino() == m.ino())) => {
+                Ok(Some((lock, path)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The directory of the store.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where a blob lies or would lie.
@@ -209,51 +324,7 @@ impl ImageStore {
         }
     }
 
-    /// Names an image whose blobs and layers are all in place. Visible at once; flushed to the device by
-    /// [`flush`](Self::flush).
-    pub(crate) fn commit(
-        &self,
-        names: &[Reference],
-        manifest: &str,
-        source: Option<&str>,
-    ) -> Result<(), ImageError> {
-        self.load(manifest)?;
-        let mut state = self.lock();
-        for name in names {
-            state.index.images.insert(
-                name.to_string(),
-                IndexEntry {
-                    manifest: manifest.to_owned(),
-                    unflushed_in_boot: Some(self.boot_id.clone()),
-                    source: source.map(str::to_owned),
-                },
-            );
-        }
-        self.write_index(&state.index, false)
-    }
-
-    /// Flushes the store's filesystem, after which its images outlive a power cut. Slow; call it off the path.
-    pub fn flush(&self) -> Result<(), ImageError> {
-        let before: Vec<String> = {
-            let state = self.lock();
-            let waiting = state.index.images.iter().filter(|(_, e)| e.unflushed_in_boot.is_some());
-            waiting.map(|(name, _)| name.clone()).collect()
-        };
-        if before.is_empty() {
-            return Ok(());
-        }
-        let dir = fs::File::open(&self.root).map_err(ImageError::io("open", &self.root))?;
-        nix::unistd::syncfs(&dir).map_err(|e| ImageError::io("flush", &self.root)(e.into()))?;
-        let mut state = self.lock();
-        for name in before {
-            if let Some(entry) = state.index.images.get_mut(&name) {
-                entry.unflushed_in_boot = None;
-            }
-        }
-        self.write_index(&state.index, true)
-    }
-
-    fn load(&self, manifest_digest: &str) -> Result<Arc<Loaded>, ImageError> {
+    pub(super) fn load(&self, manifest_digest: &str) -> Result<Arc<Loaded>, ImageError> {
         if let Some(loaded) = self.lock().loaded.get(manifest_digest) {
             return Ok(Arc::clone(loaded));
         }
@@ -266,7 +337,8 @@ impl ImageStore {
             layers.push(dir);
         }
         let size_bytes = manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>();
-        let loaded = Arc::new(Loaded { config: config.config.unwrap_or_default(), layers, size_bytes });
+        let id = manifest.config.digest.clone();
+        let loaded = Arc::new(Loaded { id, config: config.config.unwrap_or_default(), layers, size_bytes });
         self.lock().loaded.insert(manifest_digest.to_owned(), Arc::clone(&loaded));
         Ok(loaded)
     }
@@ -282,61 +354,20 @@ impl ImageStore {
         serde_json::from_slice(&bytes).map_err(|e| ImageError::malformed(path.display().to_string(), e))
     }
 
-    fn read_index(&self) -> Result<IndexFile, ImageError> {
-        let path = self.root.join("index.json");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(IndexFile::default()),
-            Err(e) => return Err(ImageError::io("read", &path)(e)),
-        };
-        let mut index: IndexFile = match serde_json::from_slice(&bytes) {
-            Ok(index) => index,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "image index is damaged; every image is imported anew");
-                IndexFile::default()
-            }
-        };
-        let stale = |e: &IndexEntry| e.unflushed_in_boot.as_ref().is_some_and(|boot| *boot != self.boot_id);
-        for (name, entry) in index.images.iter().filter(|(_, e)| stale(e)) {
-            tracing::warn!(image = %name, "image was not flushed before the machine stopped; forgotten");
-            self.drop_content(&entry.manifest);
-        }
-        index.images.retain(|_, entry| !stale(entry));
-        Ok(index)
-    }
-
-    /// Removes what an untrusted image consists of; another image that shared it is then seen as absent.
-    fn drop_content(&self, manifest_digest: &str) {
-        let Ok(manifest) = self.read_document::<Manifest>(manifest_digest) else { return };
+    /// The files and directories that a manifest's image consists of, as far as it can be read.
+    pub(crate) fn content(&self, manifest_digest: &str) -> Vec<PathBuf> {
+        let mut paths = vec![self.blob_path(manifest_digest)];
+        let Ok(manifest) = self.read_document::<Manifest>(manifest_digest) else { return paths };
         if let Ok(config) = self.read_document::<ConfigFile>(&manifest.config.digest) {
-            for diff_id in &config.rootfs.diff_ids {
-                drop(fs::remove_dir_all(self.layer_dir(diff_id)));
-            }
+            paths.extend(config.rootfs.diff_ids.iter().map(|diff_id| self.layer_dir(diff_id)));
         }
-        for layer in &manifest.layers {
-            drop(fs::remove_file(self.blob_path(&layer.digest)));
-        }
-    }
-
-    fn write_index(&self, index: &IndexFile, flush: bool) -> Result<(), ImageError> {
-        let text = serde_json::to_vec_pretty(index).expect("an index has string keys only");
-        write_atomically(&self.root.join("index.json"), &text, flush)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder of the image index panics")
+        paths.push(self.blob_path(&manifest.config.digest));
+        paths.extend(manifest.layers.iter().map(|layer| self.blob_path(&layer.digest)));
+        paths
     }
 }
 
-fn repository_of(name: &str) -> &str {
-    let name = name.split_once('@').map_or(name, |(name, _)| name);
-    match name.rfind(':') {
-        Some(at) if !name[at..].contains('/') => &name[..at],
-        _ => name,
-    }
-}
-
-fn write_atomically(path: &Path, bytes: &[u8], flush: bool) -> Result<(), ImageError> {
+pub(super) fn write_atomically(path: &Path, bytes: &[u8], flush: bool) -> Result<(), ImageError> {
     let temporary = path.with_extension(format!("tmp-{}", hex::encode(rand::random::<[u8; 4]>())));
     let mut file = fs::File::create(&temporary).map_err(ImageError::io("create", &temporary))?;
     file.write_all(bytes).map_err(ImageError::io("write", &temporary))?;

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use nix::sys::signal::Signal;
 use runtime::{
     CapabilitiesSpec, ContainerSpec, Identity, LogSpec, Mount, NamespaceMode, PidMode, ProcessSpec,
@@ -15,8 +15,9 @@ use runtime::{
 use super::containers::POD_UID_LABEL;
 use super::context::Context;
 use super::env::{self, Surroundings};
+use super::env_from::Sources;
 use super::record::{Instance, PodRecord};
-use super::{files, qos, support, volumes};
+use super::{confinement, files, qos, support, volumes};
 use crate::images::Image;
 
 /// The API's default of `terminationMessagePath`.
@@ -78,14 +79,17 @@ pub(crate) fn container(
     instance: &Instance,
     image: &Image,
 ) -> Result<ContainerSpec, String> {
-    let init = record.is_init(&container.name);
     let refused = support::unsupported_pod(record.spec());
-    if let Some(what) = refused.or_else(|| support::unsupported_container(container, init)) {
+    if let Some(what) = refused.or_else(|| support::unsupported_container(container)) {
         return Err(support::sentence(what));
+    }
+    if let Some(reason) = confinement::app_armor_refusal(&record.pod, container) {
+        return Err(reason.to_owned());
     }
     let sandbox = record.sandbox.as_ref().ok_or("the pod has no sandbox")?;
     let pod_ip = if record.host_network() { Some(context.config.internal_ip) } else { sandbox.ip };
     let process = process(context, record, container, image, pod_ip)?;
+    let environment = process.env.clone();
     let security = container.security_context.as_ref();
     let root = context.pod_dir(record.uid()).join("roots").join(&instance.id);
     let files = instance_files(context, record, &container.name, instance.attempt);
@@ -94,6 +98,7 @@ pub(crate) fn container(
     Ok(ContainerSpec {
         id: instance.id.clone(),
         sandbox: sandbox.id.clone(),
+        pid_of: looks_into(record, &container.name)?,
         rootfs: RootfsSpec {
             lower_dirs: image.layers.iter().rev().cloned().collect(),
             upper: root.join("upper"),
@@ -103,7 +108,7 @@ pub(crate) fn container(
             volatile: true,
         },
         process,
-        mounts: mounts(context, record, container, &files)?,
+        mounts: mounts(context, record, container, (&files, &environment))?,
         masked_paths: if unmasked { Vec::new() } else { runtime::default_masked_paths() },
         readonly_paths: if unmasked { Vec::new() } else { runtime::default_readonly_paths() },
         cgroup: qos::container_cgroup(record.spec(), record.uid(), container, &instance.id),
@@ -119,6 +124,16 @@ pub(crate) fn container(
         ]
         .into(),
     })
+}
+
+/// The instance whose processes an ephemeral container is to see, if it names one.
+fn looks_into(record: &PodRecord, name: &str) -> Result<Option<String>, String> {
+    let mut ephemeral = record.spec().ephemeral_containers.iter().flatten();
+    let target = ephemeral.find(|c| c.name == name).and_then(|c| c.target_container_name.as_ref());
+    let Some(target) = target.filter(|t| !t.is_empty()) else { return Ok(None) };
+    let running = record.container(target).filter(|c| c.is_live()).and_then(|c| c.current.as_ref());
+    let id = running.map(|instance| instance.id.clone());
+    id.map(Some).ok_or_else(|| format!("unable to find target container \"{target}\""))
 }
 
 /// The signal that asks a container of this image to end.
@@ -144,6 +159,7 @@ fn process(
         pod_ip,
         host_ip: context.config.internal_ip,
         allocatable: (context.resources.allocatable_cpu_milli, context.resources.allocatable_memory_bytes),
+        sources: Sources { objects: &context.objects, namespace: record.namespace() },
     };
     let environment = env::environment(around)?;
     let args = env::command_line(around, &environment);
@@ -163,6 +179,7 @@ fn process(
             add: list(capabilities.map(|c| &c.add)),
             drop: list(capabilities.map(|c| &c.drop)),
         },
+        seccomp: confinement::seccomp(context.confinement(), &record.pod, container)?,
         no_new_privileges: security.and_then(|s| s.allow_privilege_escalation) == Some(false),
         rlimits: Vec::new(),
         terminal: container.tty.unwrap_or(false),
@@ -208,11 +225,38 @@ fn id(field: &str, value: i64) -> Result<u32, String> {
     u32::try_from(value).map_err(|_| format!("{field} {value} is not an id"))
 }
 
+/// The part of the volume that is mounted. An expression knows the container's own variables only.
+fn sub_path(
+    container: &Container,
+    wanted: &VolumeMount,
+    environment: &[String],
+) -> Result<Option<PathBuf>, String> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let path = match (given(&wanted.sub_path), given(&wanted.sub_path_expr)) {
+        (None, None) => return Ok(None),
+        (Some(path), _) => path,
+        (None, Some(expression)) => {
+            let own = |name: &str| container.env.iter().flatten().any(|variable| variable.name == name);
+            let variables = environment.iter().filter_map(|entry| entry.split_once('='));
+            let known = variables.filter(|(name, value)| own(name) && !value.is_empty());
+            let known = known.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            env::expand_all(&expression, &known)?
+        }
+    };
+    if Path::new(&path).is_absolute() {
+        return Err(format!("error SubPath `{path}` must not be an absolute path"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{path}`: must not contain '..'"));
+    }
+    Ok(Some(PathBuf::from(path)))
+}
+
 fn mounts(
     context: &Context,
     record: &PodRecord,
     container: &Container,
-    files: &InstanceFiles,
+    (files, environment): (&InstanceFiles, &[String]),
 ) -> Result<Vec<Mount>, String> {
     let pod_dir = context.pod_dir(record.uid());
     let pod_volumes = record.spec().volumes.as_deref().unwrap_or_default();
@@ -223,12 +267,14 @@ fn mounts(
         })?;
         let propagation = match wanted.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::HostToContainer,
+            Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         };
         mounts.push(Mount {
             source: volumes::source_path(volume, &pod_dir.join("volumes")),
+            sub_path: sub_path(container, wanted, environment)?,
             target: PathBuf::from(&wanted.mount_path),
-            read_only: wanted.read_only.unwrap_or(false),
+            read_only: wanted.read_only.unwrap_or(false) || volumes::is_read_only(volume),
             propagation,
             ..Mount::default()
         });

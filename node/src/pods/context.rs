@@ -3,7 +3,7 @@
 //! ```text
 //! <dataDir>/pods/<uid>/checkpoint.json      the worker's record
 //!                      etc/                 hosts, hostname, resolv.conf
-//!                      volumes/<name>       emptyDir volumes
+//!                      volumes/<name>       volumes (see `volumes`)
 //!                      containers/<name>/   termination messages
 //!                      roots/<id>/          writable layers
 //! <logDir>/pods/<namespace>_<name>_<uid>/<container>/<attempt>.log
@@ -13,23 +13,29 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::confinement;
 use super::containers::ContainerRuntime;
 use super::record::PodRecord;
 use super::roster::Roster;
 use super::status::NodeFacts;
 use crate::Config;
-use crate::images::ImageStore;
+use crate::images::{ImageStore, Puller};
 use crate::network::PodNetwork;
+use crate::objects::Objects;
 use crate::session::outbox::Outbox;
+use crate::tokens::Tokens;
 
 /// Shared by all workers of a node.
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) runtime: Arc<dyn ContainerRuntime>,
     pub(crate) images: Arc<ImageStore>,
+    pub(crate) puller: Arc<Puller>,
     pub(crate) network: Arc<dyn PodNetwork>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) resources: NodeResources,
 }
 
@@ -44,6 +50,12 @@ pub(crate) struct NodeResources {
 impl Context {
     pub(crate) fn facts(&self) -> NodeFacts {
         NodeFacts { internal_ip: self.config.internal_ip }
+    }
+
+    /// What the node decides about confinement.
+    pub(crate) fn confinement(&self) -> confinement::Host<'_> {
+        let Config { seccomp_default, seccomp_dir, .. } = &self.config;
+        confinement::Host { seccomp_default: *seccomp_default, seccomp_dir }
     }
 
     pub(crate) fn pods_dir(&self) -> PathBuf {

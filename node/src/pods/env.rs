@@ -1,13 +1,16 @@
 //! A container's environment, command line and working directory: values, fields, resource fields, `$(NAME)`.
 //!
-//! ConfigMap and Secret references are refused with a message, not skipped: see `support`.
+//! What comes out of ConfigMaps and Secrets is in `env_from`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector,
+};
 
+use super::env_from::{self, Sources};
 use super::qos;
 use crate::images::ImageConfig;
 
@@ -22,18 +25,22 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) host_ip: IpAddr,
     /// The node's allocatable CPU (milli) and memory (bytes): what "no limit" means.
     pub(crate) allocatable: (i64, i64),
+    /// Where ConfigMaps and Secrets are found.
+    pub(crate) sources: Sources<'a>,
 }
 
 /// `NAME=value` entries: the image's, HOSTNAME, then the container's in order.
 pub(crate) fn environment(around: Surroundings<'_>) -> Result<Vec<String>, String> {
-    let mut own: Vec<(String, String)> = Vec::new();
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    let mut own: Vec<(String, String)> = env_from::all(around.sources, around.container)?;
+    let mut known: BTreeMap<String, String> = own.iter().cloned().collect();
     for variable in around.container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) => expand(value, &known),
+            (Some(value), _) => Some(expand(value, &known)),
             (None, Some(source)) => from_source(around, source)?,
-            (None, None) => String::new(),
+            (None, None) => Some(String::new()),
         };
+        // Optional, and what it names is not there: the variable is not set.
+        let Some(value) = value else { continue };
         known.insert(variable.name.clone(), value.clone());
         own.push((variable.name.clone(), value));
     }
@@ -105,14 +112,41 @@ pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String
     out
 }
 
-fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<String, String> {
+/// Replaces `$(NAME)` by the variables that are written out in a container's specification, as probes' commands
+/// have it: nothing else is known then.
+pub(crate) fn expand_plain(command: &[String], variables: &[EnvVar]) -> Vec<String> {
+    let plain = variables.iter().filter(|v| v.value_from.is_none());
+    let known = plain.map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect();
+    command.iter().map(|text| expand(text, &known)).collect()
+}
+
+/// The same for a path, in which nothing may be left unknown.
+pub(crate) fn expand_all(text: &str, variables: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut missing = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("$(") {
+        let Some((name, tail)) = after.split_once(')') else { break };
+        // `$$(NAME)` stands for itself.
+        if !before.ends_with('$') && !variables.contains_key(name) && !missing.contains(&name) {
+            missing.push(name);
+        }
+        rest = tail;
+    }
+    match missing.is_empty() {
+        true => Ok(expand(text, variables)),
+        false => Err(format!("missing value for {}", missing.join(", "))),
+    }
+}
+
+fn from_source(around: Surroundings<'_>, source: &EnvVarSource) -> Result<Option<String>, String> {
     if let Some(field) = &source.field_ref {
-        return field_value(around, field);
+        return field_value(around, field).map(Some);
     }
     if let Some(field) = &source.resource_field_ref {
-        return resource_value(around, field);
+        return resource_value(around, field).map(Some);
     }
-    Err("environment variables from ConfigMaps and Secrets are not supported by this version of the node agent".into())
+    env_from::one(around.sources, source)
+        .unwrap_or_else(|| Err("the variable names a source that the node agent does not know".to_owned()))
 }
 
 fn field_value(around: Surroundings<'_>, field: &ObjectFieldSelector) -> Result<String, String> {
@@ -139,18 +173,70 @@ fn field_value(around: Surroundings<'_>, field: &ObjectFieldSelector) -> Result<
     Ok(value)
 }
 
+/// What a file of the downward API says of the pod's metadata; labels and annotations also as a whole.
+pub(crate) fn metadata_text(pod: &Pod, path: &str) -> Result<String, String> {
+    let metadata = &pod.metadata;
+    let lines = |map: &Option<BTreeMap<String, String>>| {
+        let lines: Vec<String> =
+            map.iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+        lines.join("\n")
+    };
+    let in_map = |map: &Option<BTreeMap<String, String>>, prefix: &str| {
+        let key = path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default())
+    };
+    Ok(match path {
+        "metadata.labels" => lines(&metadata.labels),
+        "metadata.annotations" => lines(&metadata.annotations),
+        "metadata.name" => metadata.name.clone().unwrap_or_default(),
+        "metadata.namespace" => metadata.namespace.clone().unwrap_or_default(),
+        "metadata.uid" => metadata.uid.clone().unwrap_or_default(),
+        _ => in_map(&metadata.labels, "metadata.labels")
+            .or_else(|| in_map(&metadata.annotations, "metadata.annotations"))
+            .ok_or_else(|| format!("unsupported fieldPath: {path}"))?,
+    })
+}
+
+/// A text in double quotes as Go's `%q` writes it, which programs that read these files expect.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
 fn resource_value(around: Surroundings<'_>, field: &ResourceFieldSelector) -> Result<String, String> {
-    let pod = around.pod.spec.as_ref();
+    resource_text(around.pod, Some(around.container), field, around.allocatable)
+}
+
+/// What a container asks for or may use; `own` is the container that the field means if it names none.
+pub(crate) fn resource_text(
+    pod: &Pod,
+    own: Option<&Container>,
+    field: &ResourceFieldSelector,
+    allocatable: (i64, i64),
+) -> Result<String, String> {
+    let spec = pod.spec.as_ref();
     let of = match &field.container_name {
-        None => Some(around.container),
-        Some(name) => pod.and_then(|s| s.containers.iter().find(|c| c.name == *name)),
+        None => own,
+        Some(name) => spec.and_then(|s| s.containers.iter().find(|c| c.name == *name)),
     };
     let container = of.ok_or_else(|| {
         format!("container {} not found", field.container_name.as_deref().unwrap_or_default())
     })?;
     let amounts = qos::amounts(container);
     let or_all = |value: i64, all: i64| if value == 0 { all } else { value };
-    let (milli_cpu, memory) = around.allocatable;
+    let (milli_cpu, memory) = allocatable;
     let (value, is_cpu) = match field.resource.as_str() {
         "limits.cpu" => (or_all(amounts.cpu_limit_milli, milli_cpu), true),
         "requests.cpu" => (amounts.cpu_request_milli, true),
@@ -173,6 +259,8 @@ mod tests {
     use super::*;
 
     fn around<'a>(pod: &'a Pod, image: &'a ImageConfig) -> Surroundings<'a> {
+        static OBJECTS: std::sync::LazyLock<crate::objects::Objects> =
+            std::sync::LazyLock::new(crate::objects::Objects::default);
         Surroundings {
             pod,
             container: &pod.spec.as_ref().unwrap().containers[0],
@@ -181,6 +269,7 @@ mod tests {
             pod_ip: Some("10.244.1.2".parse().unwrap()),
             host_ip: "10.0.0.1".parse().unwrap(),
             allocatable: (4000, 8 << 30),
+            sources: Sources { objects: &OBJECTS, namespace: "default" },
         }
     }
 
@@ -225,11 +314,11 @@ mod tests {
     }
 
     #[test]
-    fn sources_of_later_versions_are_refused() {
+    fn what_no_leader_has_told_yet_is_waited_for() {
         let pod = pod(serde_json::json!({"name": "c", "env": [
             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}));
         let image = ImageConfig::default();
-        assert!(environment(around(&pod, &image)).unwrap_err().contains("ConfigMaps"));
+        assert!(environment(around(&pod, &image)).unwrap_err().contains("configmap cache"));
     }
 
     #[test]

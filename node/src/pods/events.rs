@@ -24,7 +24,11 @@ impl<'a> Told<'a> {
 /// Records an event about the pod, or about one of its containers.
 pub(crate) fn tell(context: &Context, record: &PodRecord, container: Option<&str>, told: Told<'_>) {
     let field_path = container.map(|name| {
-        let list = if record.is_init(name) { "initContainers" } else { "containers" };
+        let list = match (record.is_init(name), record.is_ephemeral(name)) {
+            (true, _) => "initContainers",
+            (_, true) => "ephemeralContainers",
+            _ => "containers",
+        };
         format!("spec.{list}{{{name}}}")
     });
     context.outbox.event(EventRecord {

@@ -23,11 +23,42 @@ const HOSTNAME_BYTES_MAX: usize = 63;
 /// The files' names, below the pod's `etc` directory and below a container's `/etc`.
 pub(crate) const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
+/// What Linux takes of a whole host name.
+const FQDN_BYTES_MAX: usize = 64;
+/// What resolvers take, and what the kubelet passes on to them.
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+
 /// The host name inside the pod.
 pub(crate) fn hostname(record: &PodRecord, config: &Config) -> String {
     if record.host_network() {
         return config.node_name.clone();
     }
+    let short = short_hostname(record);
+    let wanted = record.spec().set_hostname_as_fqdn == Some(true);
+    domain(record, config).filter(|_| wanted).map_or(short.clone(), |domain| format!("{short}.{domain}"))
+}
+
+/// A host name that Linux would not take, in the kubelet's words.
+pub(crate) fn hostname_problem(record: &PodRecord, config: &Config) -> Option<String> {
+    let name = hostname(record, config);
+    let too_long = !record.host_network() && name.len() > FQDN_BYTES_MAX;
+    too_long.then(|| {
+        format!(
+            "failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long \
+             ({FQDN_BYTES_MAX} characters is the max, {} characters requested)",
+            name.len()
+        )
+    })
+}
+
+/// The domain of the pod's own name, if it is in one.
+fn domain(record: &PodRecord, config: &Config) -> Option<String> {
+    let subdomain = record.spec().subdomain.as_deref().filter(|s| !s.is_empty())?;
+    Some(format!("{subdomain}.{}.svc.{}", record.namespace(), config.cluster_domain))
+}
+
+fn short_hostname(record: &PodRecord) -> String {
     let name = record.spec().hostname.as_deref().filter(|h| !h.is_empty()).unwrap_or(record.name());
     let cut = &name[..name.len().min(HOSTNAME_BYTES_MAX)];
     cut.trim_end_matches(['-', '.']).to_owned()
@@ -46,7 +77,7 @@ pub(crate) fn write_all(
     let hosts = if record.host_network() {
         format!("# Kubernetes-managed hosts file (host network).\n{}", host_file("/etc/hosts"))
     } else {
-        hosts(record, &hostname, ip, config)
+        hosts(record, ip, config)
     };
     let hosts = hosts + &aliases(record);
     fs::write(dir.join("hosts"), hosts)?;
@@ -54,15 +85,12 @@ pub(crate) fn write_all(
     fs::write(dir.join("resolv.conf"), resolv_conf(record, config, &host_file("/etc/resolv.conf")))
 }
 
-fn hosts(record: &PodRecord, hostname: &str, ip: Option<IpAddr>, config: &Config) -> String {
+fn hosts(record: &PodRecord, ip: Option<IpAddr>, config: &Config) -> String {
     let mut text = HOSTS_HEAD.to_owned();
     let Some(ip) = ip else { return text };
-    let subdomain = record.spec().subdomain.as_deref().filter(|s| !s.is_empty());
-    match subdomain {
-        Some(subdomain) => {
-            let (namespace, domain) = (record.namespace(), &config.cluster_domain);
-            text.push_str(&format!("{ip}\t{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}\n"));
-        }
+    let hostname = short_hostname(record);
+    match domain(record, config) {
+        Some(domain) => text.push_str(&format!("{ip}\t{hostname}.{domain}\t{hostname}\n")),
         None => text.push_str(&format!("{ip}\t{hostname}\n")),
     }
     text
@@ -116,16 +144,24 @@ fn resolv_conf(record: &PodRecord, config: &Config, host: &str) -> String {
         }
     }
     let mut text = String::new();
+    once(&mut searches);
+    searches.truncate(SEARCHES_MAX);
     if !searches.is_empty() {
-        searches.dedup();
         text.push_str(&format!("search {}\n", searches.join(" ")));
     }
-    servers.dedup();
+    once(&mut servers);
+    servers.truncate(NAMESERVERS_MAX);
     servers.iter().for_each(|s| text.push_str(&format!("nameserver {s}\n")));
     if !options.is_empty() {
         text.push_str(&format!("options {}\n", options.join(" ")));
     }
     text
+}
+
+/// Keeps the first of equal entries.
+fn once(entries: &mut Vec<String>) {
+    let mut seen = std::collections::BTreeSet::new();
+    entries.retain(|entry| seen.insert(entry.clone()));
 }
 
 #[cfg(test)]
@@ -155,7 +191,7 @@ mod tests {
     fn hosts_name_the_pod_and_its_aliases() {
         let record = record(serde_json::json!({"subdomain": "s",
             "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
-        let text = hosts(&record, "web", Some("10.0.0.9".parse().unwrap()), &config("")) + &aliases(&record);
+        let text = hosts(&record, Some("10.0.0.9".parse().unwrap()), &config("")) + &aliases(&record);
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.contains("10.0.0.9\tweb.s.shop.svc.cluster.local\tweb\n"));
         assert!(text.ends_with("\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"));
@@ -175,6 +211,29 @@ mod tests {
         let own = serde_json::json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["8.8.8.8"],
             "options": [{"name": "ndots", "value": "2"}]}});
         assert_eq!(resolv_conf(&record(own), &config(""), host), "nameserver 8.8.8.8\noptions ndots:2\n");
+    }
+
+    #[test]
+    fn a_host_name_may_be_the_whole_name() {
+        let whole = record(serde_json::json!({"subdomain": "s", "hostname": "h", "setHostnameAsFQDN": true}));
+        assert_eq!(hostname(&whole, &config("")), "h.s.shop.svc.cluster.local");
+        assert_eq!(hostname_problem(&whole, &config("")), None);
+        let long = "s".repeat(50);
+        let long = record(serde_json::json!({"subdomain": long, "hostname": "h", "setHostnameAsFQDN": true}));
+        assert!(
+            hostname_problem(&long, &config(""))
+                .unwrap()
+                .contains("is too long (64 characters is the max, 75")
+        );
+        let alone = record(serde_json::json!({"hostname": "h", "setHostnameAsFQDN": true}));
+        assert_eq!(hostname(&alone, &config("")), "h");
+    }
+
+    #[test]
+    fn a_resolver_gets_what_it_can_take() {
+        let host = "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 1.1.1.1\nnameserver 3.3.3.3\nnameserver 4.4.4.4\n";
+        let text = resolv_conf(&record(serde_json::json!({"dnsPolicy": "Default"})), &config(""), host);
+        assert_eq!(text, "nameserver 1.1.1.1\nnameserver 2.2.2.2\nnameserver 3.3.3.3\n");
     }
 
     #[test]

@@ -10,14 +10,19 @@
 
 mod backoff;
 mod checkpoint;
+mod confinement;
 mod container_spec;
 pub(crate) mod containers;
 pub(crate) mod context;
 pub(crate) mod dispatcher;
-mod env;
+pub(crate) mod env;
+mod env_from;
 mod events;
 mod files;
+mod hooks;
+mod needs;
 mod plan;
+mod pull;
 mod qos;
 pub(crate) mod record;
 pub(crate) mod roster;

@@ -3,17 +3,24 @@
 //! ```text
 //!            ┌──────────── sandbox died ───────────┐
 //!            ▼                                     │
-//! accepted ─► sandbox ─► init containers, in order ─► containers ─► finished ─► sandbox removed
-//!     │           │               │                      │                          │
+//! accepted ─► sandbox ─► init containers, in order ─► containers ─► done ─► sidecars end ─► sandbox removed
+//!     │           │               │                      │            ▲
+//!     │           │               └── active too long ───┴────────────┘
 //!     └───────────┴───────────────┴── deletion ──────────┴──► stop all ─► remove ─► release ─► told
+//!
+//! stop of a container:  preStop hook ─► stop signal ─► KILL at the deadline
 //! ```
 //! The worker carries the steps out, in order, and asks again; the same record gives the same steps, so a
 //! step that failed is asked for again (after the wait that its failure left in the record).
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Container;
 
-use super::record::{ContainerRecord, InstanceState, PodRecord};
+use super::record::{ContainerRecord, Instance, InstanceState, PodRecord, Stop};
 use crate::BackoffConfig;
+
+/// The reason of a container that waits because it crashed.
+pub(crate) const CRASH_LOOP: &str = "CrashLoopBackOff";
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +33,12 @@ pub(crate) enum Step {
     StartContainer { name: String },
     /// A crashed container has to wait.
     NoteBackoff { name: String },
+    /// End the pod: it was active for as long as it may be.
+    FailPod,
     /// Ask a container to end, `grace_seconds` before it is made to.
     StopContainer { name: String, grace_seconds: i64 },
+    /// The preStop hook took all the time there was: send the stop signal now.
+    EndHook { name: String },
     /// Make a container end.
     KillContainer { name: String },
     /// Remove volumes, logs and directories.
@@ -49,6 +60,11 @@ impl Plan {
     }
 }
 
+/// What a container is given at least to obey the stop signal, however long others or its hook took.
+pub(crate) const GRACE_SECONDS_MIN: i64 = 2;
+/// How long another reason to wait is shown before the back-off is, at most.
+const REASON_SHOWN_MAX: SignedDuration = SignedDuration::from_secs(1);
+
 /// What the record asks for at `now`.
 pub(crate) fn plan(record: &PodRecord, backoff: &BackoffConfig, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
@@ -56,12 +72,26 @@ pub(crate) fn plan(record: &PodRecord, backoff: &BackoffConfig, now: Timestamp) 
         terminate(record, now, &mut plan);
         return plan;
     }
-    drive_stops(record, now, &mut plan);
-    if record.finished() {
-        if record.sandbox.is_some() {
+    if record.done() {
+        let until = record.done_at().unwrap_or(now);
+        let grace = record.spec_grace_seconds();
+        stop_all(record, later(until, grace), grace, now, &mut plan);
+        if !record.any_running() && record.sandbox.is_some() {
             plan.steps.push(Step::DeleteSandbox);
         }
         return plan;
+    }
+    if let Some(at) = record.active_until() {
+        if at <= now {
+            plan.steps.push(Step::FailPod);
+            return plan;
+        }
+        plan.wake(at);
+    }
+    for (name, state) in &record.containers {
+        if let Some(stop) = state.current.as_ref().filter(|_| state.is_live()).and_then(|i| i.stop.as_ref()) {
+            drive_stop(name, stop, now, &mut plan);
+        }
     }
     match &record.sandbox {
         None => match record.sandbox_retry_at {
@@ -75,48 +105,107 @@ pub(crate) fn plan(record: &PodRecord, backoff: &BackoffConfig, now: Timestamp) 
 }
 
 fn run(record: &PodRecord, backoff: &BackoffConfig, now: Timestamp, plan: &mut Plan) {
-    for container in record.init_containers() {
-        let Some(state) = record.container(&container.name) else { continue };
-        if state.succeeded() {
-            continue;
-        }
-        if !state.is_live() {
-            start_or_wait(record, state, &container.name, backoff, now, plan);
-        }
+    let mut starter = Starter { record, backoff, now, plan };
+    if !starter.initialize() {
         return;
     }
     for container in record.regular_containers() {
         let Some(state) = record.container(&container.name) else { continue };
-        if !state.is_live() {
-            start_or_wait(record, state, &container.name, backoff, now, plan);
+        // KIA-HOOK-011: the next container is made when this one's postStart hook has ended.
+        let hooking = match state.is_live() {
+            true => state.current.as_ref().is_some_and(|i| i.post_start),
+            false => starter.start_or_wait(&container.name, state) && has_post_start(container),
+        };
+        if hooking {
+            break;
+        }
+    }
+    for container in &record.ephemeral {
+        let Some(state) = record.container(&container.name) else { continue };
+        if state.current.is_none() && record.initialized {
+            starter.start_or_wait(&container.name, state);
         }
     }
 }
 
-fn start_or_wait(
-    record: &PodRecord,
-    state: &ContainerRecord,
-    name: &str,
-    backoff: &BackoffConfig,
+fn has_post_start(container: &Container) -> bool {
+    container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some())
+}
+
+/// Starts what is to be started, or notes until when it has to wait.
+struct Starter<'a> {
+    record: &'a PodRecord,
+    backoff: &'a BackoffConfig,
     now: Timestamp,
-    plan: &mut Plan,
-) {
-    if let Some(exit) = state.exit() {
-        if !record.restart_policy().restarts(exit.exit_code) {
-            return;
-        }
-        if let Some(until) = state.crashes.wait_until(exit.finished_at, backoff).filter(|until| *until > now)
-        {
-            if state.waiting.is_none() {
-                plan.steps.push(Step::NoteBackoff { name: name.to_owned() });
+    plan: &'a mut Plan,
+}
+
+impl Starter<'_> {
+    /// Init containers one by one; a sidecar is done with once it has started. Returns whether all are.
+    fn initialize(&mut self) -> bool {
+        let record = self.record;
+        for container in record.init_containers() {
+            let Some(state) = record.container(&container.name) else { continue };
+            let sidecar = record.is_sidecar(&container.name);
+            let over = match (sidecar, record.initialized) {
+                (true, _) => state.is_started(),
+                (false, initialized) => initialized || state.succeeded(),
+            };
+            if over {
+                continue;
             }
-            plan.wake(until);
-            return;
+            if !state.is_live() {
+                self.start_or_wait(&container.name, state);
+            }
+            if !record.initialized {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns whether a start was asked for, now or before an image that is on its way.
+    fn start_or_wait(&mut self, name: &str, state: &ContainerRecord) -> bool {
+        if state.pulling {
+            return true;
+        }
+        if let Some(exit) = state.exit() {
+            if !self.record.restarts(name, exit.exit_code) {
+                return false;
+            }
+            let until = state.crashes.wait_until(exit.finished_at, self.backoff);
+            if let Some(until) = until.filter(|until| *until > self.now) {
+                self.note_backoff(name, state, exit.finished_at, until);
+                self.plan.wake(until);
+                return false;
+            }
+        }
+        match state.retry_at {
+            Some(at) if at > self.now => {
+                self.plan.wake(at);
+                false
+            }
+            _ => {
+                self.plan.steps.push(Step::StartContainer { name: name.to_owned() });
+                true
+            }
         }
     }
-    match state.retry_at {
-        Some(at) if at > now => plan.wake(at),
-        _ => plan.steps.push(Step::StartContainer { name: name.to_owned() }),
+
+    /// The back-off is told once; what went wrong before it is shown for a moment.
+    fn note_backoff(&mut self, name: &str, state: &ContainerRecord, ended: Timestamp, until: Timestamp) {
+        let step = || Step::NoteBackoff { name: name.to_owned() };
+        match &state.waiting {
+            None => self.plan.steps.push(step()),
+            Some(waiting) if waiting.reason == CRASH_LOOP => {}
+            Some(_) => {
+                let shown = (until.duration_since(ended) / 4).min(REASON_SHOWN_MAX);
+                match ended.checked_add(shown) {
+                    Ok(at) if at > self.now => self.plan.wake(at),
+                    _ => self.plan.steps.push(step()),
+                }
+            }
+        }
     }
 }
 
@@ -133,38 +222,54 @@ fn replace_sandbox(record: &PodRecord, plan: &mut Plan) {
     }
 }
 
-/// Stops that were begun (a failed liveness probe) end in KILL when their time is over.
-fn drive_stops(record: &PodRecord, now: Timestamp, plan: &mut Plan) {
-    for (name, state) in &record.containers {
-        let Some(stop) = state.current.as_ref().filter(|_| state.is_live()).and_then(|i| i.stop.as_ref())
-        else {
-            continue;
-        };
-        match (stop.killed, stop.deadline <= now) {
-            (true, _) => {}
-            (false, true) => plan.steps.push(Step::KillContainer { name: name.clone() }),
-            (false, false) => plan.wake(stop.deadline),
-        }
+/// A stop that was begun goes on: the hook's time ends, then the container's.
+fn drive_stop(name: &str, stop: &Stop, now: Timestamp, plan: &mut Plan) {
+    let name = name.to_owned();
+    match (stop.killed, stop.deadline <= now) {
+        (true, _) => {}
+        (false, true) if stop.pre_stop => plan.steps.push(Step::EndHook { name }),
+        (false, true) => plan.steps.push(Step::KillContainer { name }),
+        (false, false) => plan.wake(stop.deadline),
     }
+}
+
+/// Ends everything that runs by `until`: all at once, but sidecars only when nothing that may need them is
+/// left, the last one first.
+fn stop_all(record: &PodRecord, until: Timestamp, grace_seconds: i64, now: Timestamp, plan: &mut Plan) {
+    let left = until.duration_since(now).as_secs();
+    let grace_seconds = if grace_seconds == 0 { 0 } else { left.max(GRACE_SECONDS_MIN).min(grace_seconds) };
+    let stop = |name: &str, state: &ContainerRecord, plan: &mut Plan| match &state.current {
+        Some(Instance { stop: Some(stop), .. }) if grace_seconds == 0 && !stop.killed => {
+            plan.steps.push(Step::KillContainer { name: name.to_owned() });
+        }
+        Some(Instance { stop: Some(stop), .. }) => drive_stop(name, stop, now, plan),
+        _ => plan.steps.push(Step::StopContainer { name: name.to_owned(), grace_seconds }),
+    };
+    let mut needed = false;
+    for (name, state) in record.containers.iter().filter(|(name, c)| c.is_live() && !record.is_sidecar(name))
+    {
+        needed = true;
+        stop(name, state, plan);
+    }
+    for container in record.init_containers().iter().rev().filter(|c| record.is_sidecar(&c.name)) {
+        let Some(state) = record.container(&container.name).filter(|c| c.is_live()) else { continue };
+        if needed && until > now {
+            plan.wake(until);
+            break;
+        }
+        needed = true;
+        stop(&container.name, state, plan);
+    }
+}
+
+fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 fn terminate(record: &PodRecord, now: Timestamp, plan: &mut Plan) {
     let grace_seconds = record.grace_seconds();
-    let since = record.terminating_since.unwrap_or(now);
-    let latest = since.checked_add(SignedDuration::from_secs(grace_seconds)).unwrap_or(Timestamp::MAX);
-    for (name, state) in &record.containers {
-        if !state.is_live() {
-            continue;
-        }
-        match state.current.as_ref().and_then(|i| i.stop.as_ref()) {
-            None => plan.steps.push(Step::StopContainer { name: name.clone(), grace_seconds }),
-            Some(stop) if stop.killed => {}
-            Some(stop) if stop.deadline.min(latest) <= now => {
-                plan.steps.push(Step::KillContainer { name: name.clone() });
-            }
-            Some(stop) => plan.wake(stop.deadline.min(latest)),
-        }
-    }
+    let until = record.terminating_until.unwrap_or_else(|| later(now, grace_seconds));
+    stop_all(record, until, grace_seconds, now, plan);
     if record.any_running() {
         return;
     }

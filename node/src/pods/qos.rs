@@ -1,5 +1,6 @@
 //! Quality of service: classes, cgroup paths and weights, OOM scores. Kubernetes' rules, pure.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use api::quantity::Quantity;
@@ -45,7 +46,7 @@ pub(crate) struct Amounts {
 /// Reads a container's resources; a limit without a request is its request too.
 pub(crate) fn amounts(container: &Container) -> Amounts {
     let resources = container.resources.as_ref();
-    let read = |from: Option<&std::collections::BTreeMap<String, _>>, key: &str| {
+    let read = |from: Option<&BTreeMap<String, _>>, key: &str| {
         let text: &k8s_openapi::apimachinery::pkg::api::resource::Quantity = from?.get(key)?;
         Quantity::parse(&text.0).ok()
     };
@@ -100,7 +101,7 @@ pub(crate) fn pod_cgroup(spec: &PodSpec, uid: &str) -> CgroupSpec {
         cpu_quota_us: limited(|a| a.cpu_limit_milli).then(|| cpu_quota(total(|a| a.cpu_limit_milli))),
         cpu_period_us: Some(CPU_PERIOD_US),
         memory_limit: limited(|a| a.memory_limit).then(|| total(|a| a.memory_limit) as u64),
-        pids_limit: None,
+        ..CgroupSpec::default()
     }
 }
 
@@ -113,7 +114,28 @@ pub(crate) fn container_cgroup(spec: &PodSpec, uid: &str, container: &Container,
         cpu_quota_us: (amounts.cpu_limit_milli > 0).then(|| cpu_quota(amounts.cpu_limit_milli)),
         cpu_period_us: Some(CPU_PERIOD_US),
         memory_limit: (amounts.memory_limit > 0).then_some(amounts.memory_limit as u64),
-        pids_limit: None,
+        hugepage_limits: hugepage_limits(container),
+        ..CgroupSpec::default()
+    }
+}
+
+/// What a container may use of huge pages, by page size as the kernel writes it: `hugepages-2Mi` is `2MB`.
+fn hugepage_limits(container: &Container) -> BTreeMap<String, u64> {
+    let limits = container.resources.iter().flat_map(|resources| resources.limits.iter().flatten());
+    let huge = limits.filter_map(|(name, quantity)| {
+        let size = Quantity::parse(name.strip_prefix("hugepages-")?).ok()?.value();
+        let bytes = Quantity::parse(&quantity.0).ok()?.value();
+        Some((page_size(u64::try_from(size).ok()?), u64::try_from(bytes).ok()?))
+    });
+    huge.collect()
+}
+
+/// A page size in the kernel's words.
+fn page_size(bytes: u64) -> String {
+    match bytes {
+        size if size >= 1 << 30 => format!("{}GB", size >> 30),
+        size if size >= 1 << 20 => format!("{}MB", size >> 20),
+        size => format!("{}KB", size >> 10),
     }
 }
 
@@ -172,6 +194,13 @@ mod tests {
         assert_eq!((first.cpu_shares, first.cpu_quota_us), (Some(512), Some(50_000)));
         assert_eq!(first.memory_limit, Some(64 << 20));
         assert_eq!(cpu_shares(0), 2);
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_size() {
+        let spec = spec(&[r#"{"limits":{"hugepages-2Mi":"64Mi","hugepages-1Gi":"2Gi","memory":"1Gi"}}"#]);
+        let limits = container_cgroup(&spec, "u", &spec.containers[0], "id").hugepage_limits;
+        assert_eq!(limits, [("1GB".to_owned(), 2 << 30), ("2MB".to_owned(), 64 << 20)].into());
     }
 
     #[test]

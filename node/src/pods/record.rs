@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
+
+/// What a container is given to end when nobody says otherwise.
+const GRACE_SECONDS_DEFAULT: i64 = 30;
 
 /// Everything about one pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,12 +26,24 @@ pub(crate) struct PodRecord {
     pub(crate) accepted_at: Timestamp,
     /// When termination was first asked for.
     pub(crate) terminating_since: Option<Timestamp>,
+    /// When what still runs of a terminating pod is killed; only ever moved nearer.
+    #[serde(default)]
+    pub(crate) terminating_until: Option<Timestamp>,
+    /// Why the node ended the pod, if it did.
+    #[serde(default)]
+    pub(crate) failure: Option<Failure>,
+    /// A regular container was begun in this sandbox: init containers are over, sidecars only kept up.
+    #[serde(default)]
+    pub(crate) initialized: bool,
     pub(crate) sandbox: Option<SandboxRecord>,
     /// Sandboxes made so far.
     pub(crate) sandbox_attempts: u32,
     /// When to try again to make a sandbox or its volumes.
     pub(crate) sandbox_retry_at: Option<Timestamp>,
-    /// By container name, init containers included.
+    /// The pod's ephemeral containers as ordinary ones.
+    #[serde(default)]
+    pub(crate) ephemeral: Vec<Container>,
+    /// By container name, of every kind.
     pub(crate) containers: BTreeMap<String, ContainerRecord>,
     /// Volumes, log files and directories are gone.
     pub(crate) released: bool,
@@ -62,6 +77,17 @@ pub(crate) struct ContainerRecord {
     pub(crate) retry_at: Option<Timestamp>,
     pub(crate) crashes: Backoff,
     pub(crate) image_tries: Backoff,
+    /// Its image is being pulled; a pull does not outlive its agent.
+    #[serde(skip)]
+    pub(crate) pulling: bool,
+}
+
+/// Why the node ended a pod that was not asked to end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) at: Timestamp,
 }
 
 /// A reason and a message, as `state.waiting` carries them.
@@ -87,6 +113,9 @@ pub(crate) struct Instance {
     pub(crate) ready: bool,
     /// As the startup probe says; true without one.
     pub(crate) started: bool,
+    /// The postStart hook has not ended well yet: the container still counts as being created.
+    #[serde(default)]
+    pub(crate) post_start: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +151,9 @@ pub(crate) struct Ended {
 pub(crate) struct Stop {
     /// When KILL follows.
     pub(crate) deadline: Timestamp,
+    /// The preStop hook has not ended yet; the stop signal waits for it.
+    #[serde(default)]
+    pub(crate) pre_stop: bool,
     pub(crate) killed: bool,
 }
 
@@ -132,6 +164,10 @@ impl PodRecord {
             removed: false,
             accepted_at: now,
             terminating_since: None,
+            terminating_until: None,
+            failure: None,
+            initialized: false,
+            ephemeral: Vec::new(),
             sandbox: None,
             sandbox_attempts: 0,
             sandbox_retry_at: None,
@@ -141,26 +177,55 @@ impl PodRecord {
             last_status: None,
         };
         let known = record.pod.status.clone().unwrap_or_default();
-        let statuses = known.init_container_statuses.iter().chain(&known.container_statuses).flatten();
+        let lists =
+            [&known.init_container_statuses, &known.container_statuses, &known.ephemeral_container_statuses];
+        let statuses = lists.into_iter().flatten().flatten();
         // A container that ran once keeps its count, even if this node's own memory of it is lost.
         let counts: BTreeMap<String, u32> = statuses
             .filter(|s| s.container_id.is_some())
             .map(|s| (s.name.clone(), s.restart_count.max(0) as u32 + 1))
             .collect();
-        let names =
-            record.init_containers().iter().chain(record.regular_containers()).map(|c| c.name.clone());
-        record.containers = names
-            .map(|name| {
-                let restart_count = counts.get(&name).copied().unwrap_or(0);
-                (name, ContainerRecord { restart_count, ..ContainerRecord::default() })
-            })
-            .collect();
+        record.take_containers();
+        for (name, count) in counts {
+            if let Some(container) = record.containers.get_mut(&name) {
+                container.restart_count = count;
+            }
+        }
         record.ended_before = matches!(known.phase.as_deref(), Some("Succeeded" | "Failed"));
         if let Some(start) = &known.start_time {
             record.accepted_at = start.0;
         }
         record.last_status = known.phase.is_some().then_some(known);
         record
+    }
+
+    /// Makes room for containers that the object names and the record does not: ephemeral ones come late.
+    pub(crate) fn take_containers(&mut self) {
+        let given = self.spec().ephemeral_containers.as_deref().unwrap_or_default();
+        if given.len() != self.ephemeral.len() {
+            self.ephemeral = given.iter().filter_map(as_container).collect();
+        }
+        let names: Vec<String> = self.all_containers().map(|c| c.name.clone()).collect();
+        for name in names {
+            self.containers.entry(name).or_default();
+        }
+    }
+
+    /// Notes until when the pod may take to end, once that was asked for. A later, shorter grace moves the end
+    /// of what was already asked to stop; a longer one changes nothing.
+    pub(crate) fn note_termination(&mut self, now: Timestamp) {
+        if !self.terminating() {
+            return;
+        }
+        let since = *self.terminating_since.get_or_insert(now);
+        let grace = SignedDuration::from_secs(self.grace_seconds());
+        let until = since.checked_add(grace).unwrap_or(Timestamp::MAX);
+        if self.terminating_until.is_some_and(|known| known <= until) {
+            return;
+        }
+        self.terminating_until = Some(until);
+        let stops = self.containers.values_mut().filter_map(|c| c.current.as_mut()?.stop.as_mut());
+        stops.for_each(|stop| stop.deadline = stop.deadline.min(until));
     }
 
     pub(crate) fn spec(&self) -> &PodSpec {
@@ -192,12 +257,30 @@ impl PodRecord {
         &self.spec().containers
     }
 
+    pub(crate) fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers().iter().chain(self.regular_containers()).chain(&self.ephemeral)
+    }
+
     pub(crate) fn container_spec(&self, name: &str) -> Option<&Container> {
-        self.init_containers().iter().chain(self.regular_containers()).find(|c| c.name == name)
+        self.all_containers().find(|c| c.name == name)
     }
 
     pub(crate) fn is_init(&self, name: &str) -> bool {
         self.init_containers().iter().any(|c| c.name == name)
+    }
+
+    /// An init container that is kept running beside the regular ones.
+    pub(crate) fn is_sidecar(&self, name: &str) -> bool {
+        self.init_containers().iter().any(|c| c.name == name && is_sidecar(c))
+    }
+
+    pub(crate) fn is_ephemeral(&self, name: &str) -> bool {
+        self.ephemeral.iter().any(|c| c.name == name)
+    }
+
+    /// Whether a container that ended so is started again while the pod goes on.
+    pub(crate) fn restarts(&self, name: &str, exit_code: i32) -> bool {
+        !self.is_ephemeral(name) && (self.is_sidecar(name) || self.restart_policy().restarts(exit_code))
     }
 
     pub(crate) fn restart_policy(&self) -> RestartPolicy {
@@ -224,7 +307,7 @@ impl PodRecord {
         }
         let grace = self.pod.metadata.deletion_grace_period_seconds;
         let grace = if self.removed { Some(0) } else { grace };
-        grace.or(self.spec().termination_grace_period_seconds).unwrap_or(30).max(0)
+        grace.map_or_else(|| self.spec_grace_seconds(), |seconds| seconds.max(0))
     }
 
     pub(crate) fn container(&self, name: &str) -> Option<&ContainerRecord> {
@@ -235,19 +318,27 @@ impl PodRecord {
         self.containers.values().any(ContainerRecord::is_live)
     }
 
-    /// Nothing of the pod will run again, whatever happens.
-    pub(crate) fn finished(&self) -> bool {
-        if self.ended_before {
+    /// What a requested stop gives when the pod itself goes on.
+    pub(crate) fn spec_grace_seconds(&self) -> i64 {
+        self.spec().termination_grace_period_seconds.unwrap_or(GRACE_SECONDS_DEFAULT).max(0)
+    }
+
+    /// Until when the pod may be active, if that is limited.
+    pub(crate) fn active_until(&self) -> Option<Timestamp> {
+        let limit = SignedDuration::from_secs(self.spec().active_deadline_seconds?);
+        self.accepted_at.checked_add(limit).ok()
+    }
+
+    /// The pod's work is over: no container is started any more. Sidecars may still have to end.
+    pub(crate) fn done(&self) -> bool {
+        if self.ended_before || self.failure.is_some() {
             return true;
         }
         let policy = self.restart_policy();
-        if policy == RestartPolicy::Never
-            && self
-                .init_containers()
-                .iter()
-                .any(|c| self.container(&c.name).is_some_and(ContainerRecord::failed))
-        {
-            return !self.any_running();
+        let failed =
+            |c: &Container| !is_sidecar(c) && self.container(&c.name).is_some_and(ContainerRecord::failed);
+        if policy == RestartPolicy::Never && self.init_containers().iter().any(failed) {
+            return true;
         }
         self.regular_containers().iter().all(|c| {
             self.container(&c.name)
@@ -255,12 +346,40 @@ impl PodRecord {
                 .is_some_and(|exit| !policy.restarts(exit.exit_code))
         })
     }
+
+    /// Nothing of the pod runs or will run again, whatever happens.
+    pub(crate) fn finished(&self) -> bool {
+        self.done() && !self.any_running()
+    }
+
+    /// When the pod's work was over, as far as the record tells.
+    pub(crate) fn done_at(&self) -> Option<Timestamp> {
+        let exits = self.containers.iter().filter(|(name, _)| !self.is_sidecar(name));
+        let last = exits.filter_map(|(_, c)| Some(c.exit()?.finished_at)).max();
+        self.failure.as_ref().map(|f| f.at).or(last)
+    }
+}
+
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// An ephemeral container has an ordinary one's fields, and the name of the one that it looks into.
+fn as_container(ephemeral: &EphemeralContainer) -> Option<Container> {
+    serde_json::from_value(serde_json::to_value(ephemeral).ok()?).ok()
 }
 
 impl ContainerRecord {
     /// An instance exists and has not ended.
     pub(crate) fn is_live(&self) -> bool {
         self.current.as_ref().is_some_and(|i| !matches!(i.state, InstanceState::Exited(_)))
+    }
+
+    /// An instance runs, its postStart hook has ended well and its startup probe has succeeded.
+    pub(crate) fn is_started(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|i| matches!(i.state, InstanceState::Running { .. }) && i.started && !i.post_start)
     }
 
     pub(crate) fn exit(&self) -> Option<&Termination> {

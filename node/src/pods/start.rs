@@ -1,7 +1,7 @@
 //! Starting one instance of a container: image, specification, process; and what is told when it fails.
 //!
 //! ```text
-//! image absent ──► ErrImagePull ⇄ ImagePullBackOff, ErrImageNeverPull, InvalidImageName
+//! image absent ──► see `pull`
 //! spec refused ──► CreateContainerConfigError        (tried again after a while)
 //! cannot make  ──► CreateContainerError              (tried again after a while)
 //! cannot exec  ──► ended with StartError, RunContainerError, then crash back-off
@@ -13,30 +13,28 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
 use runtime::ContainerSpec;
 
 use super::container_spec::{self, InstanceFiles, instance_files};
 use super::containers::ContainerError;
 use super::context::Context;
+use super::env_from::{self, Sources};
 use super::events::{Told, tell};
+use super::needs::CONFIG_ERROR;
 use super::record::{Instance, InstanceState, PodRecord, Termination, Waiting};
 use super::steps::new_id;
 use super::worker::{Worker, add};
-use crate::images::{Image, Reference};
 
 /// The wait after a container could not be configured or made.
 const RETRY: Duration = Duration::from_secs(10);
-/// How long a failed pull is shown as such before it is shown as waiting.
-const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 /// Logs of earlier instances that are kept.
 const OLD_LOGS_MAX: u32 = 1;
 
 /// A reason to wait, and the moment to try again.
-struct Held {
-    reason: &'static str,
-    message: String,
-    retry_at: Option<Timestamp>,
+pub(super) struct Held {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    pub(super) retry_at: Option<Timestamp>,
 }
 
 impl Worker {
@@ -44,8 +42,9 @@ impl Worker {
     pub(super) async fn start_container(&mut self, name: &str) {
         let Some(container) = self.record.container_spec(name).cloned() else { return };
         self.retire(name).await;
-        let image = match self.image(&container) {
-            Ok(image) => image,
+        let image = match self.image(&container).await {
+            Ok(Some(image)) => image,
+            Ok(None) => return self.save(),
             Err(held) => return self.hold(name, held),
         };
         let attempt = self.record.container(name).map_or(0, |c| c.restart_count);
@@ -59,6 +58,7 @@ impl Worker {
             stop: None,
             ready: container.readiness_probe.is_none(),
             started: container.startup_probe.is_none(),
+            post_start: container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()),
         };
         let spec = container_spec::container(&self.context, &self.record, &container, &instance, &image);
         let spec = match spec {
@@ -66,13 +66,18 @@ impl Worker {
             Err(message) => {
                 self.tell_failed(name, format!("Error: {message}"));
                 let retry_at = add(Timestamp::now(), RETRY);
-                return self.hold(name, Held { reason: "CreateContainerConfigError", message, retry_at });
+                return self.hold(name, Held { reason: CONFIG_ERROR, message, retry_at });
             }
         };
+        for message in env_from::skipped(self.sources(), &container) {
+            let told = Told::warning("InvalidEnvironmentVariableNames", message);
+            tell(&self.context, &self.record, Some(name), told);
+        }
         let files = instance_files(&self.context, &self.record, name, attempt);
         if let Some(known) = self.record.containers.get_mut(name) {
             known.current = Some(instance);
         }
+        self.record.initialized |= !self.record.is_init(name);
         self.save();
         let record = self.record.clone();
         let container_name = name.to_owned();
@@ -81,6 +86,10 @@ impl Worker {
             .blocking(move |context| make_container(context, &record, &container_name, &spec, &files))
             .await;
         self.started(name, &id, started).await;
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources { objects: &self.context.objects, namespace: self.record.namespace() }
     }
 
     async fn started(&mut self, name: &str, id: &str, started: Result<Timestamp, ContainerError>) {
@@ -93,7 +102,6 @@ impl Worker {
                 }
                 self.set_state(name, InstanceState::Running { started_at });
                 self.watch(name, id);
-                self.probes.start(&self.record, name);
                 tell(
                     &self.context,
                     &self.record,
@@ -106,6 +114,7 @@ impl Worker {
                     Some(name),
                     normal("Started", format!("Started container {name}")),
                 );
+                self.accompany(name);
             }
             Err(ContainerError::Start { exit_code, message }) => {
                 tell(
@@ -181,93 +190,8 @@ impl Worker {
         self.save();
     }
 
-    fn tell_failed(&self, name: &str, message: String) {
+    pub(super) fn tell_failed(&self, name: &str, message: String) {
         tell(&self.context, &self.record, Some(name), Told::warning("Failed", message));
-    }
-
-    /// The container's image as its pull policy allows it.
-    fn image(&mut self, container: &Container) -> Result<Image, Held> {
-        let (name, image) = (&container.name, container.image.clone().unwrap_or_default());
-        let now = Timestamp::now();
-        let local = match self.context.images.get(&image) {
-            Ok(local) => local,
-            Err(error) => {
-                let message = format!("Failed to apply default image tag \"{image}\": {error}");
-                tell(
-                    &self.context,
-                    &self.record,
-                    Some(name),
-                    Told::warning("InspectFailed", message.clone()),
-                );
-                self.tell_failed(name, "Error: InvalidImageName".to_owned());
-                return Err(Held { reason: "InvalidImageName", message, retry_at: add(now, RETRY) });
-            }
-        };
-        match (pull_policy(container, &image), local) {
-            ("Always", _) | ("IfNotPresent", None) => Err(self.pull(name, &image, now)),
-            (_, Some(local)) => {
-                let message = format!("Container image \"{image}\" already present on machine");
-                tell(&self.context, &self.record, Some(name), Told::normal("Pulled", message));
-                Ok(local)
-            }
-            (_, None) => {
-                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-                tell(
-                    &self.context,
-                    &self.record,
-                    Some(name),
-                    Told::warning("ErrImageNeverPull", message.clone()),
-                );
-                self.tell_failed(name, "Error: ErrImageNeverPull".to_owned());
-                Err(Held { reason: "ErrImageNeverPull", message, retry_at: add(now, RETRY) })
-            }
-        }
-    }
-
-    /// Asks for an image that is not here. There is no registry client yet, so this fails, as it does when a
-    /// registry cannot be reached: with the same reasons, events and waits.
-    fn pull(&mut self, name: &str, image: &str, now: Timestamp) -> Held {
-        let config = self.context.config.image_backoff;
-        let full_name = Reference::parse(image).map(|r| r.to_string()).unwrap_or_default();
-        let error = format!(
-            "failed to pull image \"{full_name}\": registries are not supported by this version of the node agent; \
-             import the image on this node and use imagePullPolicy IfNotPresent or Never"
-        );
-        let tries = self.record.containers.get(name).map(|c| c.image_tries).unwrap_or_default();
-        if let Some(until) = tries.over_at().filter(|until| *until > now) {
-            let message = format!("Back-off pulling image \"{image}\"");
-            tell(&self.context, &self.record, Some(name), Told::normal("BackOff", message.clone()));
-            self.tell_failed(name, "Error: ImagePullBackOff".to_owned());
-            let message = format!("{message}: ErrImagePull: {error}");
-            return Held { reason: "ImagePullBackOff", message, retry_at: Some(until) };
-        }
-        tell(
-            &self.context,
-            &self.record,
-            Some(name),
-            Told::normal("Pulling", format!("Pulling image \"{image}\"")),
-        );
-        self.tell_failed(name, format!("Failed to pull image \"{image}\": {error}"));
-        self.tell_failed(name, "Error: ErrImagePull".to_owned());
-        if let Some(known) = self.record.containers.get_mut(name) {
-            known.image_tries.advance(now, &config);
-        }
-        Held {
-            reason: "ErrImagePull",
-            message: error,
-            retry_at: add(now, PULL_ERROR_SHOWN.min(config.initial)),
-        }
-    }
-}
-
-/// The policy, defaulted as the API does it.
-fn pull_policy<'a>(container: &'a Container, image: &str) -> &'a str {
-    match container.image_pull_policy.as_deref() {
-        Some(policy) if !policy.is_empty() => policy,
-        _ => match Reference::parse(image) {
-            Ok(reference) if reference.tag() == Some("latest") => "Always",
-            _ => "IfNotPresent",
-        },
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) fn pod_status(record: &PodRecord, node: NodeFacts, over: bool, now: T
     let mut regular: Vec<ContainerStatus> =
         record.regular_containers().iter().map(|c| container_status(record, c, over)).collect();
     regular.sort_by(|a, b| a.name.cmp(&b.name));
+    let ephemeral: Vec<ContainerStatus> =
+        record.ephemeral.iter().map(|c| container_status(record, c, over)).collect();
     let phase = phase(record, &init, &regular, over);
     let conditions = conditions(record, &init, &regular, phase, now);
     let host_ip = node.internal_ip.to_string();
@@ -41,11 +43,15 @@ pub(crate) fn pod_status(record: &PodRecord, node: NodeFacts, over: bool, now: T
     // A pod that ended keeps the address that it had, as the kubelet's status does.
     let last = record.last_status.as_ref();
     let pod_ip = pod_ip.or_else(|| last.filter(|_| over).and_then(|s| s.pod_ip.clone()));
+    let failure = record.failure.as_ref();
     PodStatus {
         phase: Some(phase.to_owned()),
+        reason: failure.map(|f| f.reason.clone()),
+        message: failure.map(|f| f.message.clone()),
         conditions: Some(conditions),
         container_statuses: Some(regular),
         init_container_statuses: (!init.is_empty()).then_some(init),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: Some(host_ip.clone()),
         host_ips: Some(vec![HostIP { ip: host_ip }]),
         pod_ips: pod_ip.clone().map(|ip| vec![PodIP { ip }]),
@@ -73,21 +79,27 @@ fn container_status(record: &PodRecord, container: &Container, over: bool) -> Co
         _ => waiting(default_reason, None),
     };
     let before = known.last.as_ref().map(|e| terminated(&e.id, &e.termination));
+    let hooking = known.current.as_ref().is_some_and(|i| i.post_start);
     let (state, last_state) = match known.current.as_ref().map(|i| (&i.id, &i.state)) {
         None => (held(), before),
+        // KIA-HOOK-004: it counts as being created until its postStart hook has ended.
+        Some((_, InstanceState::Running { .. })) if hooking => (held(), before),
         Some((_, InstanceState::Creating)) => (waiting(default_reason, None), before),
         Some((_, InstanceState::Running { started_at })) => (running(*started_at), before),
         Some((id, InstanceState::Exited(exit))) => {
-            let again = record.restart_policy().restarts(exit.exit_code) && known.waiting.is_some() && !over;
+            let restarts = !record.done() && record.restarts(&container.name, exit.exit_code);
+            let again = restarts && known.waiting.is_some() && !over;
             if again { (held(), Some(terminated(id, exit))) } else { (terminated(id, exit), before) }
         }
     };
     let alive = state.running.is_some();
     let instance = known.current.as_ref().filter(|i| i.state != InstanceState::Creating);
-    // An init container is ready when it is over.
-    let ready = match record.is_init(&container.name) {
-        true => known.succeeded(),
-        false => alive && instance.is_some_and(|i| i.ready && i.started),
+    // An init container that is not kept running is ready when it is over; an ephemeral one never is.
+    let name = &container.name;
+    let ready = match (record.is_init(name) && !record.is_sidecar(name), record.is_ephemeral(name)) {
+        (true, _) => known.succeeded(),
+        (_, true) => false,
+        _ => alive && instance.is_some_and(|i| i.ready && i.started),
     };
     ContainerStatus {
         name: container.name.clone(),
@@ -158,6 +170,11 @@ fn is_running(status: &ContainerStatus) -> bool {
     status.state.as_ref().is_some_and(|s| s.running.is_some())
 }
 
+/// Code of the instance that ended last, if none runs now.
+fn ended_code(status: &ContainerStatus) -> Option<i32> {
+    if is_running(status) { None } else { exit_code(status).or_else(|| last_exit_code(status)) }
+}
+
 fn phase(
     record: &PodRecord,
     init: &[ContainerStatus],
@@ -165,30 +182,29 @@ fn phase(
     over: bool,
 ) -> &'static str {
     let policy = record.restart_policy();
-    let failed_init = init.iter().any(|s| exit_code(s).or_else(|| last_exit_code(s)).is_some_and(|c| c != 0));
-    let pending_init = init.iter().any(|s| exit_code(s).or_else(|| last_exit_code(s)).is_none());
+    if over && record.failure.is_some() {
+        return "Failed";
+    }
+    let (sidecars, init): (Vec<&ContainerStatus>, Vec<_>) =
+        init.iter().partition(|s| record.is_sidecar(&s.name));
+    let failed_init = init.iter().any(|s| ended_code(s).is_some_and(|c| c != 0));
+    let pending_init = init.iter().any(|s| ended_code(s).is_none());
     if failed_init && policy == RestartPolicy::Never {
         return "Failed";
     }
-    let running = regular.iter().filter(|s| is_running(s)).count();
-    let codes: Vec<i32> = regular
-        .iter()
-        .filter(|s| !is_running(s))
-        .filter_map(|s| exit_code(s).or_else(|| last_exit_code(s)))
-        .collect();
-    let waiting = regular.len() - running - codes.len();
+    // Sidecars that restart later do not take the pod back; those that have ended do not count.
+    let pending_sidecar = !record.initialized
+        && sidecars.iter().any(|s| s.started != Some(true) && (is_running(s) || ended_code(s).is_none()));
+    let running = regular.iter().chain(sidecars.iter().copied()).filter(|s| is_running(s)).count();
+    let codes: Vec<i32> = regular.iter().filter_map(ended_code).collect();
+    let waiting = regular.iter().filter(|s| !is_running(s)).count() - codes.len();
     let all_succeeded = codes.iter().all(|c| *c == 0);
     match () {
         () if over && waiting > 0 => "Failed",
-        () if pending_init || waiting > 0 => "Pending",
+        () if pending_init || pending_sidecar || waiting > 0 => "Pending",
         () if running > 0 => "Running",
-        () if over => {
-            if all_succeeded {
-                "Succeeded"
-            } else {
-                "Failed"
-            }
-        }
+        () if over && all_succeeded => "Succeeded",
+        () if over => "Failed",
         () if policy == RestartPolicy::Always => "Running",
         () if all_succeeded => "Succeeded",
         () if policy == RestartPolicy::Never => "Failed",
@@ -214,12 +230,20 @@ fn conditions(
 ) -> Vec<PodCondition> {
     let sandbox_ready = record.sandbox.as_ref().is_some_and(|s| s.ready);
     let to_start = (!sandbox_ready).then_some(("", None));
-    let incomplete: Vec<&str> = init.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let incomplete = |s: &&ContainerStatus| match record.is_sidecar(&s.name) {
+        true => s.started != Some(true),
+        false => !s.ready,
+    };
+    // Once a regular container was begun the pod stays initialised.
+    let incomplete = init.iter().filter(|_| !record.initialized).filter(incomplete);
+    let incomplete: Vec<&str> = incomplete.map(|s| s.name.as_str()).collect();
     let initialized = (!incomplete.is_empty() && phase != "Succeeded").then(|| {
         let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
         ("ContainersNotInitialized", Some(message))
     });
-    let unready: Vec<&str> = regular.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let sidecars = init.iter().filter(|s| record.is_sidecar(&s.name));
+    let unready = sidecars.chain(regular).filter(|s| !s.ready);
+    let unready: Vec<&str> = unready.map(|s| s.name.as_str()).collect();
     let containers_ready = match phase {
         "Succeeded" => Some(("PodCompleted", None)),
         "Failed" => Some(("PodFailed", None)),

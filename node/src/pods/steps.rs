@@ -15,10 +15,11 @@ use super::container_spec;
 use super::containers::ContainerError;
 use super::context::Context;
 use super::events::{Told, tell};
-use super::plan::Step;
-use super::record::{PodRecord, SandboxRecord, Stop, Waiting};
+use super::plan::{CRASH_LOOP, Step};
+use super::record::{Failure, InstanceState, PodRecord, SandboxRecord, Stop, Waiting};
 use super::worker::{Worker, add};
 use super::{backoff, files, volumes};
+use crate::hooks::HookKind;
 use crate::network::NetworkError;
 
 /// The wait after a sandbox or its volumes could not be made.
@@ -43,6 +44,7 @@ enum SandboxFailure {
     Network(NetworkError),
     Runtime(ContainerError),
     Files(io::Error),
+    Name(String),
 }
 
 impl Worker {
@@ -57,6 +59,8 @@ impl Worker {
                 let message = format!("Stopping container {name}");
                 self.stop_container(&name, grace_seconds, message).await?;
             }
+            Step::FailPod => self.fail_pod(),
+            Step::EndHook { name } => self.end_hook(&name).await?,
             Step::KillContainer { name } => self.kill_container(&name).await?,
             Step::Release => self.release().await?,
             Step::Finish => self.finish()?,
@@ -69,11 +73,15 @@ impl Worker {
         self.record.sandbox = Some(SandboxRecord { id: id.clone(), ready: false, ip: None, netns: None });
         self.record.sandbox_retry_at = None;
         let record = self.record.clone();
-        let made = self.blocking(move |context| make_sandbox(context, record)).await;
+        let made = match self.tokens().await {
+            Ok(tokens) => self.blocking(move |context| make_sandbox(context, record, &tokens)).await,
+            Err(error) => Err(SandboxFailure::Volume(error)),
+        };
         match made {
             Ok(sandbox) => {
                 self.record.sandbox = Some(sandbox);
                 self.record.sandbox_attempts += 1;
+                self.volumes_made();
             }
             Err(failure) => {
                 let undone = self.blocking(move |context| context.runtime.delete_sandbox(&id)).await;
@@ -99,6 +107,9 @@ impl Worker {
             SandboxFailure::Network(error) => {
                 ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
             }
+            SandboxFailure::Name(problem) => {
+                ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {problem}"), SANDBOX_RETRY)
+            }
             SandboxFailure::Runtime(error) => {
                 ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
             }
@@ -113,7 +124,7 @@ impl Worker {
     }
 
     async fn delete_sandbox(&mut self) -> Result<(), StepError> {
-        let again = !self.record.terminating() && !self.record.finished();
+        let again = !self.record.terminating() && !self.record.done();
         if again && self.record.sandbox_attempts > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             tell(&self.context, &self.record, None, Told::normal("SandboxChanged", message));
@@ -121,6 +132,7 @@ impl Worker {
         let record = self.record.clone();
         self.blocking(move |context| remove_sandbox(context, &record)).await?;
         self.record.sandbox = None;
+        self.record.initialized &= !again;
         if again {
             // Init containers ran for the old sandbox; the new one needs them again.
             let names: Vec<String> = self.record.init_containers().iter().map(|c| c.name.clone()).collect();
@@ -139,12 +151,23 @@ impl Worker {
         let Some(container) = self.record.containers.get_mut(name) else { return };
         let delay = backoff::go_duration(container.crashes.delay());
         container.waiting = Some(Waiting {
-            reason: "CrashLoopBackOff".to_owned(),
+            reason: CRASH_LOOP.to_owned(),
             message: format!("back-off {delay} restarting failed container={name} pod={full_name}"),
         });
         let message = format!("Back-off restarting failed container {name} in pod {full_name}");
         tell(&self.context, &self.record, Some(name), Told::warning("BackOff", message));
         self.save();
+    }
+
+    /// KIA: `activeDeadlineSeconds`. The record says it first; the stops follow from it.
+    fn fail_pod(&mut self) {
+        let (reason, message) =
+            ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+        self.record.failure =
+            Some(Failure { reason: reason.to_owned(), message: message.to_owned(), at: Timestamp::now() });
+        self.probes.stop_all();
+        self.save();
+        tell(&self.context, &self.record, None, Told::normal(reason, message));
     }
 
     /// Asks a container to end; `message` is what its Killing event says.
@@ -158,31 +181,43 @@ impl Worker {
         let now = Timestamp::now();
         let kill = grace_seconds <= 0;
         let grace = Duration::from_secs(grace_seconds.max(0) as u64);
+        // KIA-HOOK-021: without grace there is no hook.
+        let hook = !kill && HookKind::PreStop.handler(&self.record, name).is_some();
         let Some(instance) = self.record.containers.get_mut(name).and_then(|c| c.current.as_mut()) else {
             return Ok(());
         };
+        let pre_stop = hook && matches!(instance.state, InstanceState::Running { .. });
         let deadline = add(now, grace).unwrap_or(Timestamp::MAX);
-        instance.stop = Some(Stop { deadline, killed: kill });
+        instance.stop = Some(Stop { deadline, pre_stop, killed: kill });
         let (id, signal) =
             (instance.id.clone(), if kill { Signal::SIGKILL as i32 } else { instance.stop_signal });
         self.save();
         tell(&self.context, &self.record, Some(name), Told::normal("Killing", message));
+        if pre_stop {
+            self.hooks.start(&self.record, name, HookKind::PreStop);
+            return Ok(());
+        }
+        self.hooks.stop(name);
         self.signal(name, &id, signal).await
     }
 
     /// Sends again what an agent before this one may have written down and not sent: a stop is recorded before
-    /// its signal, so a record alone does not say that the container was ever asked. Deadlines stay.
+    /// its signal, so a record alone does not say that the container was ever asked. Hooks likewise begin again.
+    /// Deadlines stay.
     pub(super) async fn resend_stops(&mut self) {
         let live = self.record.containers.iter().filter(|(_, c)| c.is_live());
-        let asked: Vec<(String, String, i32)> = live
+        let asked: Vec<(String, String, Stop, i32)> = live
             .filter_map(|(name, c)| {
                 let instance = c.current.as_ref()?;
-                let stop = instance.stop.as_ref()?;
-                let signal = if stop.killed { Signal::SIGKILL as i32 } else { instance.stop_signal };
-                Some((name.clone(), instance.id.clone(), signal))
+                Some((name.clone(), instance.id.clone(), instance.stop.clone()?, instance.stop_signal))
             })
             .collect();
-        for (name, id, signal) in asked {
+        for (name, id, stop, stop_signal) in asked {
+            if stop.pre_stop && !stop.killed {
+                self.hooks.start(&self.record, &name, HookKind::PreStop);
+                continue;
+            }
+            let signal = if stop.killed { Signal::SIGKILL as i32 } else { stop_signal };
             if let Err(error) = self.signal(&name, &id, signal).await {
                 tracing::warn!(pod = %self.record.full_name(), container = %name, %error, "cannot repeat a stop");
             }
@@ -190,16 +225,17 @@ impl Worker {
     }
 
     async fn kill_container(&mut self, name: &str) -> Result<(), StepError> {
+        self.hooks.stop(name);
         let Some(instance) = self.record.containers.get_mut(name).and_then(|c| c.current.as_mut()) else {
             return Ok(());
         };
         let deadline = instance.stop.as_ref().map_or_else(Timestamp::now, |s| s.deadline);
-        instance.stop = Some(Stop { deadline, killed: true });
+        instance.stop = Some(Stop { deadline, pre_stop: false, killed: true });
         let id = instance.id.clone();
         self.signal(name, &id, Signal::SIGKILL as i32).await
     }
 
-    async fn signal(&mut self, name: &str, id: &str, signal: i32) -> Result<(), StepError> {
+    pub(super) async fn signal(&mut self, name: &str, id: &str, signal: i32) -> Result<(), StepError> {
         let target = id.to_owned();
         match self.blocking(move |context| context.runtime.signal(&target, signal)).await {
             // It ended by itself in the meantime: see how.
@@ -234,10 +270,17 @@ pub(super) fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-fn make_sandbox(context: &Context, mut record: PodRecord) -> Result<SandboxRecord, SandboxFailure> {
+fn make_sandbox(
+    context: &Context,
+    mut record: PodRecord,
+    tokens: &volumes::Tokens,
+) -> Result<SandboxRecord, SandboxFailure> {
     let uid = record.uid().to_owned();
     let dir = context.pod_dir(&uid);
     let begun = Instant::now();
+    if let Some(problem) = files::hostname_problem(&record, &context.config) {
+        return Err(SandboxFailure::Name(problem));
+    }
     fs::create_dir_all(&dir).map_err(SandboxFailure::Files)?;
     let host_network = record.host_network();
     let ip = if host_network {
@@ -249,10 +292,8 @@ fn make_sandbox(context: &Context, mut record: PodRecord) -> Result<SandboxRecor
     sandbox.ip = ip;
     record.sandbox = Some(sandbox.clone());
     super::checkpoint::save(&dir, &record).map_err(SandboxFailure::Files)?;
-    let fs_group = record.spec().security_context.as_ref().and_then(|s| s.fs_group);
-    let fs_group = fs_group.and_then(|gid| u32::try_from(gid).ok());
-    let pod_volumes = record.spec().volumes.as_deref().unwrap_or_default();
-    volumes::prepare(pod_volumes, &dir.join("volumes"), fs_group).map_err(SandboxFailure::Volume)?;
+    let around = volumes::Around::new(context, &record, tokens);
+    volumes::prepare(around, &dir.join("volumes")).map_err(SandboxFailure::Volume)?;
     files::write_all(&record, ip, &context.config, &dir.join("etc")).map_err(SandboxFailure::Files)?;
     let spec = container_spec::sandbox(context, &record, &sandbox.id);
     let files_made = Instant::now();

@@ -12,7 +12,9 @@ use super::context::Context;
 use super::record::{InstanceState, PodRecord, Termination};
 
 /// Bytes of a termination message that are kept.
-const MESSAGE_BYTES_MAX: u64 = 4096;
+const MESSAGE_BYTES_MAX: usize = 4096;
+/// Bytes of all termination messages of a pod: its containers share them evenly.
+const POD_MESSAGES_BYTES_MAX: usize = 12 * 1024;
 /// What is taken from the end of the log when a failed container left no message.
 const LOG_TAIL_BYTES_MAX: u64 = 2048;
 const LOG_TAIL_LINES_MAX: usize = 80;
@@ -57,14 +59,16 @@ fn message(context: &Context, record: &PodRecord, name: &str, failed: bool) -> O
     let container = record.container_spec(name)?;
     let attempt = record.container(name)?.current.as_ref()?.attempt;
     let files = instance_files(context, record, name, attempt);
-    let own = head(&files.termination_message).filter(|m| !m.is_empty());
+    let limit = MESSAGE_BYTES_MAX.min(POD_MESSAGES_BYTES_MAX / record.all_containers().count().max(1));
+    let own = head(&files.termination_message, limit).filter(|m| !m.is_empty());
     let from_log = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-    own.or_else(|| (failed && from_log).then(|| log_tail(&files.log)).flatten())
+    let message = own.or_else(|| (failed && from_log).then(|| log_tail(&files.log)).flatten())?;
+    Some(message[..message.floor_char_boundary(limit)].to_owned())
 }
 
-fn head(path: &Path) -> Option<String> {
+fn head(path: &Path, limit: usize) -> Option<String> {
     let mut bytes = Vec::new();
-    fs::File::open(path).ok()?.take(MESSAGE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    fs::File::open(path).ok()?.take(limit as u64).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -99,6 +103,6 @@ mod tests {
         let tail = log_tail(&path).unwrap();
         assert!(tail.ends_with("line 198\nline 199\n"), "{tail}");
         assert_eq!(tail.lines().count(), LOG_TAIL_LINES_MAX);
-        assert_eq!(head(&dir.path().join("none")), None);
+        assert_eq!(head(&dir.path().join("none"), 9), None);
     }
 }

@@ -9,7 +9,7 @@ impl Worker {
     /// Takes a probe's verdict about the instance that runs now; older ones say nothing any more.
     pub(super) async fn probed(&mut self, verdict: Verdict) {
         let Verdict { container: name, id, kind, failure, now } = verdict;
-        let terminating = self.record.terminating();
+        let terminating = self.record.terminating() || self.record.done();
         let Some(instance) = self.record.containers.get_mut(&name).and_then(|c| c.current.as_mut()) else {
             return;
         };
@@ -40,8 +40,7 @@ impl Worker {
         });
         let grace = probe
             .and_then(|p| p.termination_grace_period_seconds)
-            .or(self.record.spec().termination_grace_period_seconds)
-            .unwrap_or(30);
+            .unwrap_or_else(|| self.record.spec_grace_seconds());
         let word = kind.word().to_lowercase();
         let message = format!("Container {name} failed {word} probe, will be restarted");
         if let Err(error) = self.stop_container(name, grace, message).await {

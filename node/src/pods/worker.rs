@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::containers::Seen;
 use super::context::Context;
+use super::needs::Needs;
 use super::plan::{self, Plan};
 use super::record::{InstanceState, PodRecord};
-use super::{checkpoint, status, termination};
+use super::{checkpoint, pull, status, termination};
+use crate::hooks::{HookEnd, Hooks};
 use crate::probes::{Probes, Verdict};
 use crate::session::outbox::PodKey;
 
@@ -35,7 +37,6 @@ pub(crate) struct Desired {
 }
 
 /// Something that happened to a worker's pod.
-#[derive(Debug)]
 pub(crate) enum Notice {
     /// A container's exit watch fired.
     Exited {
@@ -45,6 +46,12 @@ pub(crate) enum Notice {
     /// The runtime's listing differs from what the worker believes: look again.
     Recheck,
     Probe(Verdict),
+    Hook(HookEnd),
+    /// A pull has ended, well or not.
+    PullEnded {
+        name: String,
+        ended: Box<pull::Ended>,
+    },
 }
 
 /// How a worker ended.
@@ -61,14 +68,20 @@ pub(crate) struct Worker {
     pub(super) context: Arc<Context>,
     pub(super) record: PodRecord,
     pub(super) probes: Probes,
+    pub(super) hooks: Hooks,
     desired: watch::Receiver<Desired>,
     notices: mpsc::Receiver<Notice>,
-    sender: mpsc::Sender<Notice>,
+    pub(super) sender: mpsc::Sender<Notice>,
+    /// Pulls under way, by container.
+    pub(super) pulls: HashMap<String, AbortHandle>,
+    /// Pulls that have ended, by container, until it is started.
+    pub(super) pulled: HashMap<String, pull::Ended>,
     watches: HashMap<String, AbortHandle>,
     /// Set after a step failed without a time of its own.
     hold_until: Option<Timestamp>,
     /// This life of the agent has told the pod's status.
     told: bool,
+    pub(super) needs: Needs,
 }
 
 impl Worker {
@@ -79,17 +92,23 @@ impl Worker {
         desired: watch::Receiver<Desired>,
     ) -> (Self, mpsc::Sender<Notice>) {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
-        let probes = Probes::new(sender.clone());
+        let probes = Probes::new(Arc::clone(&context.runtime), sender.clone());
+        let hooks = Hooks::new(Arc::clone(&context.runtime), sender.clone());
+        let needs = Needs::new(&context);
         let worker = Self {
             context,
             record,
             probes,
+            hooks,
             desired,
             notices,
             sender: sender.clone(),
+            pulls: HashMap::new(),
+            pulled: HashMap::new(),
             watches: HashMap::new(),
             hold_until: None,
             told: false,
+            needs,
         };
         (worker, sender)
     }
@@ -102,6 +121,7 @@ impl Worker {
         self.context.roster.set_status(&self.record);
         loop {
             self.take_desired();
+            self.look_at_needs().await;
             let now = Timestamp::now();
             let plan = self.plan(now);
             self.publish();
@@ -157,6 +177,7 @@ impl Worker {
             () = shutdown.cancelled() => false,
             () = sleep => true,
             changed = self.desired.changed() => changed.is_ok(),
+            () = self.needs.changed() => true,
             Some(notice) = self.notices.recv() => {
                 self.notice(notice).await;
                 true
@@ -172,6 +193,8 @@ impl Worker {
             }
             Notice::Recheck => self.recheck().await,
             Notice::Probe(verdict) => self.probed(verdict).await,
+            Notice::Hook(end) => self.hooked(end).await,
+            Notice::PullEnded { name, ended } => self.pull_ended(name, *ended),
         }
     }
 
@@ -179,9 +202,11 @@ impl Worker {
         let desired = self.desired.borrow_and_update().clone();
         self.record.pod = desired.pod;
         self.record.removed |= desired.removed;
-        if self.record.terminating() && self.record.terminating_since.is_none() {
-            self.record.terminating_since = Some(Timestamp::now());
+        self.record.take_containers();
+        self.record.note_termination(Timestamp::now());
+        if self.record.terminating() || self.record.done() {
             self.probes.stop_all();
+            self.stop_pulls();
         }
     }
 
@@ -229,7 +254,7 @@ impl Worker {
             Some(Seen::Running { started_at }) => {
                 self.set_state(name, InstanceState::Running { started_at });
                 self.watch(name, id);
-                self.probes.start(&self.record, name);
+                self.accompany(name);
             }
             Some(Seen::Half | Seen::Lost { started_at: None }) | None if self.is_creating(name) => {
                 // The agent died between writing the id down and the start: nothing ran, nothing to count.
@@ -247,6 +272,7 @@ impl Worker {
                 self.set_state(name, InstanceState::Exited(termination));
                 self.unwatch(id);
                 self.probes.stop(name);
+                self.hooks.stop(name);
             }
         }
         self.save();
@@ -341,7 +367,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.watches.values().for_each(AbortHandle::abort);
+        self.watches.values().chain(self.pulls.values()).for_each(AbortHandle::abort);
     }
 }
 

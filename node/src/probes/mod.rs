@@ -1,19 +1,20 @@
-//! Probes: startup, then liveness and readiness, by HTTP and TCP. One task per container instance.
+//! Probes: startup, then liveness and readiness. One task per container instance.
 //!
 //! A probe task only reports; what follows (a container that is not ready, a restart) is the worker's to do.
-//! `exec` and `grpc` probes are refused before a container starts, see `pods::support`.
-
-mod attempt;
+//! What an attempt does is `handlers`'.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Probe};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Probe;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::pods::record::PodRecord;
+use crate::handlers::{self, Target};
+use crate::pods::containers::ContainerRuntime;
+use crate::pods::record::{InstanceState, PodRecord};
 use crate::pods::worker::Notice;
 
 /// Which question a probe asks.
@@ -49,16 +50,16 @@ pub(crate) struct Verdict {
 }
 
 /// The probe tasks of one pod.
-#[derive(Debug)]
 pub(crate) struct Probes {
+    runtime: Arc<dyn ContainerRuntime>,
     sender: mpsc::Sender<Notice>,
     /// By container name, with the instance's id.
     tasks: HashMap<String, (String, AbortHandle)>,
 }
 
 impl Probes {
-    pub(crate) fn new(sender: mpsc::Sender<Notice>) -> Self {
-        Self { sender, tasks: HashMap::new() }
+    pub(crate) fn new(runtime: Arc<dyn ContainerRuntime>, sender: mpsc::Sender<Notice>) -> Self {
+        Self { runtime, sender, tasks: HashMap::new() }
     }
 
     /// Begins to probe a container's current instance, if it has probes and is not probed yet.
@@ -66,10 +67,8 @@ impl Probes {
         let Some(container) = record.container_spec(name).filter(|_| !record.terminating()) else { return };
         let Some(instance) = record.container(name).and_then(|c| c.current.as_ref()) else { return };
         let probed = self.tasks.get(name).is_some_and(|(id, _)| *id == instance.id);
-        // A pod on the host's network has the host's address, which its status tells.
-        let told = || record.last_status.as_ref()?.pod_ip.as_ref()?.parse().ok();
-        let ip = record.sandbox.as_ref().and_then(|s| s.ip).or_else(told);
-        let (Some(ip), false) = (ip, probed) else { return };
+        let InstanceState::Running { started_at } = instance.state else { return };
+        let (Some(target), false) = (Target::of(&self.runtime, record, name), probed) else { return };
         let probes = [
             (ProbeKind::Startup, &container.startup_probe),
             (ProbeKind::Liveness, &container.liveness_probe),
@@ -80,9 +79,8 @@ impl Probes {
         }
         let task = Task {
             sender: self.sender.clone(),
-            container: container.clone(),
-            id: instance.id.clone(),
-            ip,
+            target,
+            started_at,
             started: instance.started,
             ready: instance.ready,
         };
@@ -111,16 +109,15 @@ impl Drop for Probes {
 
 struct Task {
     sender: mpsc::Sender<Notice>,
-    container: Container,
-    id: String,
-    ip: IpAddr,
+    target: Target,
+    started_at: Timestamp,
     started: bool,
     ready: bool,
 }
 
 impl Task {
     async fn run(self) {
-        if let Some(probe) = self.container.startup_probe.clone().filter(|_| !self.started) {
+        if let Some(probe) = self.target.container.startup_probe.clone().filter(|_| !self.started) {
             self.ask(ProbeKind::Startup, &probe, false).await;
         }
         let asked = |kind, probe: Option<Probe>, holds| {
@@ -132,8 +129,8 @@ impl Task {
             }
         };
         tokio::join!(
-            asked(ProbeKind::Liveness, self.container.liveness_probe.clone(), true),
-            asked(ProbeKind::Readiness, self.container.readiness_probe.clone(), self.ready),
+            asked(ProbeKind::Liveness, self.target.container.liveness_probe.clone(), true),
+            asked(ProbeKind::Readiness, self.target.container.readiness_probe.clone(), self.ready),
         );
     }
 
@@ -141,17 +138,19 @@ impl Task {
     async fn ask(&self, kind: ProbeKind, probe: &Probe, holds: bool) {
         let seconds =
             |value: Option<i32>, default: i32| Duration::from_secs(value.unwrap_or(default).max(0) as u64);
-        tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+        // Counted from the container's start, which an agent that adopted it did not see.
+        let run = Duration::try_from(Timestamp::now().duration_since(self.started_at)).unwrap_or_default();
+        tokio::time::sleep(seconds(probe.initial_delay_seconds, 0).saturating_sub(run)).await;
         let mut ticks = tokio::time::interval(seconds(probe.period_seconds, 10).max(Duration::from_secs(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let timeout = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
         let mut thresholds = Thresholds::new(probe, holds);
         loop {
             ticks.tick().await;
-            let failure = attempt::attempt(probe, &self.container, self.ip, timeout).await.err();
+            let failure = handlers::probe(probe, &self.target, timeout).await.err();
             let now = thresholds.add(failure.is_none());
             if failure.is_some() || now.is_some() {
-                let (container, id) = (self.container.name.clone(), self.id.clone());
+                let (container, id) = (self.target.container.name.clone(), self.target.id.clone());
                 let verdict = Verdict { container, id, kind, failure, now };
                 if self.sender.send(Notice::Probe(verdict)).await.is_err() {
                     return;

@@ -23,8 +23,10 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::network::BridgeNetwork;
+use crate::objects::Objects;
 use crate::pods::dispatcher::Command;
 use crate::streaming::Sources;
+use crate::tokens::Tokens;
 use crate::{Config, Error, TlsFiles};
 
 pub(crate) use leadership::Leadership;
@@ -40,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) leadership: Leadership,
     pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
     /// The Node object for Hello, made anew on each dial.
@@ -49,7 +53,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, tls, outbox, network, pods, streams, node_json } = parts;
+        let Parts { config, tls, outbox, network, objects, tokens, pods, streams, node_json } = parts;
         let leadership = Leadership::default();
         Self {
             config,
@@ -57,6 +61,8 @@ impl Shared {
             outbox,
             leadership,
             network,
+            objects,
+            tokens,
             pods,
             streams,
             node_json,
@@ -75,6 +81,8 @@ pub(crate) struct Parts {
     pub(crate) tls: ClientTlsConfig,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,

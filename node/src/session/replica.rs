@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::references::{Reference, ReferenceKind};
 use k8s_openapi::api::core::v1::Pod;
 use proto::node::node_sessions_client::NodeSessionsClient;
 use proto::node::{self as wire, FromNode, ToNode, from_node, to_node};
@@ -97,6 +98,8 @@ struct Session {
 struct Cursor {
     sent: u64,
     everything: bool,
+    /// The last question for a token that it was sent.
+    asked: u64,
 }
 
 impl Session {
@@ -122,7 +125,7 @@ impl Session {
         let mut heartbeat = tokio::time::interval(shared.config.heartbeat_interval);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let changed = shared.outbox.changed();
+            let (changed, asked) = (shared.outbox.changed(), shared.tokens.changed());
             session.drain().await?;
             tokio::select! {
                 message = incoming.message() => match message? {
@@ -134,6 +137,7 @@ impl Session {
                     session.send(from_node::Message::Heartbeat(wire::Heartbeat { sequence })).await?;
                 }
                 () = changed => {}
+                () = asked => {}
             }
         }
     }
@@ -150,7 +154,12 @@ impl Session {
         for (_, message) in due {
             self.send(message).await?;
         }
-        self.cursor = Some(Cursor { sent, everything: false });
+        let questions = self.shared.tokens.take_after(cursor.asked);
+        let asked = questions.last().map_or(cursor.asked, |question| question.sequence);
+        for question in questions {
+            self.send(from_node::Message::TokenRequest(question)).await?;
+        }
+        self.cursor = Some(Cursor { sent, everything: false, asked });
         Ok(())
     }
 
@@ -163,7 +172,7 @@ impl Session {
         match message {
             to_node::Message::Role(role) => self.role(&role),
             to_node::Message::Resync(_) if self.cursor.is_some() => {
-                self.cursor = Some(Cursor { sent: 0, everything: true });
+                self.cursor = Some(Cursor { sent: 0, everything: true, asked: 0 });
             }
             to_node::Message::Ack(ack) => self.shared.outbox.acknowledge(ack.sequence),
             to_node::Message::OpenStream(open) => {
@@ -182,6 +191,24 @@ impl Session {
             to_node::Message::PodRemoved(removed) if self.heard(removed.epoch) => {
                 self.command(Command::Removed { uid: removed.uid }).await?;
             }
+            to_node::Message::ObjectChange(change) if self.heard(change.epoch) => {
+                if let Some(reference) = reference(change.key) {
+                    self.shared.objects.put(reference, &change.object_json);
+                }
+            }
+            to_node::Message::ObjectRemoved(removed) if self.heard(removed.epoch) => {
+                if let Some(reference) = reference(removed.key) {
+                    self.shared.objects.remove(&reference);
+                }
+            }
+            to_node::Message::ObjectIndex(index) if self.heard(index.epoch) => {
+                let all: Vec<Reference> =
+                    index.objects.into_iter().filter_map(|key| reference(Some(key))).collect();
+                self.shared.objects.keep_only(&all);
+            }
+            to_node::Message::Token(answer) if self.cursor.is_some() => self.shared.tokens.answer(answer),
+            // Never shown: they may hold a secret.
+            to_node::Message::ObjectChange(_) | to_node::Message::Token(_) => {}
             to_node::Message::NodeNetwork(network) if self.heard(network.epoch) => {
                 self.network(network).await
             }
@@ -200,7 +227,7 @@ impl Session {
             replica = %self.address, member = %role.member_name, leader = leads, epoch = role.epoch,
             "role of a control-plane replica"
         );
-        self.cursor = leads.then_some(Cursor { sent: 0, everything: true });
+        self.cursor = leads.then_some(Cursor { sent: 0, everything: true, asked: 0 });
     }
 
     async fn command(&self, command: Command) -> Result<(), SessionError> {
@@ -229,6 +256,13 @@ impl Session {
 
 fn envelope(message: from_node::Message) -> FromNode {
     FromNode { message: Some(message) }
+}
+
+/// The address of an object; a kind that this version does not know is left alone.
+fn reference(key: Option<wire::ObjectKey>) -> Option<Reference> {
+    let key = key?;
+    let kind = ReferenceKind::parse(&key.kind)?;
+    Some(Reference { kind, namespace: key.namespace, name: key.name })
 }
 
 fn pod(json: &[u8]) -> Option<Pod> {

@@ -14,8 +14,9 @@ use proto::control::{
 };
 use proto::node::node_sessions_server::{NodeSessions, NodeSessionsServer};
 use proto::node::{
-    Ack, Event, FromNode, LogsRequest, NodeNetwork, OpenStream, PodChange, PodRemoved, PodSet, Role,
-    StreamFrame, ToNode, from_node, open_stream, stream_frame, to_node,
+    Ack, Event, FromNode, LogsRequest, NodeNetwork, ObjectChange, ObjectIndex, ObjectKey, ObjectRemoved,
+    OpenStream, PodChange, PodRemoved, PodSet, Role, StreamFrame, ToNode, TokenRequest, TokenResponse,
+    from_node, open_stream, stream_frame, to_node,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair,
@@ -73,6 +74,7 @@ impl Authority {
 #[derive(Default)]
 pub(crate) struct Heard {
     leads: Option<u64>,
+    versions: u64,
     pods: BTreeMap<String, Pod>,
     network: Option<NodeNetwork>,
     pub(crate) sessions: Vec<mpsc::Sender<Result<ToNode, Status>>>,
@@ -84,6 +86,11 @@ pub(crate) struct Heard {
     pub(crate) terminated: BTreeMap<String, PodStatus>,
     pub(crate) events: Vec<Event>,
     pub(crate) heartbeats: u64,
+    pub(crate) tokens: Vec<TokenRequest>,
+    /// How long tokens live.
+    pub(crate) token_seconds: i64,
+    /// What it gives beside pods, by kind and name; all in the namespace `default`.
+    objects: BTreeMap<(String, String), serde_json::Value>,
 }
 
 /// A replica.
@@ -148,6 +155,28 @@ impl Control {
         let pod_json = serde_json::to_vec(pod).unwrap().into();
         heard.say(to_node::Message::PodChange(PodChange { epoch, pod_json }));
         Instant::now()
+    }
+
+    /// Gives the node an object, or a newer state of it.
+    pub(crate) fn give(&self, kind: &str, name: &str, data: serde_json::Value) {
+        let mut heard = self.heard();
+        heard.versions += 1;
+        let object = serde_json::json!({
+            "metadata": {"name": name, "namespace": "default", "resourceVersion": heard.versions.to_string()},
+            "data": data,
+        });
+        let epoch = heard.leads.unwrap();
+        let change = object_change(epoch, kind, name, &object);
+        heard.objects.insert((kind.to_owned(), name.to_owned()), object);
+        heard.say(change);
+    }
+
+    /// An object is gone.
+    pub(crate) fn take_back(&self, kind: &str, name: &str) {
+        let mut heard = self.heard();
+        heard.objects.remove(&(kind.to_owned(), name.to_owned()));
+        let (epoch, key) = (heard.leads.unwrap(), Some(object_key(kind, name)));
+        heard.say(to_node::Message::ObjectRemoved(ObjectRemoved { epoch, key }));
     }
 
     /// Marks a pod as being deleted, and says so.
@@ -256,6 +285,10 @@ impl Control {
                 heard.heartbeats += 1;
                 return None;
             }
+            from_node::Message::TokenRequest(request) => {
+                heard.answer_token(&request);
+                return None;
+            }
             from_node::Message::PodStatus(status) => {
                 let entry = (Instant::now(), parse(&status.status_json));
                 heard.statuses.entry(status.uid).or_default().push(entry);
@@ -280,6 +313,20 @@ impl Control {
 }
 
 impl Heard {
+    /// Answers with a token that says what it is for and how many were given before it.
+    fn answer_token(&mut self, request: &TokenRequest) {
+        let number = self.tokens.len();
+        self.tokens.push(request.clone());
+        let issued_at_s = jiff::Timestamp::now().as_second();
+        self.say(to_node::Message::Token(TokenResponse {
+            sequence: request.sequence,
+            token: format!("token {number} of {} for {}", request.service_account, request.pod_name),
+            issued_at_s,
+            expires_at_s: issued_at_s + self.token_seconds,
+            error: String::new(),
+        }));
+    }
+
     /// Reasons and messages of all events, in order.
     pub(crate) fn said(&self) -> Vec<String> {
         self.events.iter().map(|e| format!("{} {}: {}", e.r#type, e.reason, e.message)).collect()
@@ -302,12 +349,24 @@ impl Heard {
             return vec![to_node::Message::Role(Role { leader: false, epoch: 0, member_name: "m".into() })];
         };
         let pods_json = self.pods.values().map(|p| serde_json::to_vec(p).unwrap().into()).collect();
-        vec![
-            to_node::Message::Role(Role { leader: true, epoch, member_name: "m".into() }),
-            to_node::Message::NodeNetwork(self.network.clone().unwrap()),
-            to_node::Message::PodSet(PodSet { epoch, pods_json }),
-        ]
+        let role = to_node::Message::Role(Role { leader: true, epoch, member_name: "m".into() });
+        let mut greeting = vec![role, to_node::Message::NodeNetwork(self.network.clone().unwrap())];
+        let objects = self.objects.iter();
+        greeting.extend(objects.map(|((kind, name), object)| object_change(epoch, kind, name, object)));
+        let objects = self.objects.keys().map(|(kind, name)| object_key(kind, name)).collect();
+        greeting.push(to_node::Message::ObjectIndex(ObjectIndex { epoch, objects }));
+        greeting.push(to_node::Message::PodSet(PodSet { epoch, pods_json }));
+        greeting
     }
+}
+
+fn object_key(kind: &str, name: &str) -> ObjectKey {
+    ObjectKey { kind: kind.to_owned(), namespace: "default".to_owned(), name: name.to_owned() }
+}
+
+fn object_change(epoch: u64, kind: &str, name: &str, object: &serde_json::Value) -> to_node::Message {
+    let object_json = object.to_string().into();
+    to_node::Message::ObjectChange(ObjectChange { epoch, key: Some(object_key(kind, name)), object_json })
 }
 
 /// Whether a pod's status says Running and Ready.

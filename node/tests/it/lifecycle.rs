@@ -259,15 +259,15 @@ async fn refusals_are_said() {
     control.put(&image("absent", "nowhere.example/x:1", "IfNotPresent"));
     control.put(&image("never", "nowhere.example/x:1", "Never"));
     control.put(&image("invalid", "Not An Image", "IfNotPresent"));
-    control.put(&pod("hooked", &["serve"], |pod| {
-        pod["spec"]["containers"][0]["lifecycle"] =
-            serde_json::json!({"preStop": {"exec": {"command": ["true"]}}});
+    control.put(&pod("blocky", &["serve"], |pod| {
+        pod["spec"]["containers"][0]["volumeDevices"] =
+            serde_json::json!([{"name": "disk", "devicePath": "/dev/disk"}]);
     }));
     control.put(&pod("lost", &["serve"], |pod| {
         pod["spec"]["containers"][0]["command"] = serde_json::json!(["/no/such/program"]);
     }));
-    control.put(&pod("mapped", &["serve"], |pod| {
-        pod["spec"]["volumes"] = serde_json::json!([{"name": "v", "configMap": {"name": "m"}}]);
+    control.put(&pod("cloned", &["serve"], |pod| {
+        pod["spec"]["volumes"] = serde_json::json!([{"name": "v", "gitRepo": {"repository": "x"}}]);
     }));
     let waits = |reason: &'static str| {
         move |s: &PodStatus| {
@@ -280,7 +280,7 @@ async fn refusals_are_said() {
         ("absent-uid", "ImagePullBackOff"),
         ("never-uid", "ErrImageNeverPull"),
         ("invalid-uid", "InvalidImageName"),
-        ("hooked-uid", "CreateContainerConfigError"),
+        ("blocky-uid", "CreateContainerConfigError"),
         ("lost-uid", "RunContainerError"),
     ] {
         control.status(uid, reason, waits(reason)).await;
@@ -291,13 +291,13 @@ async fn refusals_are_said() {
         "Warning Failed: Error: ErrImagePull",
         "Normal BackOff: Back-off pulling image \"nowhere.example/x:1\"",
         "Warning ErrImageNeverPull: Container image \"nowhere.example/x:1\" is not present with pull policy of Never",
-        "Warning Failed: Error: lifecycle hooks: not supported by this version of the node agent",
-        "Warning FailedMount: MountVolume.SetUp failed for volume \"v\" : volumes of type configMap are not supported \
-         by this version of the node agent",
+        "Warning Failed: Error: block volume devices: not supported by this version of the node agent",
+        "Warning FailedMount: MountVolume.SetUp failed for volume \"v\" : volumes of type gitRepo are not supported: \
+         clone the repository in an init container into an emptyDir instead",
     ] {
         control.until(event, |h| h.said().contains(&event.to_owned()).then_some(())).await;
     }
-    for uid in ["absent-uid", "never-uid", "invalid-uid", "hooked-uid", "lost-uid", "mapped-uid"] {
+    for uid in ["absent-uid", "never-uid", "invalid-uid", "blocky-uid", "lost-uid", "cloned-uid"] {
         control.delete(uid, 30);
         control.gone(uid).await;
     }

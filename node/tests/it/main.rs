@@ -13,11 +13,19 @@
 
 mod adoption;
 mod control;
+mod hooks;
 mod host;
 mod images;
+mod instances;
 mod leadership;
 mod lifecycle;
+mod order;
+mod probes;
+mod pull_policies;
+mod pulls;
+mod registry;
 mod restarts;
+mod volumes;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,8 +46,21 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<String>) -> ExitCode {
-    let tests: Vec<Test> =
-        [images::TESTS, lifecycle::TESTS, restarts::TESTS, adoption::TESTS, leadership::TESTS].concat();
+    let tests: Vec<Test> = [
+        images::TESTS,
+        lifecycle::TESTS,
+        restarts::TESTS,
+        hooks::TESTS,
+        order::TESTS,
+        instances::TESTS,
+        probes::TESTS,
+        pulls::TESTS,
+        pull_policies::TESTS,
+        adoption::TESTS,
+        leadership::TESTS,
+        volumes::TESTS,
+    ]
+    .concat();
     if args.iter().any(|arg| arg == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

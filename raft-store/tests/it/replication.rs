@@ -21,6 +21,30 @@ async fn every_member_takes_writes_and_reads_its_own_and_others() {
     group.stop().await;
 }
 
+/// As with etcd: whoever wrote through a follower reads it there, without asking for a linearizable read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_through_a_follower_is_read_there_at_once() {
+    let group = Group::start(3, |_| {}).await;
+    group.leader().await;
+    let follower = group.a_follower().await;
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let store = group.store(follower).clone();
+            tokio::spawn(async move {
+                for n in 0..200 {
+                    let (key, value) = (format!("/writer-{writer}"), n.to_string());
+                    put(&store, &key, &value).await.expect("written");
+                    assert_eq!(get(&store, &key), Some(value), "as its writer left it");
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.expect("read its own writes");
+    }
+    group.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_of_one_works_alone() {
     let group = Group::start(1, |_| {}).await;

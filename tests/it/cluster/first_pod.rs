@@ -67,7 +67,7 @@ fn get_from(netns: &NetNs, address: IpAddr) -> String {
 }
 
 /// A process of the container, as the host sees it.
-fn container_pid(cluster: &Cluster, pod_ip: &str) -> Option<i32> {
+pub(super) fn container_pid(cluster: &Cluster, pod_ip: &str) -> Option<i32> {
     let _ = cluster;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };

@@ -4,10 +4,13 @@
 
 mod by_hand;
 mod first_pod;
+mod images;
 mod leader_loss;
 mod logs;
+mod pod_life;
 mod power_cut;
 mod streams;
+mod volumes;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

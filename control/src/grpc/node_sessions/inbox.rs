@@ -84,6 +84,7 @@ fn coalesce(messages: impl Iterator<Item = from_node::Message>) -> Vec<Job> {
             from_node::Message::PodTerminated(end) => (Some(format!("pod {}", end.uid)), end.sequence),
             from_node::Message::NodeStatus(status) => (Some("node".to_owned()), status.sequence),
             from_node::Message::Event(event) => (None, event.sequence),
+            from_node::Message::TokenRequest(_) => continue,
             from_node::Message::Hello(_) | from_node::Message::Heartbeat(_) => continue,
         };
         match jobs.iter_mut().find(|job| about.is_some() && job.about == about) {
@@ -132,7 +133,9 @@ impl Writer<'_> {
             from_node::Message::PodTerminated(said) => self.pod_terminated(said).await,
             from_node::Message::NodeStatus(said) => self.node_status(said).await,
             from_node::Message::Event(said) => self.event(said).await,
-            from_node::Message::Hello(_) | from_node::Message::Heartbeat(_) => Ok(()),
+            from_node::Message::Hello(_)
+            | from_node::Message::Heartbeat(_)
+            | from_node::Message::TokenRequest(_) => Ok(()),
         }
     }
 

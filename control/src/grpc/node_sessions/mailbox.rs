@@ -4,18 +4,22 @@
 //! changed, and what is told is what the copy holds when the telling happens, so a slow node gets the
 //! newest state and never a stale one. Acknowledgements and stream requests are few and bounded.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use proto::node::OpenStream;
+use api::references::Reference;
+use proto::node::{OpenStream, TokenResponse};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::objects::Entitled;
 use crate::leader::Epoch;
 
 /// Most stream requests waiting to be sent to one node.
 const OPENS_MAX: usize = 64;
+/// Most answered questions for tokens waiting to be sent to one node; a node asks no more at once.
+const TOKENS_MAX: usize = 1024;
 /// Most acknowledgements waiting to be sent; the inbox stops reading when there are more.
 pub(super) const ACKS_MAX: usize = 1024;
 
@@ -34,6 +38,10 @@ pub(super) enum Notice {
     Open(OpenStream),
     /// Something is stored.
     Ack(u64),
+    /// The answer to a question for a token.
+    Token(TokenResponse),
+    /// An object changed or went; whether the node may know it.
+    Object { epoch: Epoch, reference: Reference, is_entitled: bool },
     /// A pod changed or went.
     Pod { epoch: Epoch, namespace: String, name: String, uid: String },
 }
@@ -47,6 +55,9 @@ struct Pending {
     resync: bool,
     opens: VecDeque<OpenStream>,
     acks: VecDeque<u64>,
+    tokens: VecDeque<TokenResponse>,
+    entitled: Entitled,
+    objects: BTreeSet<Reference>,
     /// uid → (namespace, name)
     pods: BTreeMap<String, (String, String)>,
 }
@@ -74,7 +85,10 @@ impl Mailbox {
             pending.epoch = epoch;
             pending.role = true;
             pending.pods.clear();
+            pending.entitled = Entitled::default();
+            pending.objects.clear();
             pending.acks.clear();
+            pending.tokens.clear();
             pending.pod_set = epoch.is_some();
             pending.network = epoch.is_some();
             pending.resync = false;
@@ -110,11 +124,54 @@ impl Mailbox {
         });
     }
 
+    /// An object that pods may refer to changed or went.
+    pub(super) fn object(&self, reference: &Reference) {
+        self.change(|pending| {
+            if pending.epoch.is_some() && pending.entitled.holds(reference) {
+                pending.objects.insert(reference.clone());
+            }
+        });
+    }
+
+    /// The pods of the node that refer to it, by uid.
+    pub(super) fn pods_of(&self, reference: &Reference) -> Vec<String> {
+        self.lock().entitled.pods_of(reference)
+    }
+
+    /// A pod refers to these from now on. Gives what the node has to hear before it hears of the pod; what
+    /// nobody refers to any more becomes a notice.
+    pub(super) fn entitle(&self, epoch: Epoch, uid: &str, references: BTreeSet<Reference>) -> Vec<Reference> {
+        let mut new = Vec::new();
+        self.change(|pending| {
+            if pending.epoch == Some(epoch) {
+                let (added, gone) = pending.entitled.set(uid, references);
+                new = added;
+                pending.objects.extend(gone);
+            }
+        });
+        new
+    }
+
+    /// Everything that the node may know; `None`: the epoch is over.
+    pub(super) fn entitled(&self, epoch: Epoch) -> Option<Vec<Reference>> {
+        let pending = self.lock();
+        (pending.epoch == Some(epoch)).then(|| pending.entitled.all())
+    }
+
     /// Something that the node sent under `epoch` is stored.
     pub(super) fn ack(&self, epoch: Epoch, sequence: u64) {
         self.change(|pending| {
             if pending.epoch == Some(epoch) && pending.acks.len() < ACKS_MAX {
                 pending.acks.push_back(sequence);
+            }
+        });
+    }
+
+    /// The answer to a question that was asked under `epoch`. One too many is dropped: the node asks again.
+    pub(super) fn token(&self, epoch: Epoch, response: TokenResponse) {
+        self.change(|pending| {
+            if pending.epoch == Some(epoch) && pending.tokens.len() < TOKENS_MAX {
+                pending.tokens.push_back(response);
             }
         });
     }
@@ -176,6 +233,13 @@ impl Pending {
         }
         if std::mem::take(&mut self.resync) {
             return Some(Notice::Resync);
+        }
+        if let Some(response) = self.tokens.pop_front() {
+            return Some(Notice::Token(response));
+        }
+        if let Some(reference) = self.objects.pop_first() {
+            let is_entitled = self.entitled.holds(&reference);
+            return Some(Notice::Object { epoch, reference, is_entitled });
         }
         if let Some((uid, (namespace, name))) = self.pods.pop_first() {
             return Some(Notice::Pod { epoch, namespace, name, uid });

@@ -3,21 +3,25 @@
 //! Owns every session at this replica, what is told to nodes (their pods and routes, by the leader), what
 //! nodes tell (statuses, Events, heartbeats) and the streams asked of them. A session belongs to the node
 //! that the client certificate names. Promises: a node hears of pods only from a leader whose copies hold
-//! everything that earlier leaders wrote, because what is not in a `PodSet` gets terminated; what a node
-//! says is acknowledged when it is stored; a slow node delays nobody.
+//! everything that earlier leaders wrote, because what is not in a `PodSet` gets terminated; a node hears
+//! only of objects that its pods refer to (see `objects`); what a node says is acknowledged when it is
+//! stored; a slow node delays nobody.
 //!
 //! ```text
 //!  pods ──► router ──► mailbox (per session, newest wins) ──► node
 //!  nodes ─► routes ──►    ▲ acks
+//!  ConfigMaps, .. ───►    │
 //!                         └── inbox (batches) ◄── statuses, ends, Events ◄── node
 //!  rest ──► open ──► mailbox ──► node ──► Stream call ◄──► reader (logs, exec, attach, port-forward)
 //! ```
 
 mod inbox;
 mod mailbox;
+mod objects;
 mod register;
 mod session;
 mod streams;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +43,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::mailbox::Mailbox;
 use self::streams::StreamTable;
 use super::identity;
+use crate::auth::service_account::ServiceAccounts;
 use crate::heartbeats::Heartbeats;
 use crate::leader::EpochReceiver;
 use crate::object_store::SharedStore;
@@ -62,10 +67,14 @@ pub struct Dependencies {
     pub registry: Registry,
     /// Takes Events in.
     pub events: EventRecorder,
+    /// Makes the tokens that pods get.
+    pub accounts: ServiceAccounts,
     /// Every pod, indexed by node.
     pub pods: Reflector<SharedStore>,
     /// Every node.
     pub nodes: Reflector<SharedStore>,
+    /// The objects that pods refer to, one reflector per kind.
+    pub objects: Vec<Reflector<SharedStore>>,
     /// Says when this replica may act.
     pub epochs: EpochReceiver,
     /// Where heartbeats go.
@@ -81,8 +90,10 @@ struct Inner {
     range: PodRange,
     registry: Registry,
     events: EventRecorder,
+    accounts: ServiceAccounts,
     pods: Reflector<SharedStore>,
     nodes: Reflector<SharedStore>,
+    objects: Vec<Reflector<SharedStore>>,
     epochs: EpochReceiver,
     heartbeats: Heartbeats,
     tasks: TaskTracker,
@@ -117,8 +128,10 @@ impl NodeSessions {
             range,
             registry,
             events,
+            accounts,
             pods,
             nodes,
+            objects,
             epochs,
             heartbeats,
             tasks,
@@ -129,8 +142,10 @@ impl NodeSessions {
             range,
             registry,
             events,
+            accounts,
             pods,
             nodes,
+            objects,
             epochs,
             heartbeats,
             tasks,
@@ -151,7 +166,7 @@ impl NodeSessions {
     /// Tells sessions of changes, until cancelled.
     pub async fn route(self) {
         let cancel = self.inner.cancel.clone();
-        let work = async { tokio::join!(self.route_pods(), self.route_nodes()) };
+        let work = async { tokio::join!(self.route_pods(), self.route_nodes(), self.route_objects()) };
         cancel.run_until_cancelled(work).await;
     }
 

@@ -6,6 +6,7 @@
 //!                                            └────────── role changes
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::mailbox::{Mailbox, Notice};
-use super::{NodeSessions, inbox, route, uid};
+use super::{NodeSessions, inbox, objects, route, uid};
 use crate::leader::{Epoch, EpochReceiver};
 use crate::reflector::pod_node;
 
@@ -119,6 +120,9 @@ impl NodeSessions {
                 self.inner.heartbeats.beat(node, Instant::now());
                 match message.message {
                     None | Some(from_node::Message::Heartbeat(_) | from_node::Message::Hello(_)) => {}
+                    Some(from_node::Message::TokenRequest(request)) => {
+                        self.answer_token(node, request, mailbox).await;
+                    }
                     // The queue is full only while the store is slow; the node waits like everybody.
                     Some(message) => {
                         if messages.send(message).await.is_err() {
@@ -175,11 +179,59 @@ impl NodeSessions {
                 notice = mailbox.next() => notice,
                 () = outgoing.closed() => return,
             };
+            if let Notice::Object { epoch, reference, is_entitled } = &notice {
+                let message = self.object_message(*epoch, reference, *is_entitled).await;
+                place.send(Ok(ToNode { message: Some(message) }));
+                continue;
+            }
+            if self.tell_objects(node, mailbox, &notice, &outgoing).await.is_err() {
+                return;
+            }
             match self.message(node, notice) {
                 Some(message) => place.send(Ok(ToNode { message: Some(message) })),
                 None => drop(place),
             }
         }
+    }
+
+    /// Tells the objects that the node has to have before it hears of these pods.
+    async fn tell_objects(
+        &self,
+        node: &str,
+        mailbox: &Mailbox,
+        notice: &Notice,
+        outgoing: &Outgoing,
+    ) -> Result<(), mpsc::error::SendError<Result<ToNode, Status>>> {
+        let (epoch, references, is_all) = match notice {
+            Notice::PodSet(epoch) => {
+                for pod in self.inner.pods.indexed(node) {
+                    let references = self.needs_of(&pod).await;
+                    mailbox.entitle(*epoch, &uid(&pod), references);
+                }
+                // Without the epoch nothing is said: the next role starts everything over.
+                let Some(references) = mailbox.entitled(*epoch) else { return Ok(()) };
+                (*epoch, references, true)
+            }
+            Notice::Pod { epoch, namespace, name, uid: wanted } => {
+                let pod = self.inner.pods.get(namespace, name);
+                let pod = pod.filter(|pod| uid(pod) == *wanted && pod_node(pod).as_deref() == Some(node));
+                let references = match pod {
+                    Some(pod) => self.needs_of(&pod).await,
+                    None => BTreeSet::new(),
+                };
+                (*epoch, mailbox.entitle(*epoch, wanted, references), false)
+            }
+            _ => return Ok(()),
+        };
+        for reference in &references {
+            let message = self.object_message(epoch, reference, true).await;
+            outgoing.send(Ok(ToNode { message: Some(message) })).await?;
+        }
+        if is_all {
+            let index = objects::index(epoch, &references);
+            outgoing.send(Ok(ToNode { message: Some(index) })).await?;
+        }
+        Ok(())
     }
 
     fn message(&self, node: &str, notice: Notice) -> Option<to_node::Message> {
@@ -194,9 +246,11 @@ impl NodeSessions {
                 let pods_json = pods.iter().map(|pod| pod.json()).collect();
                 to_node::Message::PodSet(PodSet { epoch: epoch.0, pods_json })
             }
+            Notice::Object { .. } => return None,
             Notice::Network(epoch) => to_node::Message::NodeNetwork(self.network(node, epoch)?),
             Notice::Resync => to_node::Message::Resync(Resync {}),
             Notice::Open(request) => to_node::Message::OpenStream(request),
+            Notice::Token(response) => to_node::Message::Token(response),
             Notice::Ack(sequence) => to_node::Message::Ack(Ack { sequence }),
             Notice::Pod { epoch, namespace, name, uid: wanted } => {
                 let pod = self.inner.pods.get(&namespace, &name);

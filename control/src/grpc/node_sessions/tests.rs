@@ -236,6 +236,124 @@ async fn roles_change_and_only_leaders_speak_of_pods() {
     tokio::time::timeout(PATIENCE, gone).await.expect("the end of the session is noticed");
 }
 
+/// What an agent hears of one object: its data, or that it is gone; then the name of a pod, or the index.
+fn told(message: to_node::Message) -> Option<String> {
+    let name = |key: Option<proto::node::ObjectKey>| key.map(|key| key.name).unwrap_or_default();
+    Some(match message {
+        to_node::Message::ObjectChange(change) => {
+            let object: Value = serde_json::from_slice(&change.object_json).expect("JSON");
+            format!("{} is {}", name(change.key), object["data"]["k"].as_str().unwrap_or_default())
+        }
+        to_node::Message::ObjectRemoved(removed) => format!("{} is gone", name(removed.key)),
+        to_node::Message::ObjectIndex(index) => {
+            format!("all: {}", index.objects.into_iter().map(|key| key.name).collect::<Vec<_>>().join(" "))
+        }
+        to_node::Message::PodSet(_) => "pods".to_owned(),
+        to_node::Message::PodChange(change) => {
+            let pod: Value = serde_json::from_slice(&change.pod_json).expect("JSON");
+            format!("pod {}", pod["metadata"]["name"].as_str().unwrap_or_default())
+        }
+        to_node::Message::PodRemoved(removed) => format!("pod {} is gone", removed.name),
+        _ => return None,
+    })
+}
+
+#[tokio::test]
+async fn a_node_hears_of_the_objects_that_its_pods_refer_to_and_of_no_others() {
+    let cluster = cluster().await;
+    let object = |kind: &str, name: &str, value: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, "data": {"k": value}});
+    for name in ["mine", "of-nobody"] {
+        cluster.create("ConfigMap", "default", object("ConfigMap", name, "one")).await;
+    }
+    let mut agent = Agent::start(&cluster, "n1").await;
+    assert_eq!(agent.hear_of(told).await, "all: ");
+    assert_eq!(agent.hear_of(told).await, "pods");
+    let mut pod = crate::test_cluster::pod("p", "1");
+    pod["spec"]["automountServiceAccountToken"] = json!(false);
+    pod["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "mine"}}]);
+    pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "late"}}]);
+    cluster.create("Pod", "default", pod).await;
+    assert_eq!(agent.hear_of(told).await, "mine is one");
+    assert_eq!(agent.hear_of(told).await, "late is gone", "said, so that the node need not wait for it");
+    assert_eq!(agent.hear_of(told).await, "pod p");
+
+    let secret = |value: &str| object("Secret", "late", value);
+    cluster.create("Secret", "default", secret("czE=")).await;
+    assert_eq!(agent.hear_of(|m| told(m).filter(|t| t != "pod p")).await, "late is czE=");
+    let set = |value: &'static str| move |map: &mut Value| map["data"]["k"] = json!(value);
+    cluster.modify(Target::new(kind("ConfigMap"), "default", "of-nobody"), set("two")).await;
+    cluster.modify(Target::new(kind("ConfigMap"), "default", "mine"), set("two")).await;
+    assert_eq!(agent.hear_of(|m| told(m).filter(|t| t != "pod p")).await, "mine is two");
+
+    // The next leader says it all again, objects first.
+    cluster.follow(2);
+    assert_eq!(agent.hear_of(role).await, (false, 0));
+    cluster.lead(3);
+    assert_eq!(agent.hear_of(role).await, (true, 3));
+    for expected in ["mine is two", "late is czE=", "all: mine late", "pods"] {
+        assert_eq!(agent.hear_of(told).await, expected);
+    }
+    let options = DeleteOptions { grace_period_s: Some(0), ..DeleteOptions::default() };
+    cluster.registry.delete(Target::new(kind("Pod"), "default", "p"), &options).await.expect("deleted");
+    let next = |m| told(m).filter(|t| t != "pod p");
+    assert_eq!(agent.hear_of(next).await, "pod p is gone");
+    let mut forgotten = [agent.hear_of(next).await, agent.hear_of(next).await];
+    forgotten.sort();
+    assert_eq!(forgotten, ["late is gone", "mine is gone"], "nobody refers to them any more");
+}
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_only() {
+    let cluster = cluster().await;
+    let mut agent = Agent::start(&cluster, "n1").await;
+    cluster.until("ServiceAccount", "default", "default", |_| true).await;
+    cluster.pod("p", "1").await;
+    let pod = agent.changed_pod(|pod| pod["spec"]["nodeName"] == "n1").await;
+    let request = |sequence| proto::node::TokenRequest {
+        sequence,
+        namespace: "default".into(),
+        service_account: "default".into(),
+        pod_name: "p".into(),
+        pod_uid: pod["metadata"]["uid"].as_str().expect("a uid").to_owned(),
+        audience: String::new(),
+        expiration_seconds: 3607,
+    };
+    let token = |message| match message {
+        to_node::Message::Token(token) => Some(token),
+        _ => None,
+    };
+    agent.say(from_node::Message::TokenRequest(request(1))).await;
+    let given = agent.hear_of(token).await;
+    assert_eq!((given.sequence, given.error.as_str()), (1, ""));
+    assert_eq!(given.expires_at_s - given.issued_at_s, 3607);
+    let identity = cluster.work.accounts.authenticate(&given.token).await.expect("it counts");
+    assert_eq!(identity.user, "system:serviceaccount:default:default");
+    let mut other = Agent::start(&cluster, "n2").await;
+    for (mut wrong, why) in
+        [(request(2), "it is not bound to this node"), (request(3), "there is no such pod")]
+    {
+        if wrong.sequence == 3 {
+            wrong.pod_name = "q".into();
+        }
+        other.say(from_node::Message::TokenRequest(wrong)).await;
+        let refused = other.hear_of(token).await;
+        assert!(refused.token.is_empty() && refused.error.ends_with(why), "{}", refused.error);
+    }
+    for (service_account, audience, why) in [
+        ("robot", "", "it runs as another service account"),
+        ("default", "vault", "none of its volumes asks for a token for that audience"),
+    ] {
+        let wrong = proto::node::TokenRequest {
+            service_account: service_account.into(),
+            audience: audience.into(),
+            ..request(4)
+        };
+        agent.say(from_node::Message::TokenRequest(wrong)).await;
+        let refused = agent.hear_of(token).await;
+        assert!(refused.token.is_empty() && refused.error.ends_with(why), "{}", refused.error);
+    }
+}
+
 #[tokio::test]
 async fn every_node_gets_its_own_range_and_the_routes_to_the_others() {
     let cluster = cluster().await;

@@ -1,12 +1,12 @@
 //! What is filled in or refused before an object is validated: one small rule per file.
 //!
-//! Rules here are pure and run in the order listed. The one rule that must read the store, whether the
-//! namespace takes new content, is [`namespace_lifecycle`].
+//! Rules here are pure and run in the order listed. Two must read the store: whether the namespace takes new
+//! content ([`namespace_lifecycle`]), and what a pod's service account has ([`service_account::mount`]).
 
 mod default_tolerations;
 pub(super) mod namespace_lifecycle;
 mod priority;
-mod service_account;
+pub(super) mod service_account;
 
 use api::{Kind, Status};
 use serde_json::Value;

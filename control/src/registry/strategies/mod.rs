@@ -6,7 +6,8 @@
 
 pub(super) mod namespace;
 mod node;
-mod pod;
+pub(super) mod pod;
+mod storage;
 
 use api::{Kind, Status, object};
 use serde_json::Value;
@@ -74,6 +75,8 @@ pub(super) fn of(kind: &Kind) -> &'static dyn Strategy {
         ("", "Namespace") => &namespace::NamespaceStrategy,
         ("", "Node") => &node::NodeStrategy,
         ("", "Pod") => &pod::PodStrategy,
+        ("", "PersistentVolume") => &storage::VOLUME,
+        ("", "PersistentVolumeClaim") => &storage::CLAIM,
         _ if kind.has_status => &Plain,
         _ => &Whole,
     }

@@ -43,6 +43,17 @@ impl Strategy for PodStrategy {
     }
 }
 
+/// Undoes what a write of the ephemeral containers may not change: everything else.
+pub(in crate::registry) fn prepare_ephemeral_containers(old: &Value, new: &mut Value) {
+    let containers = new["spec"].get("ephemeralContainers").cloned().unwrap_or(Value::Null);
+    *new = old.clone();
+    if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut)
+        && !containers.is_null()
+    {
+        spec.insert("ephemeralContainers".to_owned(), containers);
+    }
+}
+
 /// The quality-of-service class that follows from requests and limits.
 fn qos_class(spec: &Value) -> &'static str {
     let mut guaranteed = true;

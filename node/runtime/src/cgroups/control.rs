@@ -1,9 +1,10 @@
 //! One group's directory in one hierarchy: reading and writing its control files.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use super::limits::Write;
 use crate::container::state::Unenforced;
 use crate::error::Error;
 
@@ -16,10 +17,6 @@ pub(super) struct ControlDir {
 impl ControlDir {
     pub(super) fn new(path: PathBuf) -> ControlDir {
         ControlDir { path }
-    }
-
-    pub(super) fn has(&self, file: &str) -> bool {
-        self.path.join(file).exists()
     }
 
     pub(super) fn read(&self, file: &str) -> Result<String, Error> {
@@ -37,22 +34,27 @@ impl ControlDir {
         written.map_err(|error| Error::io("write", path, error))
     }
 
-    /// Writes a limit; a host whose kernel does not know it is reported.
-    pub(super) fn limit(
+    /// Writes a limit's files; a host whose kernel does not know it is reported.
+    pub(super) fn apply(
         &self,
         name: &str,
-        file: &str,
-        value: &str,
+        files: &[Write],
         unenforced: &mut Vec<Unenforced>,
     ) -> Result<(), Error> {
-        match self.write(file, value) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                let reason = format!("this kernel has no {file}");
-                unenforced.push(Unenforced { limit: name.to_owned(), reason });
-                Ok(())
-            }
-            result => result,
+        let mut report = |reason: String| unenforced.push(Unenforced { limit: name.to_owned(), reason });
+        if files.is_empty() {
+            report("this version of cgroups has no such limit".to_owned());
         }
+        for (file, value) in files {
+            match self.write(file, value) {
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    report(format!("this kernel has no {file}"));
+                    break;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// A file that holds one number; `None` if it is not there or says `max`.

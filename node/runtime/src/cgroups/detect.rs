@@ -11,7 +11,9 @@ use crate::error::Error;
 /// Controllers of version 1 that groups are made in, where they are mounted.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "freezer"];
 /// Controllers of version 2 that are switched on for groups.
-pub(super) const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// Controllers of either version that act only on groups that ask for them: each is a price that most need not pay.
+const OPTIONAL_CONTROLLERS: [&str; 4] = ["cpuset", "hugetlb", "blkio", "io"];
 
 /// A mounted hierarchy of version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,11 +23,28 @@ pub(crate) struct V1Mount {
     pub(crate) controllers: Vec<String>,
 }
 
+impl V1Mount {
+    /// Whether it has a controller.
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|found| found == controller)
+    }
+
+    /// Whether groups are made in it only where they ask for its limits.
+    pub(super) fn is_optional(&self) -> bool {
+        !self.controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str()))
+    }
+}
+
+/// Whether a controller acts only on groups that ask for it.
+pub(super) fn is_optional(controller: &str) -> bool {
+    OPTIONAL_CONTROLLERS.contains(&controller)
+}
+
 /// The mounted hierarchy of version 2.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct V2Mount {
     pub(crate) path: PathBuf,
-    /// Those of [`V2_CONTROLLERS`] that it offers.
+    /// Those of [`V2_CONTROLLERS`] and [`OPTIONAL_CONTROLLERS`] that it offers.
     pub(crate) controllers: Vec<String>,
 }
 
@@ -72,7 +91,7 @@ fn v1_mount(path: PathBuf, options: &str) -> Option<V1Mount> {
         .filter(|option| !option.contains('='))
         .map(str::to_owned)
         .collect();
-    let ours = controllers.iter().any(|controller| V1_CONTROLLERS.contains(&controller.as_str()));
+    let ours = controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str()) || is_optional(name));
     ours.then_some(V1Mount { path, controllers })
 }
 
@@ -80,7 +99,7 @@ fn v2_mount(path: PathBuf) -> V2Mount {
     let offered = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
     let controllers = offered
         .split_ascii_whitespace()
-        .filter(|controller| V2_CONTROLLERS.contains(controller))
+        .filter(|controller| V2_CONTROLLERS.contains(controller) || is_optional(controller))
         .map(str::to_owned)
         .collect();
     V2Mount { path, controllers }
@@ -123,8 +142,10 @@ mod tests {
     fn version_1_mounts_that_matter_are_found() {
         let found = Hierarchies::parse(SPLIT);
         let paths: Vec<_> = found.v1.iter().map(|mount| mount.path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["/sys/fs/cgroup/cpu x", "/sys/fs/cgroup/memory"]);
+        assert_eq!(paths, ["/sys/fs/cgroup/cpu x", "/sys/fs/cgroup/cpuset", "/sys/fs/cgroup/memory"]);
         assert_eq!(found.v1[0].controllers, ["cpu", "cpuacct"]);
+        let optional: Vec<bool> = found.v1.iter().map(V1Mount::is_optional).collect();
+        assert_eq!(optional, [false, true, false]);
         assert_eq!(found.v2, None);
     }
 
@@ -135,7 +156,7 @@ mod tests {
         let line = format!("41 31 0:38 / {root} rw - cgroup2 cgroup2 rw\n");
         fs::write(dir.path().join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
         let alone = Hierarchies::parse(&line);
-        assert_eq!(alone.v2.unwrap().controllers, ["cpu", "memory", "pids"]);
+        assert_eq!(alone.v2.unwrap().controllers, ["cpuset", "cpu", "io", "memory", "pids"]);
 
         fs::write(dir.path().join("cgroup.controllers"), "\n").unwrap();
         let hybrid = Hierarchies::parse(&format!("{SPLIT}{line}"));

@@ -7,6 +7,7 @@
 
 mod control;
 pub(crate) mod detect;
+mod limits;
 mod v1;
 mod v2;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use self::control::ControlDir;
 use self::detect::{Hierarchies, V1Mount, V2Mount};
+use self::limits::Limit;
 use crate::container::spec::CgroupSpec;
 use crate::container::state::Unenforced;
 use crate::error::Error;
@@ -33,6 +35,8 @@ const CPU_PERIOD_US_DEFAULT: u64 = 100_000;
 const REMOVE_TRIES_MAX: u32 = 60;
 const REMOVE_WAIT: Duration = Duration::from_millis(2);
 const REMOVE_WAIT_MAX: Duration = Duration::from_millis(50);
+/// Processes and threads of a group, in either version.
+const PIDS_CURRENT: &str = "pids.current";
 /// Rounds of killing: each reaches what the round before saw being born.
 const KILL_ROUNDS_MAX: u32 = 100;
 const KILL_WAIT: Duration = Duration::from_millis(1);
@@ -71,27 +75,28 @@ impl Cgroup {
 
     /// Makes the group and sets its limits. What is there already is reused.
     pub(crate) fn create(&self, spec: &CgroupSpec) -> Result<Vec<Unenforced>, Error> {
+        let limits = limits::limits(spec);
         let mut unenforced = Vec::new();
         let mut acting = Vec::new();
         for mount in &self.hierarchies.v1 {
-            match self.create_v1(mount, spec, &mut unenforced) {
+            match self.create_v1(mount, &limits, &mut unenforced) {
                 Ok(()) => acting.extend(mount.controllers.iter().cloned()),
-                Err(error) if is_denied(&error) => report_denied(spec, mount, &error, &mut unenforced),
+                Err(error) if is_denied(&error) => report_denied(&limits, mount, &error, &mut unenforced),
                 Err(error) => return Err(error),
             }
         }
         if let Some(mount) = &self.hierarchies.v2 {
-            match self.create_v2(mount, spec, &mut unenforced) {
+            match self.create_v2(mount, &limits, &mut unenforced) {
                 Ok(on) => acting.extend(on),
                 Err(error) if is_denied(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        for (limit, controller) in asked(spec) {
-            let known = unenforced.iter().any(|found| found.limit == limit);
-            if !known && !acting.iter().any(|found| found == controller) {
-                let reason = format!("no usable cgroup controller {controller} on this host");
-                unenforced.push(Unenforced { limit: limit.to_owned(), reason });
+        for limit in &limits {
+            let known = unenforced.iter().any(|found| found.limit == limit.name);
+            if !known && !limit.controllers.iter().any(|wanted| acting.iter().any(|found| found == wanted)) {
+                let reason = format!("no usable cgroup controller {} on this host", limit.controllers[0]);
+                unenforced.push(Unenforced { limit: limit.name.to_owned(), reason });
             }
         }
         Ok(unenforced)
@@ -100,50 +105,40 @@ impl Cgroup {
     fn create_v1(
         &self,
         mount: &V1Mount,
-        spec: &CgroupSpec,
+        limits: &[Limit],
         unenforced: &mut Vec<Unenforced>,
     ) -> Result<(), Error> {
-        let has = |name: &str| mount.controllers.iter().any(|found| found == name);
+        let wanted: Vec<&Limit> = limits.iter().filter(|limit| mount.has(limit.controllers[0])).collect();
+        if wanted.is_empty() && mount.is_optional() {
+            return Ok(());
+        }
         let dir = ControlDir::new(mount.path.join(&self.relative));
-        make_dirs(&mount.path, &dir.path, |made| match has("memory") {
-            true => v1::memory::prepare(&ControlDir::new(made.to_owned())),
-            false => Ok(()),
-        })?;
-        if has("cpu") {
-            v1::cpu::apply(&dir, spec, unenforced)?;
-        }
-        if has("memory") {
-            v1::memory::apply(&dir, spec, unenforced)?;
-        }
-        if has("pids") {
-            v1::pids::apply(&dir, spec, unenforced)?;
-        }
-        Ok(())
+        make_dirs(&mount.path, &dir.path, |made| v1::prepare(mount, &ControlDir::new(made.to_owned())))?;
+        wanted.into_iter().try_for_each(|limit| dir.apply(limit.name, &limit.files[0], unenforced))
     }
 
     fn create_v2(
         &self,
         mount: &V2Mount,
-        spec: &CgroupSpec,
+        limits: &[Limit],
         unenforced: &mut Vec<Unenforced>,
     ) -> Result<Vec<String>, Error> {
+        let is_asked = |name: &str| limits.iter().any(|limit| limit.controllers[1] == name);
+        let controllers: Vec<&str> = mount.controllers.iter().map(String::as_str).collect();
+        let needed: Vec<&str> =
+            controllers.into_iter().filter(|name| !detect::is_optional(name) || is_asked(name)).collect();
         let mut level = mount.path.clone();
         for part in self.relative.components() {
-            v2::delegate(&ControlDir::new(level.clone()), &mount.controllers)?;
+            v2::delegate(&ControlDir::new(level.clone()), &needed)?;
             level.push(part);
             make_dir(&level)?;
         }
         let dir = ControlDir::new(level);
         let acting: Vec<String> = v2::controllers(&dir).split_ascii_whitespace().map(str::to_owned).collect();
-        let has = |name: &str| acting.iter().any(|found| found == name);
-        if has("cpu") {
-            v2::cpu::apply(&dir, spec, unenforced)?;
-        }
-        if has("memory") {
-            v2::memory::apply(&dir, spec, unenforced)?;
-        }
-        if has("pids") {
-            v2::pids::apply(&dir, spec, unenforced)?;
+        for limit in limits {
+            if acting.iter().any(|found| found == limit.controllers[1]) {
+                dir.apply(limit.name, &limit.files[1], unenforced)?;
+            }
         }
         Ok(acting)
     }
@@ -165,8 +160,8 @@ impl Cgroup {
 
     /// How many of the group's processes the kernel killed for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let v1 = self.v1_dir("memory").and_then(|dir| v1::memory::oom_kills(&dir));
-        v1.or_else(|| self.v2_dir().and_then(|dir| v2::memory::oom_kills(&dir))).unwrap_or(0)
+        let v1 = self.v1_dir("memory").and_then(|dir| v1::oom_kills(&dir));
+        v1.or_else(|| self.v2_dir().and_then(|dir| v2::oom_kills(&dir))).unwrap_or(0)
     }
 
     /// What the group has used.
@@ -174,20 +169,20 @@ impl Cgroup {
         let mut stats = Stats::default();
         let mut inactive = None;
         if let Some(dir) = self.v2_dir() {
-            stats.cpu_usage_ns = v2::cpu::usage_ns(&dir);
-            stats.memory_usage_bytes = v2::memory::usage_bytes(&dir);
-            inactive = v2::memory::inactive_file_bytes(&dir);
-            stats.pids = v2::pids::current(&dir);
+            stats.cpu_usage_ns = v2::cpu_usage_ns(&dir);
+            stats.memory_usage_bytes = v2::memory_usage_bytes(&dir);
+            inactive = v2::inactive_file_bytes(&dir);
+            stats.pids = dir.number(PIDS_CURRENT);
         }
         if let Some(dir) = self.v1_dir("cpuacct") {
-            stats.cpu_usage_ns = v1::cpu::usage_ns(&dir);
+            stats.cpu_usage_ns = v1::cpu_usage_ns(&dir);
         }
         if let Some(dir) = self.v1_dir("memory") {
-            stats.memory_usage_bytes = v1::memory::usage_bytes(&dir);
-            inactive = v1::memory::inactive_file_bytes(&dir);
+            stats.memory_usage_bytes = v1::memory_usage_bytes(&dir);
+            inactive = v1::inactive_file_bytes(&dir);
         }
         if let Some(dir) = self.v1_dir("pids") {
-            stats.pids = v1::pids::current(&dir);
+            stats.pids = dir.number(PIDS_CURRENT);
         }
         stats.memory_working_set_bytes =
             stats.memory_usage_bytes.map(|usage| usage.saturating_sub(inactive.unwrap_or(0)));
@@ -216,7 +211,7 @@ impl Cgroup {
                 return true;
             }
             if !at_once {
-                let freeze = |frozen| freezer.iter().for_each(|dir| v1::freezer::set_frozen(dir, frozen));
+                let freeze = |frozen| freezer.iter().for_each(|dir| v1::set_frozen(dir, frozen));
                 freeze(true);
                 for pid in self.processes() {
                     // It may have ended by itself.
@@ -268,24 +263,6 @@ impl Cgroup {
     }
 }
 
-/// The limits that a specification asks for, each with the controller that enforces it.
-fn asked(spec: &CgroupSpec) -> Vec<(&'static str, &'static str)> {
-    let mut asked = Vec::new();
-    if spec.cpu_shares.is_some() {
-        asked.push(("cpu.shares", "cpu"));
-    }
-    if spec.cpu_quota_us.is_some() {
-        asked.push(("cpu.quota", "cpu"));
-    }
-    if spec.memory_limit.is_some() {
-        asked.push(("memory.limit", "memory"));
-    }
-    if spec.pids_limit.is_some() {
-        asked.push(("pids.limit", "pids"));
-    }
-    asked
-}
-
 /// Whether the host keeps us out of a hierarchy (it is mounted read-only, or not delegated).
 fn is_denied(error: &Error) -> bool {
     let Error::Io { source, .. } = error else { return false };
@@ -293,11 +270,9 @@ fn is_denied(error: &Error) -> bool {
     source.raw_os_error().is_some_and(|code| denials.contains(&Errno::from_raw(code)))
 }
 
-fn report_denied(spec: &CgroupSpec, mount: &V1Mount, error: &Error, unenforced: &mut Vec<Unenforced>) {
-    for (limit, controller) in asked(spec) {
-        if mount.controllers.iter().any(|found| found == controller) {
-            unenforced.push(Unenforced { limit: limit.to_owned(), reason: error.to_string() });
-        }
+fn report_denied(limits: &[Limit], mount: &V1Mount, error: &Error, unenforced: &mut Vec<Unenforced>) {
+    for limit in limits.iter().filter(|limit| mount.has(limit.controllers[0])) {
+        unenforced.push(Unenforced { limit: limit.name.to_owned(), reason: error.to_string() });
     }
 }
 
@@ -347,6 +322,7 @@ fn remove_tree(dir: &ControlDir) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::spec::IoLimit;
 
     /// A directory that looks like a version 2 hierarchy with one group made beforehand (plain
     /// directories do not fill themselves with control files).
@@ -377,6 +353,7 @@ mod tests {
             cpu_period_us: None,
             memory_limit: Some(64 << 20),
             pids_limit: Some(100),
+            ..CgroupSpec::default()
         }
     }
 
@@ -400,11 +377,33 @@ mod tests {
         let (_dir, cgroup) = fake_v2("cpu", "barque/n1/pod/c");
         let unenforced = cgroup.create(&spec()).unwrap();
         let limits: Vec<_> = unenforced.iter().map(|found| found.limit.as_str()).collect();
-        assert_eq!(limits, ["memory.limit", "pids.limit"]);
+        assert_eq!(limits, ["memory.limit", "memory.swap", "pids.limit"]);
         assert!(unenforced[0].reason.contains("controller memory"));
 
         let nothing = Cgroup::new(&Hierarchies::default(), Path::new("b"), Path::new("c"));
-        assert_eq!(nothing.create(&spec()).unwrap().len(), 4);
+        assert_eq!(nothing.create(&spec()).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn version_2_switches_rare_controllers_on_when_they_are_asked_for() {
+        let (dir, cgroup) = fake_v2("cpu cpuset io memory pids", "barque/n1/pod/c");
+        let group = dir.path().join("barque/n1/pod/c");
+        for file in ["cpuset.cpus", "io.max", "memory.low"] {
+            fs::write(group.join(file), "").unwrap();
+        }
+        let asked = CgroupSpec {
+            cpuset_cpus: Some("0-1".into()),
+            memory_reservation: Some(1 << 20),
+            memory_swappiness: Some(10),
+            io_limits: vec![IoLimit { major: 8, write_bytes_per_second: Some(5), ..IoLimit::default() }],
+            ..spec()
+        };
+        let unenforced = cgroup.create(&asked).unwrap();
+        assert_eq!(unenforced.len(), 1, "{unenforced:?}");
+        assert_eq!(unenforced[0].limit, "memory.swappiness");
+        let read = |file: &str| fs::read_to_string(group.join(file)).unwrap();
+        assert_eq!((read("cpuset.cpus").as_str(), read("memory.low").as_str()), ("0-1", "1048576"));
+        assert_eq!(read("io.max"), "8:0 wbps=5");
     }
 
     #[test]

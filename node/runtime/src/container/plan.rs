@@ -16,6 +16,9 @@ pub(crate) struct ContainerPlan {
     pub(crate) sandbox: SandboxSpec,
     /// The process whose namespaces it joins.
     pub(crate) pause: ProcessId,
+    /// The process whose pid namespace it joins instead.
+    #[serde(default)]
+    pub(crate) pid_of: Option<ProcessId>,
     /// The sandbox's shared memory.
     pub(crate) shm: PathBuf,
     pub(crate) cgroup: Cgroup,

@@ -7,7 +7,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Set;
 use crate::error::Error;
+use crate::seccomp::{Filters, Seccomp};
 
 /// Longest id of a sandbox or container.
 pub const ID_BYTES_MAX: usize = 128;
@@ -74,6 +76,10 @@ pub struct ContainerSpec {
     pub id: String,
     /// Id of the sandbox whose namespaces it joins.
     pub sandbox: String,
+    /// Id of a running container whose processes it sees, instead of what the sandbox says; it ends with
+    /// that one.
+    #[serde(default)]
+    pub pid_of: Option<String>,
     /// Where its files come from.
     pub rootfs: RootfsSpec,
     /// What it runs.
@@ -92,7 +98,7 @@ pub struct ContainerSpec {
     pub log: Option<LogSpec>,
     /// Signal that asks it to stop, by number; `None`: SIGTERM. Kept for the caller.
     pub stop_signal: Option<i32>,
-    /// All capabilities, all host devices, nothing masked.
+    /// All capabilities, all host devices, nothing masked, no system call filtered.
     pub privileged: bool,
     /// Free data of the caller, given back by listings.
     pub labels: BTreeMap<String, String>,
@@ -146,6 +152,8 @@ pub struct ProcessSpec {
     pub capabilities: CapabilitiesSpec,
     /// Whether exec may no longer grant privileges (`allowPrivilegeEscalation: false`).
     pub no_new_privileges: bool,
+    /// What filters its system calls; nothing does in a privileged container.
+    pub seccomp: Seccomp,
     /// Resource limits; those not named are inherited.
     pub rlimits: Vec<Rlimit>,
     /// A terminal instead of pipes; all output is then stdout.
@@ -254,6 +262,9 @@ pub enum Propagation {
     Private,
     /// Those of the host appear inside.
     HostToContainer,
+    /// Those of the host appear inside, and those made inside appear on the host. Only for privileged
+    /// containers; the source must lie on a shared mount.
+    Bidirectional,
 }
 
 /// One mount over the root filesystem.
@@ -261,6 +272,10 @@ pub enum Propagation {
 pub struct Mount {
     /// Host path of a bind mount, resolved on the host.
     pub source: PathBuf,
+    /// What to mount of a source directory: a relative path, made (as a directory) if missing. Links in it
+    /// are followed inside the source only, even while somebody changes them.
+    #[serde(default)]
+    pub sub_path: Option<PathBuf>,
     /// Absolute path inside the container, made if missing. Symbolic links in it are followed inside
     /// the container's root only.
     pub target: PathBuf,
@@ -285,10 +300,41 @@ pub struct CgroupSpec {
     pub cpu_quota_us: Option<u64>,
     /// Length of the period in microseconds; `None`: 100000.
     pub cpu_period_us: Option<u64>,
-    /// Memory in bytes. No swap beside it.
+    /// The processors to run on, as a list: `0-2,5`.
+    pub cpuset_cpus: Option<String>,
+    /// The memory nodes to allocate from, likewise.
+    pub cpuset_mems: Option<String>,
+    /// Memory in bytes.
     pub memory_limit: Option<u64>,
+    /// Swap in bytes beside the memory limit; `None`: no swap.
+    pub swap_limit: Option<u64>,
+    /// Memory in bytes that is taken away last when the host runs short.
+    pub memory_reservation: Option<u64>,
+    /// How readily memory is swapped out, 0 to 100. Version 1 only.
+    pub memory_swappiness: Option<u64>,
+    /// Huge pages in bytes by page size: `2MB`, `1GB`.
+    pub hugepage_limits: BTreeMap<String, u64>,
+    /// Rates of disks.
+    pub io_limits: Vec<IoLimit>,
     /// Number of processes and threads.
     pub pids_limit: Option<u64>,
+}
+
+/// The rates at which a block device may be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoLimit {
+    /// The device's number.
+    pub major: u64,
+    /// Its second half.
+    pub minor: u64,
+    /// Bytes read.
+    pub read_bytes_per_second: Option<u64>,
+    /// Bytes written.
+    pub write_bytes_per_second: Option<u64>,
+    /// Read operations.
+    pub reads_per_second: Option<u64>,
+    /// Write operations.
+    pub writes_per_second: Option<u64>,
 }
 
 /// Where and how output is logged (the CRI log format).
@@ -362,11 +408,24 @@ impl ContainerSpec {
             }
         }
         self.mounts.iter().try_for_each(Mount::check)?;
+        let gives_back = |mount: &Mount| mount.propagation == Propagation::Bidirectional;
+        if !self.privileged && self.mounts.iter().any(gives_back) {
+            let why = "Bidirectional is for privileged containers only";
+            return Err(Error::invalid("mounts.propagation", why));
+        }
         self.process.capabilities.set(self.privileged)?;
         for rlimit in &self.process.rlimits {
             crate::rlimits::resource(&rlimit.kind)?;
         }
         Ok(())
+    }
+}
+
+impl ProcessSpec {
+    /// What filters its system calls, which it makes with these capabilities.
+    pub(crate) fn system_call_filters(&self, privileged: bool, capabilities: Set) -> Result<Filters, Error> {
+        let asked = if privileged { &Seccomp::Unconfined } else { &self.seccomp };
+        asked.filters(capabilities)
     }
 }
 
@@ -376,6 +435,14 @@ impl Mount {
             return Err(Error::invalid(
                 "mounts.target",
                 format!("{} is not an absolute path without \"..\"", self.target.display()),
+            ));
+        }
+        if let Some(sub_path) = &self.sub_path
+            && (sub_path.is_absolute() || has_parent_component(sub_path))
+        {
+            return Err(Error::invalid(
+                "mounts.sub_path",
+                format!("{} is not a relative path without \"..\"", sub_path.display()),
             ));
         }
         if self.kind == MountKind::Bind && !self.source.is_absolute() {

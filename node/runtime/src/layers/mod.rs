@@ -1,8 +1,8 @@
 //! Unpacking of image layers: an archive becomes a directory that overlayfs can take as a lower one.
 //!
 //! Owns nothing. Promises: nothing is read, written or linked outside the destination, whatever the
-//! archive says; whiteouts become what overlayfs understands; the digest is that of the whole
-//! uncompressed stream. Does not: verify digests, sync to disk (`syncfs` once per image is cheaper), or
+//! archive says; memory and disk are bounded by [`LayerLimits`], however little the archive weighs; whiteouts
+//! become what overlayfs understands; the digest is that of the whole uncompressed stream. Does not: verify digests, sync to disk (`syncfs` once per image is cheaper), or
 //! remove a destination that was half filled when an error came.
 
 mod stream;
@@ -11,13 +11,23 @@ mod unpack;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::stream::HashingReader;
+use self::stream::{Budget, HashingReader};
 use self::unpack::Unpacker;
 
-/// More content than this is no layer but an attack on the disk.
-pub const LAYER_BYTES_MAX: u64 = 64 << 30;
-/// More entries than this likewise.
-pub const LAYER_ENTRIES_MAX: u64 = 10_000_000;
+/// What a layer may come to at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerLimits {
+    /// Bytes of the uncompressed archive, and bytes of file content.
+    pub bytes: u64,
+    /// Entries of the archive.
+    pub entries: u64,
+}
+
+impl Default for LayerLimits {
+    fn default() -> Self {
+        Self { bytes: 64 << 30, entries: 4_000_000 }
+    }
+}
 
 /// What a layer was, once it is unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +47,7 @@ pub enum Error {
     #[error("cannot read the layer's archive: {0}")]
     Archive(#[source] io::Error),
     /// It is compressed in a way that is not supported.
-    #[error("the layer is compressed with {algorithm}, which is not supported; use gzip or none")]
+    #[error("the layer is compressed with {algorithm}, which is not supported; use zstd, gzip or none")]
     Compression {
         /// By its usual name.
         algorithm: &'static str,
@@ -59,7 +69,7 @@ pub enum Error {
     /// The layer is larger than anything reasonable.
     #[error("the layer has more than {limit} {what}")]
     TooLarge {
-        /// `bytes` or `entries`.
+        /// `bytes`, `entries`, and the like.
         what: &'static str,
         /// How many are taken.
         limit: u64,
@@ -82,16 +92,35 @@ impl Error {
     }
 }
 
-/// Unpacks a layer (tar, plain or gzip) into a directory, which is made if it is missing and should be
+/// Unpacks a layer (tar, plain, gzip or zstd) into a directory, which is made if it is missing and should be
 /// empty. Needs root: owners, devices and attributes are kept.
-pub fn unpack_layer(reader: impl io::Read, dest: &Path) -> Result<Unpacked, Error> {
+pub fn unpack_layer(reader: impl io::Read, dest: &Path, limits: LayerLimits) -> Result<Unpacked, Error> {
     std::fs::create_dir_all(dest).map_err(|error| Error::io("create directory", dest, error))?;
-    let mut archive = tar::Archive::new(HashingReader::new(stream::decompress(reader)?));
-    let mut unpacker = Unpacker::new(dest)?;
-    for entry in archive.entries().map_err(Error::Archive)? {
-        unpacker.apply(entry.map_err(Error::Archive)?)?;
-    }
-    let (bytes, entries) = unpacker.finish()?;
-    let diff_id = archive.into_inner().finish().map_err(Error::Archive)?;
+    let budget = Budget::new(limits);
+    let stream = HashingReader::new(stream::decompress(reader)?, budget.clone());
+    let mut archive = tar::Archive::new(stream);
+    let unpacked = unpack_entries(&mut archive, &budget, Unpacker::new(dest, limits)?);
+    // A reader that refused to go on looks like a damaged archive from the outside.
+    let (bytes, entries) = unpacked.map_err(|error| budget.exceeded().unwrap_or(error))?;
+    let diff_id = archive.into_inner().finish();
+    let diff_id = diff_id.map_err(|error| budget.exceeded().unwrap_or(Error::Archive(error)))?;
     Ok(Unpacked { diff_id, bytes, entries })
+}
+
+fn unpack_entries(
+    archive: &mut tar::Archive<impl io::Read>,
+    budget: &Budget,
+    mut unpacker: Unpacker,
+) -> Result<(u64, u64), Error> {
+    let mut entries = archive.entries().map_err(Error::Archive)?;
+    loop {
+        budget.headers_follow();
+        let Some(entry) = entries.next() else { return unpacker.finish() };
+        let mut entry = entry.map_err(Error::Archive)?;
+        budget.content_follows();
+        unpacker.apply(&mut entry)?;
+        // What an entry carries that should carry nothing.
+        let rest = &mut io::Read::take(&mut entry, unpacker.limits().bytes);
+        io::copy(rest, &mut io::sink()).map_err(Error::Archive)?;
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -22,7 +22,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use tar::{Entry, EntryType, Header};
 
-use super::{Error, LAYER_BYTES_MAX, LAYER_ENTRIES_MAX};
+use super::{Error, LayerLimits};
 use crate::rootfs::resolve::Root;
 use crate::syscall;
 
@@ -31,6 +31,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const OPAQUE_ATTRIBUTE: &CStr = c"trusted.overlay.opaque";
+/// Names of directories that are kept until the end, together.
+const DIR_NAMES_BYTES_MAX: usize = 64 << 20;
+const COPY_BUFFER_BYTES: usize = 64 << 10;
 /// How archives name extended attributes.
 const ATTRIBUTE_KEY: &str = "SCHILY.xattr.";
 
@@ -41,6 +44,8 @@ pub(super) struct Unpacker {
     parent: Option<(PathBuf, OwnedFd)>,
     /// Times of directories, which filling them changes.
     dir_times: Vec<(PathBuf, i64)>,
+    dir_names_bytes: usize,
+    limits: LayerLimits,
     bytes: u64,
     entries: u64,
 }
@@ -55,16 +60,21 @@ struct Attributes {
 }
 
 impl Unpacker {
-    pub(super) fn new(dest: &Path) -> Result<Unpacker, Error> {
+    pub(super) fn new(dest: &Path, limits: LayerLimits) -> Result<Unpacker, Error> {
         let root = Root::open(dest).map_err(|error| Error::io("open", dest, error))?;
-        Ok(Unpacker { root, parent: None, dir_times: Vec::new(), bytes: 0, entries: 0 })
+        let dir_times = Vec::new();
+        Ok(Unpacker { root, parent: None, dir_times, dir_names_bytes: 0, limits, bytes: 0, entries: 0 })
+    }
+
+    pub(super) fn limits(&self) -> LayerLimits {
+        self.limits
     }
 
     /// Makes one entry.
-    pub(super) fn apply(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), Error> {
         self.entries += 1;
-        if self.entries > LAYER_ENTRIES_MAX {
-            return Err(Error::TooLarge { what: "entries", limit: LAYER_ENTRIES_MAX });
+        if self.entries > self.limits.entries {
+            return Err(Error::TooLarge { what: "entries", limit: self.limits.entries });
         }
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
@@ -72,7 +82,7 @@ impl Unpacker {
         }
         let named = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
         let path = inside(&named)?;
-        let attributes = attributes(&mut entry)?;
+        let attributes = attributes(entry)?;
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
             return self.finish_dir(&path, &attributes);
         };
@@ -83,10 +93,10 @@ impl Unpacker {
         match kind {
             EntryType::Directory => self.make_dir(&path, &name, &attributes),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.make_file(&path, &name, &attributes, &mut entry)
+                self.make_file(&path, &name, &attributes, entry)
             }
-            EntryType::Symlink => self.make_symlink(&path, &name, &attributes, &entry),
-            EntryType::Link => self.make_link(&path, &name, &entry),
+            EntryType::Symlink => self.make_symlink(&path, &name, &attributes, entry),
+            EntryType::Link => self.make_link(&path, &name, entry),
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 self.make_node(&path, &name, &attributes, entry.header())
             }
@@ -159,6 +169,11 @@ impl Unpacker {
         };
         let dir = opened.map_err(|error| Error::io("open", path, error))?;
         attributes.set(&dir, path)?;
+        self.dir_names_bytes += path.as_os_str().len();
+        if self.dir_names_bytes > DIR_NAMES_BYTES_MAX {
+            let limit = DIR_NAMES_BYTES_MAX as u64;
+            return Err(Error::TooLarge { what: "bytes of directory names", limit });
+        }
         self.dir_times.push((path.to_owned(), attributes.mtime));
         Ok(())
     }
@@ -175,10 +190,13 @@ impl Unpacker {
         let file = openat(self.parent(path)?, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|error| Error::io("create", path, error))?;
         let mut file = File::from(file);
-        let room = LAYER_BYTES_MAX - self.bytes;
-        let written = copy(&mut content.take(room + 1), &mut file, path)?;
+        let room = self.limits.bytes - self.bytes;
+        let sparse = content.header().entry_type() == EntryType::GNUSparse;
+        let content = &mut content.take(room.saturating_add(1));
+        let written =
+            if sparse { copy_sparse(content, &mut file, path) } else { copy(content, &mut file, path) }?;
         if written > room {
-            return Err(Error::TooLarge { what: "bytes", limit: LAYER_BYTES_MAX });
+            return Err(Error::TooLarge { what: "bytes", limit: self.limits.bytes });
         }
         self.bytes += written;
         attributes.set(&file, path)?;
@@ -316,14 +334,24 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> Result<Attributes, Error> {
         }
     }
     let header = entry.header();
-    let id = |value: io::Result<u64>| value.map_err(Error::Archive).map(|id| id as u32);
+    let old = header.as_old();
+    let id = |value: io::Result<u64>, field: &[u8]| blank_is_zero(value, field).map(|id| id as u32);
+    let mode = blank_is_zero(header.mode().map(u64::from), &old.mode)? as u32;
     Ok(Attributes {
-        mode: Mode::from_bits_truncate(header.mode().map_err(Error::Archive)? & 0o7777),
-        uid: Uid::from_raw(id(header.uid())?),
-        gid: Gid::from_raw(id(header.gid())?),
-        mtime: i64::try_from(header.mtime().map_err(Error::Archive)?).unwrap_or(0),
+        mode: Mode::from_bits_truncate(mode & 0o7777),
+        uid: Uid::from_raw(id(header.uid(), &old.uid)?),
+        gid: Gid::from_raw(id(header.gid(), &old.gid)?),
+        mtime: i64::try_from(blank_is_zero(header.mtime(), &old.mtime)?).unwrap_or(0),
         extended,
     })
+}
+
+/// Some archivers leave numbers out that are 0.
+fn blank_is_zero(value: io::Result<u64>, field: &[u8]) -> Result<u64, Error> {
+    match value {
+        Err(_) if field.iter().all(|byte| matches!(byte, 0 | b' ')) => Ok(0),
+        value => value.map_err(Error::Archive),
+    }
 }
 
 /// Attributes that are the file's. Others speak to the host: `trusted.overlay.*` would redirect the
@@ -377,6 +405,27 @@ fn copy(from: &mut impl Read, to: &mut File, path: &Path) -> Result<u64, Error> 
             Some(read_error) => Error::Archive(read_error),
             None => Error::io("write", path, error),
         }),
+    }
+}
+
+/// Leaves holes where the archive says that there are some: a name may claim any size.
+fn copy_sparse(from: &mut impl Read, to: &mut File, path: &Path) -> Result<u64, Error> {
+    let failed = |error| Error::io("write", path, error);
+    let mut buffer = vec![0; COPY_BUFFER_BYTES];
+    let mut total = 0;
+    loop {
+        let length = from.read(&mut buffer).map_err(Error::Archive)?;
+        if length == 0 {
+            to.set_len(total).map_err(failed)?;
+            return Ok(total);
+        }
+        let chunk = &buffer[..length];
+        if chunk.iter().all(|byte| *byte == 0) {
+            to.seek(SeekFrom::Current(length as i64)).map_err(failed)?;
+        } else {
+            to.write_all(chunk).map_err(failed)?;
+        }
+        total += length as u64;
     }
 }
 

@@ -81,10 +81,20 @@ pub(super) fn become_process(
     rlimits::apply(&process.rlimits).map_err(|error| Failure::from(error).at(Stage::Rlimits))?;
     let capabilities =
         process.capabilities.set(privileged).map_err(|error| Failure::from(error).at(Stage::Capabilities))?;
+    let filters = process
+        .system_call_filters(privileged, capabilities)
+        .map_err(|error| Failure::from(error).at(Stage::Seccomp))?;
+    // Installing a filter takes a privilege, or the promise never to gain one. With the promise it comes last, so
+    // that it need not allow what sets the process up.
+    if !process.no_new_privileges {
+        filters.install().map_err(at(Stage::Seccomp))?;
+    }
     drop_bounding(capabilities).map_err(at(Stage::Capabilities))?;
     become_user(&user).map_err(at(Stage::User))?;
     give_up_privileges(capabilities, process.no_new_privileges).map_err(at(Stage::Capabilities))?;
-    // A system call filter goes here: see `seccomp`.
+    if process.no_new_privileges {
+        filters.install().map_err(at(Stage::Seccomp))?;
+    }
     let env = exec::environment(&process.env, &user.home, process.terminal);
     let program = exec::find(&process.args[0], &env).map_err(at(Stage::Exec))?;
     syscall::close_on_exec_from(3)
@@ -126,6 +136,7 @@ fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartErr
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     let spec = &plan.spec;
     let nodes = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    let shared = mounts::copy_shared(spec).map_err(at(Stage::Mount))?;
     mounts::detach_from_host().map_err(at(Stage::Rootfs))?;
     overlay::mount_root(&spec.rootfs, nodes).map_err(at(Stage::Rootfs))?;
     let root = Root::open(&spec.rootfs.merged)
@@ -134,7 +145,7 @@ fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartErr
     let views = if own_cgroup_view { plan.cgroup.views() } else { Vec::new() };
     mounts::mount_standard(&root, spec, &plan.shm, &views).map_err(at(Stage::Mount))?;
     devices::make(&root, spec.privileged).map_err(at(Stage::Devices))?;
-    mounts::mount_all(&root, spec).map_err(at(Stage::Mount))?;
+    mounts::mount_all(&root, spec, shared).map_err(at(Stage::Mount))?;
     mounts::guard_paths(&root, spec).map_err(at(Stage::Mount))?;
     drop(root);
     pivot::enter(&spec.rootfs.merged).map_err(at(Stage::Pivot))?;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -11,6 +12,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use super::resolve::{Root, fd_path, is_dir};
 use crate::container::spec::{ContainerSpec, Mount, MountKind, Propagation};
 use crate::process::failure::Failure;
+use crate::syscall;
 
 /// No programs, no devices, no set-uid: for filesystems of the kernel.
 const INERT: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
@@ -73,15 +75,51 @@ fn mount_cgroups(root: &Root, views: &[(String, PathBuf)], flags: MsFlags) -> Re
     Ok(())
 }
 
-/// Makes the caller's mounts, in their order.
-pub(crate) fn mount_all(root: &Root, spec: &ContainerSpec) -> Result<(), Failure> {
-    for wanted in &spec.mounts {
+/// Copies of the mounts that give back to the host what is mounted in them, one for each of the caller's
+/// mounts. Taken before [`detach_from_host`]: afterwards nothing reaches the host any more.
+pub(crate) fn copy_shared(spec: &ContainerSpec) -> Result<Vec<Option<OwnedFd>>, Failure> {
+    let copy = |wanted: &Mount| -> Result<Option<OwnedFd>, Failure> {
+        if wanted.kind != MountKind::Bind || wanted.propagation != Propagation::Bidirectional {
+            return Ok(None);
+        }
+        let (source, _held) = source(wanted)?;
+        let copied = syscall::clone_mount(&source);
+        copied.map(Some).map_err(|error| Failure::io("copy mount", &wanted.source, error))
+    };
+    spec.mounts.iter().map(copy).collect()
+}
+
+/// Makes the caller's mounts, in their order; `shared` is from [`copy_shared`].
+pub(crate) fn mount_all(
+    root: &Root,
+    spec: &ContainerSpec,
+    shared: Vec<Option<OwnedFd>>,
+) -> Result<(), Failure> {
+    for (wanted, shared) in spec.mounts.iter().zip(shared) {
         match wanted.kind {
             MountKind::Tmpfs => mount_tmpfs(root, wanted)?,
-            MountKind::Bind => mount_bind(root, wanted, spec.privileged)?,
+            MountKind::Bind => mount_bind(root, wanted, shared.as_ref(), spec.privileged)?,
         }
     }
     Ok(())
+}
+
+/// What is bound: the source, or what lies in it, found or made without leaving it. The open file keeps the
+/// path good.
+fn source(wanted: &Mount) -> Result<(PathBuf, Option<OwnedFd>), Failure> {
+    let Some(sub_path) = &wanted.sub_path else { return Ok((wanted.source.clone(), None)) };
+    let failed = |error: io::Error| Failure::io("prepare subPath of", &wanted.source, error);
+    let volume = Root::open(&wanted.source).map_err(failed)?;
+    let found = match volume.find(sub_path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Whoever may use the volume may use what is made in it.
+            let mode = std::fs::metadata(&wanted.source).map_err(failed)?.permissions().mode() & 0o7777;
+            volume.make_dir_with(sub_path, Some(mode))
+        }
+        found => found,
+    };
+    let found = found.map_err(|error| Failure::io("prepare subPath", sub_path, error))?;
+    Ok((fd_path(&found), Some(found)))
 }
 
 fn mount_tmpfs(root: &Root, wanted: &Mount) -> Result<(), Failure> {
@@ -93,8 +131,14 @@ fn mount_tmpfs(root: &Root, wanted: &Mount) -> Result<(), Failure> {
         .map_err(|error| Failure::io("mount tmpfs at", &wanted.target, error))
 }
 
-fn mount_bind(root: &Root, wanted: &Mount, privileged: bool) -> Result<(), Failure> {
-    let found = std::fs::metadata(&wanted.source)
+fn mount_bind(
+    root: &Root,
+    wanted: &Mount,
+    shared: Option<&OwnedFd>,
+    privileged: bool,
+) -> Result<(), Failure> {
+    let (source, _held) = source(wanted)?;
+    let found = std::fs::metadata(&source)
         .map_err(|error| Failure::io("find mount source", &wanted.source, error))?;
     let target = if found.is_dir() {
         dir_at(root, &wanted.target)?
@@ -102,7 +146,11 @@ fn mount_bind(root: &Root, wanted: &Mount, privileged: bool) -> Result<(), Failu
         root.make_file(&wanted.target)
             .map_err(|error| Failure::io("make mount point", &wanted.target, error))?
     };
-    bind_onto(&wanted.source, &target)?;
+    match shared {
+        Some(copy) => syscall::attach_mount(copy, &target)
+            .map_err(|error| Failure::io("attach mount", &wanted.source, error))?,
+        None => bind_onto(&source, &target)?,
+    }
     let mut flags = MsFlags::empty();
     if wanted.read_only {
         flags |= MsFlags::MS_RDONLY;
@@ -117,6 +165,8 @@ fn mount_bind(root: &Root, wanted: &Mount, privileged: bool) -> Result<(), Failu
     let propagation = match wanted.propagation {
         Propagation::Private => MsFlags::MS_PRIVATE,
         Propagation::HostToContainer => MsFlags::MS_SLAVE,
+        // The copy shares with what it was copied from; saying so again changes nothing.
+        Propagation::Bidirectional => MsFlags::MS_SHARED,
     };
     let mounted = find(root, &wanted.target)?;
     mount(None::<&str>, &fd_path(&mounted), None::<&str>, propagation | MsFlags::MS_REC, None::<&str>)

@@ -1,9 +1,10 @@
 //! Paths inside a root that is not ours to trust. Every step is an `openat2` that treats the root as `/`,
 //! so absolute and relative symbolic links and `..` stay inside, even while somebody changes them.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -37,6 +38,11 @@ impl Root {
 
     /// Makes a directory inside the root, with all that lead to it, and opens it. Links are followed.
     pub(crate) fn make_dir(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.make_dir_with(path, None)
+    }
+
+    /// The same, and what was made gets this mode, whatever the umask is.
+    pub(crate) fn make_dir_with(&self, path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
         let mut reached = self.dir.try_clone()?;
         let mut prefix = PathBuf::new();
         for part in plain_components(path)? {
@@ -44,14 +50,19 @@ impl Root {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
             reached = match self.open_with(&prefix, flags, ResolveFlag::empty()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let made = mkdirat(&reached, part, Mode::from_bits_truncate(0o755));
-                    // Exists, though not found: a dangling link. The second look says so.
-                    if let Err(error) = made
-                        && error != Errno::EEXIST
-                    {
-                        return Err(error.into());
+                    match mkdirat(&reached, part, Mode::from_bits_truncate(0o755)) {
+                        Ok(()) => {
+                            let plain = ResolveFlag::empty();
+                            let made = self.open_with(&prefix, flags | OFlag::O_NOFOLLOW, plain)?;
+                            if let Some(mode) = mode {
+                                std::fs::set_permissions(fd_path(&made), Permissions::from_mode(mode))?;
+                            }
+                            made
+                        }
+                        // Exists, though not found: a dangling link. The second look says so.
+                        Err(Errno::EEXIST) => self.open_with(&prefix, flags, ResolveFlag::empty())?,
+                        Err(error) => return Err(error.into()),
                     }
-                    self.open_with(&prefix, flags, ResolveFlag::empty())?
                 }
                 found => found?,
             };

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("exec::many_at_once_and_no_more_than_there_is_room_for", many_at_once),
     ("exec::cpu_time_is_charged_to_the_container", cpu_time_is_charged_to_the_container),
     ("exec::a_long_command_line_fits", a_long_command_line_fits),
+    ("exec::its_system_calls_are_filtered_too", its_system_calls_are_filtered_too),
 ];
 
 fn spec(work: &[&str]) -> ExecSpec {
@@ -308,5 +309,13 @@ fn a_long_command_line_fits() {
     let word = "w".repeat(100_000);
     let (exit, stdout, _) = run(&host, "c", &["echo", &word, &word, &word]);
     assert_eq!((exit.code, stdout.len()), (0, 300_003));
+    host.finish();
+}
+
+fn its_system_calls_are_filtered_too() {
+    let host = Host::new();
+    sleeping(&host, "c");
+    let (_, told, _) = run(&host, "c", &["call-kernel"]);
+    assert!(told.contains("unshare=EPERM") && told.contains("mkdir=ok"), "{told}");
     host.finish();
 }

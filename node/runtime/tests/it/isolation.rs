@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use runtime::seccomp::{Profile, Seccomp};
 use runtime::{
-    CapabilitiesSpec, ContainerSpec, Mount, MountKind, NamespaceMode, PidMode, Rlimit, SandboxSpec, UserSpec,
+    CapabilitiesSpec, ContainerSpec, Mount, MountKind, NamespaceMode, PidMode, Propagation, Rlimit,
+    SandboxSpec, UserSpec,
 };
 
 use crate::Test;
@@ -14,10 +16,17 @@ use crate::support::Host;
 pub(crate) const TESTS: &[Test] = &[
     ("isolation::it_is_alone", it_is_alone),
     ("isolation::capabilities_are_as_asked", capabilities_are_as_asked),
+    ("isolation::system_calls_are_filtered", system_calls_are_filtered),
+    ("isolation::a_profile_decides_about_system_calls", a_profile_decides_about_system_calls),
     ("isolation::users_are_as_asked", users_are_as_asked),
     ("isolation::the_host_is_hidden", the_host_is_hidden),
     ("isolation::mounts_are_as_asked", mounts_are_as_asked),
     ("isolation::mount_targets_cannot_lead_out", mount_targets_cannot_lead_out),
+    (
+        "isolation::a_part_of_a_volume_is_mounted_and_nothing_else",
+        a_part_of_a_volume_is_mounted_and_nothing_else,
+    ),
+    ("isolation::mounts_made_inside_reach_the_host_if_asked", mounts_made_inside_reach_the_host_if_asked),
     ("isolation::device_nodes_open_nothing", device_nodes_open_nothing),
     ("isolation::a_read_only_root_is_read_only", a_read_only_root_is_read_only),
     ("isolation::shared_memory_is_the_sandboxs", shared_memory_is_the_sandboxs),
@@ -73,6 +82,69 @@ fn capabilities_are_as_asked() {
     assert_eq!(value(&tied, "NoNewPrivs"), "1");
     let clock = run(&host, "sysctl", &["write", "/proc/sys/kernel/hostname", "x"], |_| {});
     assert!(clock.contains("Read-only file system"), "{clock}");
+    host.finish();
+}
+
+fn system_calls_are_filtered() {
+    let host = Host::new();
+    host.sandbox("s");
+    let told = |id: &str, change: &dyn Fn(&mut ContainerSpec)| {
+        let report = run(&host, id, &["call-kernel"], change);
+        ["vsock", "thread", "unshare", "mkdir"].map(|key| value(&report, key).to_owned())
+    };
+    assert_eq!(told("default", &|_| {}), ["EPERM", "ok", "EPERM", "ok"]);
+    let tied = told("tied", &|spec| spec.process.no_new_privileges = true);
+    assert_eq!(tied, ["EPERM", "ok", "EPERM", "ok"], "installed last, and the same");
+    let user = told("user", &|spec| spec.process.user = UserSpec::parse("1000"));
+    assert_eq!(user, ["EPERM", "ok", "EPERM", "EACCES"], "installed before the user changes");
+    let able = told("able", &|spec| spec.process.capabilities.add = vec!["SYS_ADMIN".into()]);
+    assert_eq!(able[2], "ok", "what a capability is for is let through with it");
+    for (id, change) in [
+        ("unconfined", (|spec| spec.process.seccomp = Seccomp::Unconfined) as fn(&mut ContainerSpec)),
+        ("privileged", |spec| spec.privileged = true),
+    ] {
+        let free = told(id, &change);
+        assert_eq!(free[1..], ["ok", "ok", "ok"], "{id}: {free:?}");
+        assert_ne!(free[0], "EPERM", "{id}");
+    }
+    let mode = |id: &str, seccomp: Seccomp| {
+        let report = run(&host, id, &["report"], |spec| spec.process.seccomp = seccomp);
+        value(&report, "Seccomp").to_owned()
+    };
+    assert_eq!(mode("mode-2", Seccomp::RuntimeDefault), "2");
+    assert_eq!(mode("mode-0", Seccomp::Unconfined), "0");
+    host.finish();
+}
+
+fn a_profile_decides_about_system_calls() {
+    let host = Host::new();
+    host.sandbox("s");
+    let told = |id: &str, profile: &str, no_new_privileges: bool| {
+        let profile = Profile::parse(profile.as_bytes()).unwrap();
+        run(&host, id, &["call-kernel"], |spec| {
+            spec.process.seccomp = Seccomp::Profile(Box::new(profile));
+            spec.process.no_new_privileges = no_new_privileges;
+        })
+    };
+    let report = told(
+        "deny",
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "args": null},
+            {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_SYS_TIME"]}}]}"#,
+        false,
+    );
+    assert_eq!(value(&report, "mkdir"), "ENOSPC", "{report}");
+    assert_eq!(value(&report, "vsock"), "EPERM");
+    assert_eq!(value(&report, "unshare"), "ok", "the rule is for who may set the clock");
+
+    let mut spec = host.spec("kill", "s", &["call-kernel"]);
+    let kill = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["unshare"], "action": "SCMP_ACT_KILL_PROCESS"}]}"#;
+    spec.process.seccomp = Seccomp::Profile(Box::new(Profile::parse(kill.as_bytes()).unwrap()));
+    let (exit, output) = host.run(&spec);
+    assert_eq!(exit.signal, Some(31), "SIGSYS: {exit:?}");
+    assert!(output.contains("thread=ok") && !output.contains("unshare="), "{output}");
     host.finish();
 }
 
@@ -169,6 +241,74 @@ fn mounts_are_as_asked() {
     let line = seen.lines().find(|line| line.contains(" /data/guarded ")).unwrap();
     assert!(line.contains(" ro,nodev"), "{line}");
     assert!(!line.contains("shared:") && !line.contains("master:"), "{line}");
+    host.finish();
+}
+
+fn a_part_of_a_volume_is_mounted_and_nothing_else() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let host = Host::new();
+    host.sandbox("s");
+    let volume = host.dir.path().join("volume");
+    fs::create_dir_all(volume.join("logs/today")).unwrap();
+    fs::write(volume.join("logs/today/a"), "of today\n").unwrap();
+    fs::write(volume.join("conf"), "a file\n").unwrap();
+    fs::write(host.dir.path().join("outside"), "not yours\n").unwrap();
+    symlink("logs/today", volume.join("latest")).unwrap();
+    symlink("../../../../../../../../../../etc", volume.join("up")).unwrap();
+    symlink("/etc", volume.join("absolute")).unwrap();
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
+    let part = |path: &str| Mount {
+        source: volume.clone(),
+        sub_path: Some(path.into()),
+        target: "/part".into(),
+        ..Mount::default()
+    };
+    let run = |id: &str, mount: Mount, work: &[&str]| run(&host, id, work, |spec| spec.mounts = vec![mount]);
+    assert_eq!(run("dir", part("logs/today"), &["cat", "/part/a"]), "of today\n");
+    assert_eq!(run("link", part("latest"), &["cat", "/part/a"]), "of today\n");
+    assert_eq!(run("file", part("conf"), &["cat", "/part"]), "a file\n");
+    assert_eq!(run("made", part("new/deep"), &["write", "/part/x", "1"]), "written\n");
+    assert_eq!(fs::read_to_string(volume.join("new/deep/x")).unwrap(), "1");
+    let mode = fs::metadata(volume.join("new/deep")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o777, "as the volume's own");
+    // Links lead into the volume, wherever they point.
+    for (id, link) in [("up", "up"), ("absolute", "absolute")] {
+        let mut spec = host.spec(id, "s", &["list", "/part"]);
+        spec.mounts = vec![part(link)];
+        let error = host.runtime.start_container(&spec).unwrap_err().to_string();
+        assert!(error.contains("subPath"), "{error}");
+    }
+    fs::create_dir(volume.join("etc")).unwrap();
+    fs::write(volume.join("etc/own"), "").unwrap();
+    assert!(run("inside", part("absolute"), &["list", "/part"]).contains("own"));
+    host.finish();
+}
+
+fn mounts_made_inside_reach_the_host_if_asked() {
+    use nix::mount::{MsFlags, mount, umount};
+    let host = Host::new();
+    host.sandbox("s");
+    let volume = host.dir.path().join("volume");
+    fs::create_dir_all(volume.join("inner")).unwrap();
+    mount(Some(&volume), &volume, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    mount(None::<&str>, &volume, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let both = Mount {
+        source: volume.clone(),
+        target: "/both".into(),
+        propagation: Propagation::Bidirectional,
+        ..Mount::default()
+    };
+    let mut spec = host.spec("plain", "s", &["report"]);
+    spec.mounts = vec![both.clone()];
+    assert!(host.runtime.start_container(&spec).unwrap_err().to_string().contains("privileged"));
+    let said = run(&host, "gives", &["mount-memory", "/both/inner"], |spec| {
+        spec.privileged = true;
+        spec.mounts = vec![both];
+    });
+    assert_eq!(said, "mounted\n");
+    assert!(volume.join("inner/from-inside").exists(), "the host sees it");
+    umount(&volume.join("inner")).unwrap();
+    umount(&volume).unwrap();
     host.finish();
 }
 

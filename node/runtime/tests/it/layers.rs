@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use runtime::layers::{Error, Unpacked, unpack_layer};
+use runtime::layers::{self, Error, LayerLimits, Unpacked};
 use tar::{Builder, EntryType, Header};
 
 use crate::Test;
@@ -15,9 +15,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("layers::everything_an_archive_can_hold", everything_an_archive_can_hold),
     ("layers::nothing_gets_out", nothing_gets_out),
     ("layers::later_entries_replace_earlier_ones", later_entries_replace_earlier_ones),
+    ("layers::bombs_are_bounded", bombs_are_bounded),
+    ("layers::whatever_comes_stays_inside", whatever_comes_stays_inside),
     ("layers::damaged_archives_are_refused", damaged_archives_are_refused),
     ("layers::whiteouts_hide_what_is_below", whiteouts_hide_what_is_below),
 ];
+
+fn unpack_layer(archive: &[u8], dest: &Path) -> Result<Unpacked, Error> {
+    layers::unpack_layer(archive, dest, LayerLimits::default())
+}
 
 /// An archive under construction.
 struct Layer(Builder<Vec<u8>>);
@@ -218,6 +224,123 @@ fn later_entries_replace_earlier_ones() {
     assert_eq!(fs::read_to_string(dir.path().join("d/e")).unwrap(), "2");
 }
 
+/// Damaged archives of everything that can be in one, thousands of them: no panic, and nothing outside changes.
+fn whatever_comes_stays_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "secret").unwrap();
+    let whole = Layer::new()
+        .dir("usr")
+        .link(EntryType::Symlink, "way", "../../outside")
+        .link(EntryType::Symlink, "usr/way", outside.to_str().unwrap())
+        .file("usr/tool", "content")
+        .link(EntryType::Link, "usr/twin", "usr/tool")
+        .file("usr/.wh.tool", "")
+        .device("usr/null", 1, 3)
+        .attributes(&[("user.note", b"kept"), ("path", b"x")])
+        .file("way/secret", "overwritten")
+        .bytes();
+    let names: &[&[u8]] =
+        &[b"way/secret", b"../outside/secret", b"/", b"..", b".", b"usr/way/secret", b".wh..", b""];
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % below as u64) as usize
+    };
+    let (mut taken, mut refused) = (0, 0);
+    for _ in 0..1_000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random(4) {
+            let block = random(bytes.len() / 512) * 512;
+            match random(5) {
+                0 => {
+                    let at = block + random(512);
+                    bytes[at] = random(256) as u8;
+                }
+                1 => {
+                    // Another name, or another link.
+                    let field = block + [0, 157][random(2)];
+                    let name = names[random(names.len())];
+                    bytes[field..field + 100].fill(0);
+                    bytes[field..field + name.len()].copy_from_slice(name);
+                }
+                2 => bytes[block + 156] = b"012345678LKxgS"[random(14)],
+                3 => {
+                    let from = random(bytes.len() / 512) * 512;
+                    bytes.copy_within(from..from + 512, block);
+                }
+                _ => bytes.truncate((block + random(512)).max(512)),
+            }
+        }
+        // Checksums are right, so that what is behind them is reached.
+        for header in bytes.chunks_exact_mut(512).filter(|b| b[257..262] == *b"ustar") {
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let limits = LayerLimits { bytes: 1 << 20, entries: 100 };
+        let dest = dir.path().join("dest");
+        match layers::unpack_layer(&bytes[..], &dest, limits) {
+            Ok(_) => taken += 1,
+            Err(_) => refused += 1,
+        }
+        fs::remove_dir_all(&dest).unwrap();
+        assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), "secret");
+        assert_eq!(fs::metadata(outside.join("secret")).unwrap().nlink(), 1);
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+    assert!(taken > 30 && refused > 30, "both ways were gone: {taken} taken, {refused} refused");
+}
+
+/// Small archives that would become large ones: content, names, counts, holes.
+fn bombs_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = LayerLimits { bytes: 8 << 20, entries: 100 };
+    let unpack = |bytes: &[u8], name: &str| {
+        let refused = layers::unpack_layer(bytes, &dir.path().join(name), limits);
+        match refused {
+            Err(Error::TooLarge { what, .. }) => what,
+            other => panic!("{name}: {other:?}"),
+        }
+    };
+    let zeros = gzip(&Layer::new().file("zeros", &"\0".repeat(32 << 20)).bytes());
+    assert!(zeros.len() < 1 << 20);
+    assert_eq!(unpack(&zeros, "zeros"), "bytes");
+    let padding = gzip(&[Layer::new().file("a", "").bytes(), vec![0; 32 << 20]].concat());
+    assert_eq!(unpack(&padding, "padding"), "bytes");
+    let many = (0..101).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), ""));
+    assert_eq!(unpack(&many.bytes(), "many"), "entries");
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let long = Layer::new().raw(Layer::header(kind, 0), "././@Long", &vec![b'a'; 4 << 20]).file("a", "");
+        assert_eq!(unpack(&gzip(&long.bytes()), "names"), "bytes of headers of one entry", "{kind:?}");
+    }
+    // A file of a thousand terabytes with nothing in it.
+    let mut header = Layer::header(EntryType::GNUSparse, 0o644);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.set_real_size(1 << 50);
+    gnu.sparse[0].offset.copy_from_slice(b"00000000000\0");
+    gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+    gnu.sparse[1].set_offset(1 << 50);
+    gnu.sparse[1].numbytes.copy_from_slice(b"00000000000\0");
+    let holes = Layer::new().raw(header, "holes", b"").bytes();
+    assert_eq!(unpack(&holes, "holes"), "bytes");
+    let written: u64 = fs::metadata(dir.path().join("holes/holes")).unwrap().blocks() * 512;
+    assert!(written < 1 << 20, "holes stay holes: {written}");
+    // A directory that carries content, as no archiver makes them.
+    let odd = Layer::new().raw(Layer::header(EntryType::Directory, 0o755), "d", &[1; 3000]).file("f", "x");
+    unpack_layer(&odd.bytes(), &dir.path().join("odd")).unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("odd/f")).unwrap(), "x");
+    // Numbers that were left out.
+    let mut blank = Header::new_gnu();
+    blank.set_entry_type(EntryType::Regular);
+    unpack_layer(&Layer::new().raw(blank, "blank", b"y").bytes(), &dir.path().join("odd")).unwrap();
+    assert_eq!(fs::metadata(dir.path().join("odd/blank")).unwrap().uid(), 0);
+}
+
 fn damaged_archives_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let whole = Layer::new().file("a", &"x".repeat(5000)).file("b", "y").bytes();
@@ -228,7 +351,8 @@ fn damaged_archives_are_refused() {
     assert!(matches!(unpack(&torn), Err(Error::Archive(_))));
     let packed = gzip(&whole);
     assert!(matches!(unpack(&packed[..packed.len() / 2]), Err(Error::Archive(_))));
-    assert!(matches!(unpack(b"\x28\xb5\x2f\xfd...."), Err(Error::Compression { algorithm: "zstd" })));
+    assert!(matches!(unpack(b"\x28\xb5\x2f\xfd...."), Err(Error::Archive(_))));
+    assert!(matches!(unpack(b"BZh9...."), Err(Error::Compression { algorithm: "bzip2" })));
     assert!(matches!(unpack(&[b'x'; 1024]), Err(Error::Archive(_))));
     assert!(unpack(&whole).is_ok());
 }

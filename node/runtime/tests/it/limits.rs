@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use runtime::ContainerState;
+use runtime::{CgroupSpec, ContainerState};
 
 use crate::Test;
 use crate::support::{Host, eventually};
@@ -13,6 +13,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("limits::a_killed_child_is_told_as_well", a_killed_child_is_told_as_well),
     ("limits::processes_are_limited", processes_are_limited),
     ("limits::cpu_time_is_limited_and_counted", cpu_time_is_limited_and_counted),
+    (
+        "limits::limits_are_in_force_before_the_first_instruction",
+        limits_are_in_force_before_the_first_instruction,
+    ),
+    ("limits::a_container_without_limits_has_none", a_container_without_limits_has_none),
     ("limits::what_cannot_be_enforced_is_reported", what_cannot_be_enforced_is_reported),
 ];
 
@@ -96,6 +101,82 @@ fn cpu_time_is_limited_and_counted() {
         let stats = host.runtime.stats("d").unwrap();
         stats.pids == Some(1) && stats.memory_working_set_bytes > Some(0)
     });
+    host.finish();
+}
+
+/// What a container reads of its own group, on the version of cgroups that is there.
+fn own_limits(
+    host: &Host,
+    id: &str,
+    files: &[(&str, &str)],
+    change: impl Fn(&mut CgroupSpec),
+) -> Vec<String> {
+    let read = |(number, (controller, file)): (usize, &(&str, &str))| {
+        let path = format!("/sys/fs/cgroup/{controller}/{file}");
+        let mut spec = host.spec(&format!("{id}-{number}"), "s", &["cat", &path]);
+        change(&mut spec.cgroup);
+        host.run(&spec).1.trim().to_owned()
+    };
+    files.iter().enumerate().map(read).collect()
+}
+
+/// The program is what reads them.
+fn limits_are_in_force_before_the_first_instruction() {
+    if !fs::exists("/sys/fs/cgroup/memory").unwrap() {
+        println!("    skipped: version 2 only; its terms are tested without a kernel");
+        return;
+    }
+    let host = Host::new();
+    host.sandbox("s");
+    let files = [
+        ("memory", "memory.limit_in_bytes"),
+        ("memory", "memory.memsw.limit_in_bytes"),
+        ("memory", "memory.soft_limit_in_bytes"),
+        ("memory", "memory.swappiness"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.cfs_period_us"),
+        ("cpu", "cpu.shares"),
+        ("cpuset", "cpuset.cpus"),
+        ("pids", "pids.max"),
+    ];
+    let limits = own_limits(&host, "c", &files, |group| {
+        group.memory_limit = Some(100 * MIB);
+        group.memory_reservation = Some(50 * MIB);
+        group.memory_swappiness = Some(10);
+        group.cpu_quota_us = Some(50_000);
+        group.cpu_shares = Some(512);
+        group.cpuset_cpus = Some("0".to_owned());
+        group.pids_limit = Some(77);
+    });
+    let wanted = ["104857600", "104857600", "52428800", "10", "50000", "100000", "512", "0", "77"];
+    for ((wanted, found), (_, file)) in wanted.iter().zip(&limits).zip(&files) {
+        assert!(found == wanted || found.starts_with("error: No such file"), "{file}: {found}");
+    }
+    assert_eq!(limits[0], "104857600", "no swap accounting is no reason to miss the limit itself");
+    let with_swap = own_limits(&host, "w", &files[1..2], |group| {
+        group.memory_limit = Some(20 * MIB);
+        group.swap_limit = Some(10 * MIB);
+    });
+    assert!(with_swap[0] == "31457280" || with_swap[0].starts_with("error"), "{with_swap:?}");
+
+    let mut spec = host.spec("nowhere", "s", &["exit", "0"]);
+    spec.cgroup.cpuset_cpus = Some("4095".to_owned());
+    let refused = host.runtime.start_container(&spec).unwrap_err().to_string();
+    assert!(refused.contains("cpuset.cpus"), "{refused}");
+    host.finish();
+}
+
+fn a_container_without_limits_has_none() {
+    if !fs::exists("/sys/fs/cgroup/memory").unwrap() {
+        println!("    skipped: version 2 only; its terms are tested without a kernel");
+        return;
+    }
+    let host = Host::new();
+    host.sandbox("s");
+    let files = [("memory", "memory.limit_in_bytes"), ("cpu", "cpu.cfs_quota_us"), ("pids", "pids.max")];
+    // 2^63 - 4096: the largest number of whole pages.
+    let limits = own_limits(&host, "c", &files, |_| {});
+    assert_eq!(limits, ["9223372036854771712", "-1", "max"]);
     host.finish();
 }
 

@@ -32,6 +32,12 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             Err(error) => println!("error: {error}"),
         },
         ["list", path] => list(path),
+        ["mount-memory", path] => {
+            let none = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), none, None::<&str>).unwrap();
+            fs::write(format!("{path}/from-inside"), "").unwrap();
+            println!("mounted");
+        }
         ["write", path, text] => match fs::write(path, text) {
             Ok(()) => println!("written"),
             Err(error) => println!("error: {error}"),
@@ -46,6 +52,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
         ["call", address] => call(address),
         ["abort"] => std::process::abort(),
         ["terminal"] => terminal(),
+        ["call-kernel"] => call_kernel(),
         ["copy-input"] => drop(std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap()),
         ["namespaces"] => namespaces(),
         ["window"] => window(),
@@ -84,8 +91,18 @@ fn report() {
     println!("uid={}", nix::unistd::getuid());
     println!("gid={}", nix::unistd::getgid());
     let groups = fs::read_to_string("/proc/self/status").unwrap();
-    for key in ["Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigIgn", "SigBlk"]
-    {
+    for key in [
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "SigIgn",
+        "SigBlk",
+    ] {
         let line = groups.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
         println!("{key}={}", line.unwrap_or("?").trim());
     }
@@ -95,6 +112,19 @@ fn report() {
         "nofile={:?}",
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap()
     );
+}
+
+/// Calls that a filter may refuse: what came of each. The thread shows that its library got along.
+fn call_kernel() {
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let told =
+        |result: nix::Result<()>| result.map_or_else(|error| format!("{error:?}"), |()| "ok".to_owned());
+    let vsock = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None).map(drop);
+    println!("vsock={}", told(vsock));
+    println!("thread={}", std::thread::spawn(|| "ok").join().unwrap());
+    println!("unshare={}", told(unshare(CloneFlags::CLONE_NEWUSER)));
+    println!("mkdir={}", told(nix::unistd::mkdir("/tmp-made", nix::sys::stat::Mode::S_IRWXU)));
 }
 
 fn list(path: &str) {

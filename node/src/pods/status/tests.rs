@@ -34,6 +34,7 @@ fn set(record: &mut PodRecord, name: &str, state: InstanceState) {
         stop: None,
         ready: true,
         started: true,
+        post_start: false,
     });
 }
 
@@ -211,4 +212,59 @@ fn the_count_of_a_restarted_node_goes_on() {
     };
     container.last = Some(last);
     assert_eq!(container.restart_count, 5);
+}
+
+#[test]
+fn sidecars_count_for_readiness_but_not_for_the_end() {
+    let mut pod =
+        record(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}],
+        "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always"}]}));
+    set(&mut pod, "s", running());
+    pod.containers.get_mut("s").unwrap().current.as_mut().unwrap().started = false;
+    assert_eq!(
+        told(&status(&pod, false))[1],
+        "Initialized=False ContainersNotInitialized containers with incomplete status: [s]"
+    );
+    let current = pod.containers.get_mut("s").unwrap().current.as_mut().unwrap();
+    (current.started, current.ready) = (true, false);
+    set(&mut pod, "a", running());
+    pod.initialized = true;
+    let both = status(&pod, false);
+    assert_eq!(both.phase.as_deref(), Some("Running"));
+    assert_eq!(
+        told(&both)[3],
+        "ContainersReady=False ContainersNotReady containers with unready status: [s]"
+    );
+    set(&mut pod, "a", ended(0));
+    assert_eq!(status(&pod, false).phase.as_deref(), Some("Running"), "the sidecar still ends");
+    set(&mut pod, "s", ended(137));
+    assert_eq!(status(&pod, true).phase.as_deref(), Some("Succeeded"));
+}
+
+/// KIA-HOOK-004.
+#[test]
+fn a_container_whose_post_start_hook_runs_is_being_created() {
+    let mut pod = record(serde_json::json!({"containers": [{"name": "a", "image": "i"}]}));
+    set(&mut pod, "a", running());
+    pod.containers.get_mut("a").unwrap().current.as_mut().unwrap().post_start = true;
+    let status = status(&pod, false);
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    let container = &status.container_statuses.unwrap()[0];
+    let waiting = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
+    assert_eq!((waiting.reason.as_deref(), container.ready), (Some("ContainerCreating"), false));
+}
+
+#[test]
+fn a_pod_that_the_node_ended_says_why() {
+    let mut pod = pair("Always");
+    let failure =
+        super::super::record::Failure { reason: "DeadlineExceeded".into(), message: "m".into(), at: at(3) };
+    pod.failure = Some(failure);
+    set(&mut pod, "a", ended(0));
+    set(&mut pod, "b", ended(0));
+    let status = status(&pod, true);
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref(), status.message.as_deref()),
+        (Some("Failed"), Some("DeadlineExceeded"), Some("m"))
+    );
 }

@@ -1,0 +1,296 @@
+//! Service accounts' tokens: signed JWTs (RFC 7519), made and checked.
+//!
+//! Owns their claims, which are Kubernetes'. Every replica has the same key, derived from the cluster's secret
+//! (see `pki`), so a token that one issued any other accepts, and nothing is stored. The algorithm is EdDSA
+//! (Ed25519): its key can be derived without coordination and its signatures need no randomness. A token dies
+//! with its expiry, its service account, or the pod that it is bound to, whichever is first.
+
+use std::sync::Arc;
+
+use api::{Kind, Status, object};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+
+use super::{Identity, SYSTEM_AUTHENTICATED};
+use crate::pki::Authority;
+use crate::registry::{Object, Registry};
+
+/// Who issues the tokens, and the audience of those for the API itself.
+pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// What a service account's user name begins with.
+const USER_PREFIX: &str = "system:serviceaccount:";
+/// The group of all service accounts; followed by a colon and a namespace, that of a namespace's.
+const GROUP: &str = "system:serviceaccounts";
+/// The shortest and the longest life of a token.
+const LIFE_S: std::ops::RangeInclusive<i64> = 600..=1 << 32;
+/// The life of a token whose request does not say.
+pub const LIFE_S_DEFAULT: i64 = 3600;
+/// No token of ours is longer; longer text is refused unread.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// Clocks of replicas may differ by this much.
+const CLOCK_SKEW_S: i64 = 5;
+
+/// What a token is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenWanted {
+    /// The account's namespace.
+    pub namespace: String,
+    /// The account.
+    pub account: String,
+    /// Name and uid of the pod that the token is bound to.
+    pub pod: Option<(String, String)>,
+    /// For whom; none: the API.
+    pub audiences: Vec<String>,
+    /// How long, in seconds.
+    pub life_s: i64,
+}
+
+/// A token and its life, in seconds since 1970.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// The token. Secret.
+    pub text: String,
+    /// When it was made.
+    pub issued_at_s: i64,
+    /// When it ends.
+    pub expires_at_s: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    alg: String,
+    kid: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    aud: Vec<String>,
+    exp: i64,
+    iat: i64,
+    iss: String,
+    jti: String,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Kubernetes,
+    nbf: i64,
+    sub: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kubernetes {
+    namespace: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<Bound>,
+    serviceaccount: Bound,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Bound {
+    name: String,
+    uid: String,
+}
+
+/// Makes and checks tokens; clones share the key.
+#[derive(Debug, Clone)]
+pub struct ServiceAccounts {
+    registry: Registry,
+    authority: Arc<Authority>,
+}
+
+impl ServiceAccounts {
+    /// Over a registry that knows the accounts, with this cluster's key.
+    pub fn new(registry: Registry, authority: Arc<Authority>) -> Self {
+        Self { registry, authority }
+    }
+
+    /// A token for an account that exists. `pods` are as the caller found them.
+    pub async fn issue(&self, wanted: TokenWanted) -> Result<IssuedToken, Status> {
+        if !LIFE_S.contains(&wanted.life_s) {
+            let (kind, field) = (account_kind(), "spec.expirationSeconds");
+            let why = match wanted.life_s > *LIFE_S.end() {
+                true => "may not specify a duration larger than 2^32 seconds",
+                false => "may not specify a duration less than 10 minutes",
+            };
+            let cause = api::Cause::invalid(field, wanted.life_s, why);
+            return Err(Status::invalid(kind, &wanted.account, vec![cause]));
+        }
+        let account = self.registry.get(account_kind(), &wanted.namespace, &wanted.account).await?;
+        let now = self.registry.now().as_second();
+        let audiences = if wanted.audiences.is_empty() { vec![ISSUER.to_owned()] } else { wanted.audiences };
+        let claims = Claims {
+            aud: audiences,
+            exp: now + wanted.life_s,
+            iat: now,
+            iss: ISSUER.to_owned(),
+            jti: random_id(),
+            kubernetes: Kubernetes {
+                namespace: wanted.namespace.clone(),
+                pod: wanted.pod.map(|(name, uid)| Bound { name, uid }),
+                serviceaccount: Bound {
+                    name: wanted.account.clone(),
+                    uid: object::uid(account.value()).to_owned(),
+                },
+            },
+            nbf: now,
+            sub: format!("{USER_PREFIX}{}:{}", wanted.namespace, wanted.account),
+        };
+        let header = Header { alg: "EdDSA".to_owned(), kid: self.authority.service_account_key_id() };
+        let signed = format!("{}.{}", encode(&header), encode(&claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.authority.sign_for_service_account(signed.as_bytes()));
+        let text = format!("{signed}.{signature}");
+        Ok(IssuedToken { text, issued_at_s: now, expires_at_s: now + wanted.life_s })
+    }
+
+    /// Whom a token names, if it is ours, for the API, alive, and so are its account and its pod.
+    pub async fn authenticate(&self, token: &str) -> Option<Identity> {
+        let claims = self.verified(token)?;
+        let Kubernetes { namespace, pod, serviceaccount } = claims.kubernetes;
+        let of =
+            |object: Option<Arc<Object>>, uid: &str| object.is_some_and(|o| object::uid(o.value()) == uid);
+        let account = self.registry.get_local(account_kind(), &namespace, &serviceaccount.name).await.ok()?;
+        if !of(account, &serviceaccount.uid) {
+            return None;
+        }
+        if let Some(pod) = pod {
+            let kind = api::kinds::by_kind("", "v1", "Pod").expect("the table of kinds has Pod");
+            let found = self.registry.get_local(kind, &namespace, &pod.name).await.ok()?;
+            if !of(found, &pod.uid) {
+                return None;
+            }
+        }
+        let groups = vec![GROUP.to_owned(), format!("{GROUP}:{namespace}"), SYSTEM_AUTHENTICATED.to_owned()];
+        Some(Identity { user: format!("{USER_PREFIX}{namespace}:{}", serviceaccount.name), groups })
+    }
+
+    fn verified(&self, token: &str) -> Option<Claims> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let (signed, signature) = token.rsplit_once('.')?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        if !self.authority.verify_for_service_account(signed.as_bytes(), &signature) {
+            return None;
+        }
+        let (header, claims) = signed.split_once('.')?;
+        let header: Header = decode(header)?;
+        let claims: Claims = decode(claims)?;
+        let now = self.registry.now().as_second();
+        let is_good = header.alg == "EdDSA"
+            && claims.iss == ISSUER
+            && claims.aud.iter().any(|audience| audience == ISSUER)
+            && claims.exp > now
+            && claims.nbf <= now + CLOCK_SKEW_S;
+        is_good.then_some(claims)
+    }
+}
+
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("IssuedToken")
+            .field("expires_at_s", &self.expires_at_s)
+            .finish_non_exhaustive()
+    }
+}
+
+fn account_kind() -> &'static Kind {
+    api::kinds::by_kind("", "v1", "ServiceAccount").expect("the table of kinds has ServiceAccount")
+}
+
+fn encode<T: Serialize>(value: &T) -> String {
+    let json = serde_json::to_vec(value).expect("claims have string keys only");
+    URL_SAFE_NO_PAD.encode(json)
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(text: &str) -> Option<T> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+}
+
+fn random_id() -> String {
+    let bytes: [u8; 16] = rand::rng().random();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::test_cluster::{TestCluster, authority, pod};
+
+    async fn accounts() -> (TestCluster, ServiceAccounts) {
+        let cluster = TestCluster::start(crate::controllers::Timings::default()).await;
+        cluster.until("ServiceAccount", "default", "default", |_| true).await;
+        let accounts = ServiceAccounts::new(cluster.registry.clone(), authority());
+        (cluster, accounts)
+    }
+
+    fn wanted() -> TokenWanted {
+        TokenWanted {
+            namespace: "default".into(),
+            account: "default".into(),
+            life_s: LIFE_S_DEFAULT,
+            ..TokenWanted::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_names_its_account_and_carries_kubernetes_claims() {
+        let (_cluster, accounts) = accounts().await;
+        let token = accounts.issue(wanted()).await.expect("issued");
+        let identity = accounts.authenticate(&token.text).await.expect("ours");
+        assert_eq!(identity.user, "system:serviceaccount:default:default");
+        assert_eq!(
+            identity.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]
+        );
+        let claims: serde_json::Value =
+            decode(token.text.split('.').nth(1).expect("three parts")).expect("JSON");
+        assert_eq!(claims["iss"], ISSUER);
+        assert_eq!(claims["aud"], json!([ISSUER]));
+        assert_eq!(claims["sub"], "system:serviceaccount:default:default");
+        assert_eq!(claims["exp"].as_i64().expect("a time") - claims["iat"].as_i64().expect("a time"), 3600);
+        assert_eq!(claims["kubernetes.io"]["serviceaccount"]["name"], "default");
+        assert!(!format!("{token:?}").contains(&token.text));
+        let short = TokenWanted { life_s: 60, ..wanted() };
+        let error = accounts.issue(short).await.expect_err("too short");
+        assert!(error.message().contains("may not specify a duration less than 10 minutes"), "{error}");
+        let nobody = TokenWanted { account: "nobody".into(), ..wanted() };
+        let error = accounts.issue(nobody).await.expect_err("no such account");
+        assert_eq!(error.message(), "serviceaccounts \"nobody\" not found");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ours_not_for_us_or_bound_to_what_is_gone_is_nobody() {
+        let (cluster, accounts) = accounts().await;
+        let token = accounts.issue(wanted()).await.expect("issued").text;
+        let other = TokenWanted { audiences: vec!["vault".into()], ..wanted() };
+        let other = accounts.issue(other).await.expect("issued").text;
+        assert!(accounts.authenticate(&other).await.is_none(), "for somebody else");
+        // Claims and signature of different tokens, no signature, another algorithm's name.
+        let (head, signature) = token.rsplit_once('.').expect("three parts");
+        let (other_head, _) = other.rsplit_once('.').expect("three parts");
+        let none =
+            format!("{}.{}.", encode(&json!({"alg": "none"})), head.split('.').nth(1).expect("claims"));
+        for bad in
+            [format!("{other_head}.{signature}"), format!("{head}."), none, String::new(), "a.b".into()]
+        {
+            assert!(accounts.authenticate(&bad).await.is_none(), "{bad}");
+        }
+        let strangers = crate::pki::ControlToken::generate(std::time::SystemTime::now()).expect("a token");
+        let strangers = Authority::from_token(&strangers).expect("an authority");
+        let strangers = ServiceAccounts::new(cluster.registry.clone(), Arc::new(strangers));
+        assert!(strangers.authenticate(&token).await.is_none(), "another cluster's key");
+        cluster.create("Pod", "default", pod("p", "1")).await;
+        let found = cluster.get("Pod", "default", "p").await.expect("made");
+        let bound = TokenWanted { pod: Some(("p".into(), object::uid(&found).to_owned())), ..wanted() };
+        let bound = accounts.issue(bound).await.expect("issued").text;
+        assert!(accounts.authenticate(&bound).await.is_some());
+        let target = crate::registry::Target::new(crate::test_cluster::kind("Pod"), "default", "p");
+        let now = crate::registry::DeleteOptions { grace_period_s: Some(0), ..Default::default() };
+        cluster.registry.delete(target, &now).await.expect("deleted");
+        assert!(accounts.authenticate(&bound).await.is_none(), "its pod is gone");
+        assert!(accounts.authenticate(&token).await.is_some());
+    }
+}

@@ -1,0 +1,205 @@
+//! PersistentVolumes and claims: who belongs to whom.
+//!
+//! Owns `claimRef` of volumes, `volumeName` of claims, both statuses, and the finalizers that keep a claim
+//! while a pod uses it and a volume while a claim has it. Binding is static: volumes are made by people. Each
+//! look compares all claims with all volumes (see [`decide`], which is pure) and does one step per object; the
+//! writes make the next look. A volume is given away in one conditional write, so two claims never get the
+//! same one.
+//!
+//! ```text
+//! volume:  Available ──► Bound ──claim gone──► Released (Retain) or Failed (nobody here can delete its data)
+//! claim:   Pending ──► Bound ──volume gone──► Lost
+//! ```
+
+mod decide;
+mod facts;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use api::{Status, object};
+use serde_json::{Value, json};
+
+pub(crate) use self::decide::fits;
+use self::decide::{Action, PhaseOf};
+pub(crate) use self::facts::{Claim, Volume};
+use self::facts::{Facts, PROTECTION_OF_CLAIM, PROTECTION_OF_VOLUME};
+use super::{Context, core_kind, options, settled};
+use crate::leader::Epoch;
+use crate::reflector::Feed;
+use crate::registry::{EventRecord, EventType, Part, Regarding, Target};
+
+/// How long changes are gathered before the next look.
+const GATHER: Duration = Duration::from_millis(20);
+/// The wait after a look of which not every step could be done, and between looks while claims wait.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Says which of both sides the binding came from.
+const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+const COMPONENT: &str = "persistentvolume-controller";
+
+/// Runs for one epoch; the caller cancels it.
+pub(super) async fn run(context: &Context, epoch: Epoch) {
+    let mut claims = Feed::new(context.claims.clone());
+    let mut volumes = Feed::new(context.volumes.clone());
+    let mut pods = Feed::new(context.pods.clone());
+    loop {
+        while claims.try_next().is_some() {}
+        while volumes.try_next().is_some() {}
+        while pods.try_next().is_some() {}
+        let is_settled = look(context, epoch).await;
+        let again = async {
+            match is_settled {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(AGAIN).await,
+            }
+        };
+        tokio::select! {
+            _ = claims.next() => {}
+            _ = volumes.next() => {}
+            // Pods matter to claims only.
+            _ = pods.next(), if context.claims.any() => {}
+            () = again => {}
+        }
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+/// One look. Says whether nothing is left to be tried again without a change.
+async fn look(context: &Context, epoch: Epoch) -> bool {
+    if !context.claims.any() && !context.volumes.any() {
+        return true;
+    }
+    let facts = Facts::gather(context).await;
+    let mut is_settled = true;
+    for action in decide::decide(&facts) {
+        if let Err(status) = perform(context, epoch, &action).await {
+            tracing::warn!(?action, %status, "a step of binding volumes was not done; it is tried again");
+            is_settled = false;
+        }
+    }
+    is_settled
+}
+
+async fn perform(context: &Context, epoch: Epoch, action: &Action) -> Result<(), Status> {
+    let registry = &context.registry;
+    match action {
+        Action::Give { volume, claim } => {
+            let target = Target::new(core_kind("PersistentVolume"), "", volume);
+            let reference = json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "namespace": claim.namespace, "name": claim.name, "uid": claim.uid,
+            });
+            let give = |object: &mut Value| {
+                let known = object["spec"]["claimRef"].clone();
+                let is_free = known.is_null()
+                    || (known["name"] == claim.name.as_str()
+                        && known["namespace"] == claim.namespace.as_str()
+                        && known["uid"].as_str().is_none_or(|uid| uid.is_empty() || uid == claim.uid));
+                if is_free {
+                    if known.is_null() {
+                        annotate(object, BOUND_BY_CONTROLLER);
+                    }
+                    object["spec"]["claimRef"] = reference.clone();
+                }
+                Ok(())
+            };
+            settled(registry.modify(target, &options(epoch), give).await.map(|_| ()))
+        }
+        Action::Take { claim, volume } => {
+            let target = Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name);
+            let take = |object: &mut Value| {
+                if object::uid(object) == claim.uid {
+                    if object["spec"]["volumeName"].as_str().is_none_or(str::is_empty) {
+                        object["spec"]["volumeName"] = json!(volume);
+                        annotate(object, BOUND_BY_CONTROLLER);
+                    }
+                    annotate(object, BIND_COMPLETED);
+                }
+                Ok(())
+            };
+            settled(registry.modify(target, &options(epoch), take).await.map(|_| ()))
+        }
+        Action::Phase { of, status } => {
+            if let (PhaseOf::Volume(_), Some(claim)) = (of, status.gone_claim.as_ref()) {
+                // The copy may lag behind: only what is surely gone is given up.
+                let kind = core_kind("PersistentVolumeClaim");
+                let found = registry.get(kind, &claim.namespace, &claim.name).await;
+                if found.is_ok_and(|found| object::uid(found.value()) == claim.uid) {
+                    return Ok(());
+                }
+            }
+            let target = match of {
+                PhaseOf::Volume(name) => {
+                    Target { part: Part::Status, ..Target::new(core_kind("PersistentVolume"), "", name) }
+                }
+                PhaseOf::Claim(claim) => Target {
+                    part: Part::Status,
+                    ..Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name)
+                },
+            };
+            let set = |object: &mut Value| {
+                object["status"] = status.value.clone();
+                Ok(())
+            };
+            settled(registry.modify(target, &options(epoch), set).await.map(|_| ()))
+        }
+        Action::LetGo(of) => {
+            let (target, finalizer) = match of {
+                PhaseOf::Volume(name) => {
+                    (Target::new(core_kind("PersistentVolume"), "", name), PROTECTION_OF_VOLUME)
+                }
+                PhaseOf::Claim(claim) => (
+                    Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name),
+                    PROTECTION_OF_CLAIM,
+                ),
+            };
+            let let_go = |object: &mut Value| {
+                if let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() {
+                    finalizers.retain(|own| own != finalizer);
+                }
+                Ok(())
+            };
+            settled(registry.modify(target, &options(epoch), let_go).await.map(|_| ()))
+        }
+        Action::Tell { of, warning, reason, message } => {
+            let record = event(of, *warning, reason, message);
+            context.events.record(&record, epoch.fence()).await
+        }
+    }
+}
+
+fn annotate(object: &mut Value, key: &str) {
+    let annotations = &mut object["metadata"]["annotations"];
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    annotations[key] = json!("yes");
+}
+
+fn event(of: &PhaseOf, warning: bool, reason: &str, message: &str) -> EventRecord {
+    let (kind, namespace, name, uid) = match of {
+        PhaseOf::Volume(name) => ("PersistentVolume", "", name.as_str(), ""),
+        PhaseOf::Claim(claim) => {
+            ("PersistentVolumeClaim", claim.namespace.as_str(), claim.name.as_str(), claim.uid.as_str())
+        }
+    };
+    EventRecord {
+        regarding: Regarding {
+            api_version: "v1".to_owned(),
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            field_path: String::new(),
+        },
+        event_type: if warning { EventType::Warning } else { EventType::Normal },
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        component: COMPONENT.to_owned(),
+        host: String::new(),
+        at: jiff::Timestamp::now(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The Kubernetes API over one connection for requests and one for each watch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use bytes::{Buf as _, Bytes, BytesMut};
+use control::pki::{self, ALPN_HTTP1};
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::client;
+use crate::kubeconfig::Access;
+
+/// Events that may wait to be looked at.
+const EVENTS_MAX: usize = 4096;
+
+/// A client of one server.
+pub(crate) struct Api {
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// What a watch saw, and when.
+pub(crate) struct Seen {
+    pub(crate) at: Instant,
+    /// `ADDED`, `MODIFIED`, `DELETED`…
+    pub(crate) kind: String,
+    pub(crate) object: Value,
+}
+
+impl Api {
+    pub(crate) fn new(access: &Access) -> anyhow::Result<Self> {
+        let credentials = &access.credentials;
+        let config = pki::client_config(&credentials.ca_pem, Some(credentials), &[ALPN_HTTP1])?;
+        Ok(Self { address: access.server, config: Arc::new(config), connection: None })
+    }
+
+    /// Sends a request; anything but success is an error.
+    pub(crate) async fn send(&mut self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(serde_json::to_vec(body)?) };
+        let mut connection = match self.connection.take() {
+            // The server ends connections that nobody uses.
+            Some(mut connection) if connection.ready().await.is_ok() => connection,
+            _ => self.connect().await?,
+        };
+        let request = self.request(method, path, body)?;
+        let response = connection.send_request(request).await.with_context(|| path.to_owned())?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        self.connection = Some(connection);
+        ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Watches a list from its state of now.
+    pub(crate) async fn watch(&self, path: &str) -> anyhow::Result<mpsc::Receiver<Seen>> {
+        let mut connection = self.connect().await?;
+        let request = self.request(Method::GET, &format!("{path}?watch=true"), Bytes::new())?;
+        let response = connection.send_request(request).await?;
+        ensure!(response.status().is_success(), "watching {path}: {}", response.status());
+        let (tx, rx) = mpsc::channel(EVENTS_MAX);
+        tokio::spawn(async move {
+            // The connection ends with its handle.
+            let _connection = connection;
+            read_events(response.into_body(), tx).await
+        });
+        Ok(rx)
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let stream = client::connect(self.address, Arc::clone(&self.config)).await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, self.address.to_string())
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::ACCEPT, "application/json");
+        Ok(request.body(Full::new(body))?)
+    }
+}
+
+/// One JSON document a line, until nobody listens.
+async fn read_events(mut body: Incoming, tx: mpsc::Sender<Seen>) {
+    let mut text = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let at = Instant::now();
+        let Ok(data) = frame.into_data() else { continue };
+        text.extend_from_slice(&data);
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line = text.split_to(end);
+            text.advance(1);
+            let Ok(mut event) = serde_json::from_slice::<Value>(&line) else { continue };
+            let kind = event["type"].as_str().unwrap_or_default().to_owned();
+            if tx.send(Seen { at, kind, object: event["object"].take() }).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Volumes, variables and tokens as users meet them: stock kubectl, a whole cluster, real containers.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use chaos_tests::client::Client;
+use serde_json::{Value, json};
+
+use super::first_pod::{container_pid, hello, run_pod};
+use super::{Lab, kubectl, kubectl_ok, kubectls, skip, skipped};
+use crate::support::eventually;
+
+const TOKENS: &str = "var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The root of a pod's container, as the host reaches it.
+fn root(lab: &Lab, pod: &Value) -> PathBuf {
+    let ip = pod["status"]["podIP"].as_str().unwrap();
+    let pid = container_pid(&lab.cluster, ip).expect("a process of the pod");
+    PathBuf::from(format!("/proc/{pid}/root"))
+}
+
+fn apply(program: &Path, lab: &Lab, object: &Value) {
+    let mut child = Command::new(program)
+        .args(["apply", "-f", "-"])
+        .env("KUBECONFIG", lab.cluster.kubeconfig())
+        .env("HOME", lab.cluster.directory())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(object.to_string().as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "kubectl apply of {object:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_gives_a_pod_files_variables_a_token_and_a_disk() {
+    let test = "kubectl_gives_a_pod_files_variables_a_token_and_a_disk";
+    if skipped(test) {
+        return;
+    }
+    let programs = kubectls();
+    let Some(program) = programs.last() else { return skip(test, "there is no kubectl") };
+    let lab = Lab::up("it-volumes", 1, 1).await;
+    let mut client = Client::from_kubeconfig(&lab.cluster.kubeconfig()).unwrap();
+    let run = |args: &[&str]| kubectl_ok(program, &lab.cluster, args);
+    files_and_variables(&run, &lab, &mut client).await;
+    token(program, &lab, &mut client).await;
+    disk(program, &lab, &mut client).await;
+    lab.down();
+}
+
+async fn files_and_variables(run: &impl Fn(&[&str]) -> String, lab: &Lab, client: &mut Client) {
+    run(&["create", "configmap", "settings", "--from-literal=colour=red", "--from-literal=SIZE=9"]);
+    run(&["create", "secret", "generic", "login", "--from-literal=user=root"]);
+    let mut pod = hello("files", None);
+    let container = &mut pod["spec"]["containers"][0];
+    container["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
+    container["env"] =
+        json!([{"name": "USER", "valueFrom": {"secretKeyRef": {"name": "login", "key": "user"}}}]);
+    container["volumeMounts"] = json!([
+        {"name": "settings", "mountPath": "/etc/settings"},
+        {"name": "login", "mountPath": "/etc/login"},
+        {"name": "settings", "mountPath": "/etc/one", "subPath": "colour"},
+        {"name": "scratch", "mountPath": "/logs", "subPathExpr": "$(USER)/today"},
+    ]);
+    pod["spec"]["volumes"] = json!([
+        {"name": "settings", "configMap": {"name": "settings"}},
+        {"name": "login", "secret": {"secretName": "login", "defaultMode": 0o400}},
+        {"name": "scratch", "emptyDir": {}},
+    ]);
+    let (pod, _) = run_pod(client, &pod).await;
+    let root = root(lab, &pod);
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+    assert_eq!((read("etc/settings/colour"), read("etc/login/user")), ("red".into(), "root".into()));
+    assert_eq!(read("etc/one"), "red");
+    let environment = fs::read(root.parent().unwrap().join("environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    for variable in ["colour=red", "SIZE=9", "USER=root"] {
+        assert!(environment.split('\0').any(|entry| entry == variable), "{variable} in {environment}");
+    }
+    assert!(root.join("logs").is_dir());
+    run(&["patch", "configmap", "settings", "-p", r#"{"data":{"colour":"blue"}}"#]);
+    run(&["patch", "secret", "login", "-p", r#"{"stringData":{"user":"eve"}}"#]);
+    eventually(|| (read("etc/settings/colour") == "blue" && read("etc/login/user") == "eve").then_some(()));
+    assert_eq!(read("etc/one"), "red", "what was mounted alone stays, as in Kubernetes");
+    run(&["delete", "pod", "files", "--wait"]);
+}
+
+async fn token(program: &Path, lab: &Lab, client: &mut Client) {
+    kubectl_ok(program, &lab.cluster, &["create", "serviceaccount", "robot"]);
+    let mut pod = hello("token", None);
+    pod["spec"]["serviceAccountName"] = json!("robot");
+    let (pod, _) = run_pod(client, &pod).await;
+    let files = root(lab, &pod).join(TOKENS);
+    assert_eq!(fs::read_to_string(files.join("namespace")).unwrap(), "default");
+    let text = fs::read_to_string(files.join("token")).unwrap();
+    let certificate = lab.directory.path().join("ca-of-pod.crt");
+    fs::write(&certificate, fs::read(files.join("ca.crt")).unwrap()).unwrap();
+    let server = ["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"];
+    let server = kubectl_ok(program, &lab.cluster, &server);
+    let name = ["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.tls-server-name}"];
+    let name = kubectl_ok(program, &lab.cluster, &name);
+    let ask = |token: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(["--kubeconfig=/dev/null", "--server", &server, "--token", token]);
+        command.arg("--certificate-authority").arg(&certificate);
+        if !name.is_empty() {
+            command.args(["--tls-server-name", &name]);
+        }
+        command.args(args).env("HOME", lab.cluster.directory()).output().unwrap()
+    };
+    let version = ask(&text, &["get", "--raw", "/version"]);
+    assert!(version.status.success(), "{}", String::from_utf8_lossy(&version.stderr));
+    let refused = String::from_utf8(ask(&text, &["get", "pods"]).stderr).unwrap();
+    assert!(
+        refused.contains("User \"system:serviceaccount:default:robot\" cannot list resource"),
+        "{refused}"
+    );
+    let asked = kubectl_ok(program, &lab.cluster, &["create", "token", "robot"]);
+    assert!(ask(asked.trim(), &["get", "--raw", "/version"]).status.success());
+    kubectl_ok(program, &lab.cluster, &["delete", "pod", "token", "--wait"]);
+    let late = String::from_utf8(ask(&text, &["get", "pods"]).stderr).unwrap();
+    assert!(late.contains("Unauthorized") || late.contains("logged in"), "its pod is gone: {late}");
+}
+
+async fn disk(program: &Path, lab: &Lab, client: &mut Client) {
+    let run = |args: &[&str]| kubectl_ok(program, &lab.cluster, args);
+    let path = lab.directory.path().join("disk");
+    apply(
+        program,
+        lab,
+        &json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"},
+            "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+                "hostPath": {"path": path, "type": "DirectoryOrCreate"}},
+        }),
+    );
+    apply(
+        program,
+        lab,
+        &json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+                "resources": {"requests": {"storage": "500Mi"}}},
+        }),
+    );
+    let user = |name: &str| {
+        let mut pod = hello(name, None);
+        pod["spec"]["volumes"] = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]);
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "d", "mountPath": "/data"}]);
+        pod
+    };
+    let (first, _) = run_pod(client, &user("first")).await;
+    fs::write(root(lab, &first).join("data/kept"), "by the first").unwrap();
+    let claims = run(&["get", "pvc"]);
+    assert!(
+        claims.lines().nth(1).is_some_and(|row| row.starts_with("data   Bound    disk     1Gi        RWO")),
+        "{claims}"
+    );
+    let volumes = run(&["get", "pv", "--no-headers"]);
+    assert!(
+        volumes.contains("RWO") && volumes.contains("Bound") && volumes.contains("default/data"),
+        "{volumes}"
+    );
+    run(&["delete", "pod", "first", "--wait"]);
+    let (second, _) = run_pod(client, &user("second")).await;
+    assert_eq!(fs::read_to_string(root(lab, &second).join("data/kept")).unwrap(), "by the first");
+    run(&["delete", "pvc", "data", "--wait=false"]);
+    assert!(run(&["get", "pvc", "data"]).contains("Terminating"), "a pod uses it");
+    run(&["delete", "pod", "second", "--wait"]);
+    eventually(|| (!kubectl(program, &lab.cluster, &["get", "pvc", "data"]).status.success()).then_some(()));
+    eventually(|| run(&["get", "pv", "disk"]).contains("Released").then_some(()));
+    assert_eq!(fs::read_to_string(path.join("kept")).unwrap(), "by the first", "kept for its owner");
+    run(&["delete", "pv", "disk"]);
+}
