@@ -9,7 +9,6 @@ mod agent;
 mod allocatable;
 mod config;
 mod error;
-#[allow(dead_code, reason = "streams, probes and hooks use it one after the other")]
 mod exec;
 mod handlers;
 mod hooks;

@@ -9,5 +9,6 @@ mod limits;
 mod objects;
 mod port;
 mod server;
+mod streams;
 mod watching;
 mod writes;

@@ -12,8 +12,11 @@ use control::object_store::memory::MemoryStore;
 use control::pki::{Authority, ControlToken, Credentials, MemberIdentity, server_config};
 use control::port::{Port, Services};
 use control::registry::{Registry, bootstrap_namespaces};
-use control::rest::{LogFuture, LogRequest, LogStream, Parts, PodLogs, Rest};
-use tokio::sync::watch;
+use control::rest::{
+    ClientFrame, LogFuture, LogRequest, LogStream, NodeFrame, NodeStream, Parts, PodLogs, PodStreams, Rest,
+    StreamFailure, StreamFuture, StreamRequest,
+};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -37,6 +40,34 @@ impl PodLogs for EchoLogs {
             let lines = [Ok(Bytes::from(text)), Ok(Bytes::from_static(b"second line\n"))];
             Ok(Box::pin(futures_util::stream::iter(lines)) as LogStream)
         })
+    }
+}
+
+/// A node whose programs say their command, give their input back, and end with its length.
+struct EchoStreams;
+
+impl PodStreams for EchoStreams {
+    fn open(&self, request: StreamRequest) -> StreamFuture<'_> {
+        let (to_client, incoming) = mpsc::channel(4);
+        let (outgoing, mut from_client) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let StreamRequest::Exec { command, target, .. } = request else { return };
+            if command == ["refuse"] {
+                let message = format!("container not found ({:?})", target.container);
+                return drop(to_client.send(Err(StreamFailure { code: 500, message })).await);
+            }
+            let words = Bytes::from(format!("{}: {}\n", target.container, command.join(" ")));
+            let mut length = 0;
+            for frame in [NodeFrame::Started, NodeFrame::Stderr(words)] {
+                drop(to_client.send(Ok(frame)).await);
+            }
+            while let Some(ClientFrame::Stdin(bytes)) = from_client.recv().await {
+                length += bytes.len() as i32;
+                drop(to_client.send(Ok(NodeFrame::Stdout(bytes))).await);
+            }
+            drop(to_client.send(Ok(NodeFrame::Exit(length))).await);
+        });
+        Box::pin(async move { Ok(NodeStream { incoming, outgoing }) })
     }
 }
 
@@ -73,6 +104,7 @@ impl TestServer {
             registry,
             authorizer: Arc::new(GroupRules),
             logs: Arc::new(EchoLogs),
+            pod_streams: Arc::new(EchoStreams),
             accounts,
             advertised: address.to_string(),
             stop: stop.clone(),

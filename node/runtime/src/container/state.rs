@@ -5,7 +5,7 @@
 //!                               shim.json      the shim's pid and start ticks, before anything is made
 //!                               running.json   init's pid, start ticks and time: it has executed
 //!                               exit.json      how it ended; written last, once, atomically
-//!                               shim.sock      signal, wait, reopen (see `shim`)
+//!                               shim.sock      signal, wait, reopen, exec, attach (see `shim`)
 //!                               shim.log       the shim's own words
 //! <state_dir>/sandboxes/<id>/   plan.json  shim.json (its maker)  running.json (pause)  netns  shm/  shim.log
 //! ```

@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 
 use super::attach::{Attachment, Input, nonblocking};
+use super::client::{Client, Role, readable, writable};
 use super::control::{self, CLIENTS_MAX, Request};
 use super::exec::Exec;
 use super::log::{Log, Stream};
@@ -163,55 +164,6 @@ fn outputs_of(stdout: OwnedFd, stderr: Option<OwnedFd>) -> io::Result<Vec<Output
         }
     }
     Ok(outputs)
-}
-
-/// A connection, and what it is for.
-struct Client {
-    connection: OwnedFd,
-    role: Role,
-    /// To be dropped at the end of the round.
-    gone: bool,
-}
-
-enum Role {
-    Asks,
-    Waits,
-    Runs(Exec),
-    Attached(Attachment),
-}
-
-impl Client {
-    /// Takes in what this client's process has said; forgets both once all is told.
-    fn advance(&mut self) {
-        if let Role::Runs(exec) = &mut self.role {
-            self.gone |= exec.advance(&self.connection);
-        }
-    }
-
-    /// What is readable or writable when there is more to do for it than to answer, besides its connection.
-    fn watched(&self, input_has_room: bool) -> Vec<PollFd<'_>> {
-        match &self.role {
-            Role::Asks | Role::Waits => Vec::new(),
-            Role::Runs(exec) => exec.channel().map(readable).into_iter().collect(),
-            Role::Attached(attachment) => {
-                let source = attachment.source().filter(|_| input_has_room).map(readable);
-                source.into_iter().chain(attachment.waiting().map(writable)).collect()
-            }
-        }
-    }
-
-    /// Whether output waits for it.
-    fn is_behind(&self) -> bool {
-        matches!(&self.role, Role::Attached(attachment) if attachment.waiting().next().is_some())
-    }
-}
-
-fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
-    PollFd::new(fd, PollFlags::POLLIN)
-}
-
-fn writable(fd: BorrowedFd<'_>) -> PollFd<'_> {
-    PollFd::new(fd, PollFlags::POLLOUT)
 }
 
 /// What a polled descriptor belongs to.

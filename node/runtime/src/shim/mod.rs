@@ -17,6 +17,7 @@
 //! Does not: restart anything, or remove anything.
 
 pub(crate) mod attach;
+mod client;
 mod container;
 pub(crate) mod control;
 mod exec;
