@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use api::references::ReferenceKind;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +15,7 @@ use crate::controllers::{self, Timings};
 use crate::grpc::node_sessions::{self, NodeSessions};
 use crate::heartbeats::Heartbeats;
 use crate::leader::{EpochReceiver, publish_epochs};
-use crate::object_store::{ObjectStore, SharedStore};
+use crate::object_store::{Error, ObjectStore, SharedStore};
 use crate::pki::Authority;
 use crate::pod_cidr::PodRange;
 use crate::reflector::{IndexBy, Reflector, no_index, pod_node};
@@ -51,6 +50,53 @@ pub struct ClusterWork {
     pub accounts: ServiceAccounts,
 }
 
+/// This replica's copies of the kinds that its work looks at.
+#[derive(Debug, Clone)]
+struct Copies {
+    pods: Reflector<SharedStore>,
+    nodes: Reflector<SharedStore>,
+    namespaces: Reflector<SharedStore>,
+    config_maps: Reflector<SharedStore>,
+    secrets: Reflector<SharedStore>,
+    claims: Reflector<SharedStore>,
+    volumes: Reflector<SharedStore>,
+    classes: Reflector<SharedStore>,
+}
+
+impl Copies {
+    fn start(store: &SharedStore, tasks: &TaskTracker, cancel: &CancellationToken) -> Self {
+        let reflect = |group: &str, kind: &str, index_by: IndexBy| {
+            let kind = api::kinds::by_kind(group, "v1", kind).expect("the table of kinds has these");
+            let reflector = Reflector::new(store.clone(), kind, index_by);
+            tasks.spawn(reflector.clone().run(cancel.clone()));
+            reflector
+        };
+        Self {
+            pods: reflect("", "Pod", pod_node),
+            nodes: reflect("", "Node", no_index),
+            namespaces: reflect("", "Namespace", no_index),
+            config_maps: reflect("", "ConfigMap", no_index),
+            secrets: reflect("", "Secret", no_index),
+            claims: reflect("", "PersistentVolumeClaim", no_index),
+            volumes: reflect("", "PersistentVolume", no_index),
+            classes: reflect("storage.k8s.io", "StorageClass", no_index),
+        }
+    }
+
+    /// Brings what decisions rest on up to date. ConfigMaps and Secrets are only watched for changes: their
+    /// contents are read from the store.
+    async fn sync(self) -> Result<(), Error> {
+        let Self { pods, nodes, namespaces, claims, volumes, classes, .. } = &self;
+        let all = [pods, nodes, namespaces, claims, volumes, classes];
+        futures_util::future::try_join_all(all.map(Reflector::sync)).await.map(|_| ())
+    }
+
+    /// Those that pods refer to.
+    fn referenced(&self) -> Vec<Reflector<SharedStore>> {
+        [&self.config_maps, &self.secrets, &self.claims, &self.volumes].map(Reflector::clone).to_vec()
+    }
+}
+
 impl ClusterWork {
     /// Starts all of it in `tasks`; it ends when `cancel` is cancelled.
     pub fn start(
@@ -60,35 +106,12 @@ impl ClusterWork {
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Self {
-        let reflect = |kind: &str, index_by: IndexBy| {
-            let kind = api::kinds::by_kind("", "v1", kind).expect("the table of kinds has the core kinds");
-            let reflector = Reflector::new(store.clone(), kind, index_by);
-            tasks.spawn(reflector.clone().run(cancel.clone()));
-            reflector
-        };
-        let pods = reflect("Pod", pod_node);
-        let nodes = reflect("Node", no_index);
-        let namespaces = reflect("Namespace", no_index);
-        let objects = ReferenceKind::ALL.map(|kind| (kind, reflect(kind.name(), no_index)));
-        let of_kind = |wanted: ReferenceKind| {
-            let found = objects.iter().find(|(kind, _)| *kind == wanted);
-            found.map(|(_, reflector)| reflector.clone()).expect("every kind is reflected")
-        };
-        let claims = of_kind(ReferenceKind::PersistentVolumeClaim);
-        let volumes = of_kind(ReferenceKind::PersistentVolume);
-        let class = api::kinds::by_kind("storage.k8s.io", "v1", "StorageClass");
-        let class = class.expect("the table of kinds has StorageClass");
-        let classes = Reflector::new(store.clone(), class, no_index);
-        tasks.spawn(classes.clone().run(cancel.clone()));
+        let copies = Copies::start(store, tasks, cancel);
+        let Copies { pods, nodes, namespaces, claims, volumes, .. } = copies.clone();
         let (publisher, epochs) = watch::channel(None);
         let sync = {
-            let all = [&pods, &nodes, &namespaces, &claims, &volumes, &classes].map(Reflector::clone);
-            move || {
-                let all = all.clone();
-                async move {
-                    futures_util::future::try_join_all(all.iter().map(Reflector::sync)).await.map(|_| ())
-                }
-            }
+            let copies = copies.clone();
+            move || copies.clone().sync()
         };
         tasks.spawn(publish_epochs(store.leadership(), publisher, sync, cancel.clone()));
 
@@ -105,7 +128,7 @@ impl ClusterWork {
             accounts: accounts.clone(),
             pods: pods.clone(),
             nodes: nodes.clone(),
-            objects: objects.into_iter().map(|(_, reflector)| reflector).collect(),
+            objects: copies.referenced(),
             epochs: epochs.clone(),
             heartbeats: heartbeats.clone(),
             tasks: tasks.clone(),
@@ -119,7 +142,7 @@ impl ClusterWork {
             storage: scheduling::Storage {
                 claims: claims.clone(),
                 volumes: volumes.clone(),
-                classes: classes.clone(),
+                classes: copies.classes.clone(),
             },
             events: events.clone(),
             epochs: epochs.clone(),

@@ -64,7 +64,7 @@ impl Rest {
         request["metadata"]["name"] = json!(call.name());
         request["metadata"]["namespace"] = json!(call.namespace());
         request["spec"]["expirationSeconds"] = json!(life_s);
-        if !request["spec"]["audiences"].as_array().is_some_and(|audiences| !audiences.is_empty()) {
+        if request["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
             request["spec"]["audiences"] = json!([ISSUER]);
         }
         request["status"] = json!({"token": issued.text, "expirationTimestamp": object::timestamp(at)});

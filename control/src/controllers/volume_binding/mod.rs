@@ -23,9 +23,9 @@ use api::{Status, object};
 use serde_json::{Value, json};
 
 pub(crate) use self::decide::fits;
-use self::decide::{Action, PhaseOf};
+use self::decide::{Action, NewStatus, PhaseOf};
 pub(crate) use self::facts::{Claim, Volume};
-use self::facts::{Facts, PROTECTION_OF_CLAIM, PROTECTION_OF_VOLUME};
+use self::facts::{ClaimKey, Facts, PROTECTION_OF_CLAIM, PROTECTION_OF_VOLUME};
 use super::{Context, core_kind, options, settled};
 use crate::leader::Epoch;
 use crate::reflector::Feed;
@@ -84,90 +84,110 @@ async fn look(context: &Context, epoch: Epoch) -> bool {
 }
 
 async fn perform(context: &Context, epoch: Epoch, action: &Action) -> Result<(), Status> {
-    let registry = &context.registry;
+    let steps = Steps { context, epoch };
     match action {
-        Action::Give { volume, claim } => {
-            let target = Target::new(core_kind("PersistentVolume"), "", volume);
-            let reference = json!({
-                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-                "namespace": claim.namespace, "name": claim.name, "uid": claim.uid,
-            });
-            let give = |object: &mut Value| {
-                let known = object["spec"]["claimRef"].clone();
-                let is_free = known.is_null()
-                    || (known["name"] == claim.name.as_str()
-                        && known["namespace"] == claim.namespace.as_str()
-                        && known["uid"].as_str().is_none_or(|uid| uid.is_empty() || uid == claim.uid));
-                if is_free {
-                    if known.is_null() {
-                        annotate(object, BOUND_BY_CONTROLLER);
-                    }
-                    object["spec"]["claimRef"] = reference.clone();
-                }
-                Ok(())
-            };
-            settled(registry.modify(target, &options(epoch), give).await.map(|_| ()))
-        }
-        Action::Take { claim, volume } => {
-            let target = Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name);
-            let take = |object: &mut Value| {
-                if object::uid(object) == claim.uid {
-                    if object["spec"]["volumeName"].as_str().is_none_or(str::is_empty) {
-                        object["spec"]["volumeName"] = json!(volume);
-                        annotate(object, BOUND_BY_CONTROLLER);
-                    }
-                    annotate(object, BIND_COMPLETED);
-                }
-                Ok(())
-            };
-            settled(registry.modify(target, &options(epoch), take).await.map(|_| ()))
-        }
-        Action::Phase { of, status } => {
-            if let (PhaseOf::Volume(_), Some(claim)) = (of, status.gone_claim.as_ref()) {
-                // The copy may lag behind: only what is surely gone is given up.
-                let kind = core_kind("PersistentVolumeClaim");
-                let found = registry.get(kind, &claim.namespace, &claim.name).await;
-                if found.is_ok_and(|found| object::uid(found.value()) == claim.uid) {
-                    return Ok(());
-                }
-            }
-            let target = match of {
-                PhaseOf::Volume(name) => {
-                    Target { part: Part::Status, ..Target::new(core_kind("PersistentVolume"), "", name) }
-                }
-                PhaseOf::Claim(claim) => Target {
-                    part: Part::Status,
-                    ..Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name)
-                },
-            };
-            let set = |object: &mut Value| {
-                object["status"] = status.value.clone();
-                Ok(())
-            };
-            settled(registry.modify(target, &options(epoch), set).await.map(|_| ()))
-        }
-        Action::LetGo(of) => {
-            let (target, finalizer) = match of {
-                PhaseOf::Volume(name) => {
-                    (Target::new(core_kind("PersistentVolume"), "", name), PROTECTION_OF_VOLUME)
-                }
-                PhaseOf::Claim(claim) => (
-                    Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name),
-                    PROTECTION_OF_CLAIM,
-                ),
-            };
-            let let_go = |object: &mut Value| {
-                if let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() {
-                    finalizers.retain(|own| own != finalizer);
-                }
-                Ok(())
-            };
-            settled(registry.modify(target, &options(epoch), let_go).await.map(|_| ()))
-        }
+        Action::Give { volume, claim } => steps.give(volume, claim).await,
+        Action::Take { claim, volume } => steps.take(claim, volume).await,
+        Action::Phase { of, status } => steps.phase(of, status).await,
+        Action::LetGo(of) => steps.let_go(of).await,
         Action::Tell { of, warning, reason, message } => {
             let record = event(of, *warning, reason, message);
             context.events.record(&record, epoch.fence()).await
         }
+    }
+}
+
+struct Steps<'a> {
+    context: &'a Context,
+    epoch: Epoch,
+}
+
+impl Steps<'_> {
+    /// The volume is the claim's, unless it became somebody else's meanwhile.
+    async fn give(&self, volume: &str, claim: &ClaimKey) -> Result<(), Status> {
+        let reference = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "namespace": claim.namespace, "name": claim.name, "uid": claim.uid,
+        });
+        let give = |object: &mut Value| {
+            let known = object["spec"]["claimRef"].clone();
+            let is_free = known.is_null()
+                || (known["name"] == claim.name.as_str()
+                    && known["namespace"] == claim.namespace.as_str()
+                    && known["uid"].as_str().is_none_or(|uid| uid.is_empty() || uid == claim.uid));
+            if is_free {
+                if known.is_null() {
+                    annotate(object, BOUND_BY_CONTROLLER);
+                }
+                object["spec"]["claimRef"] = reference.clone();
+            }
+            Ok(())
+        };
+        self.modify(Target::new(core_kind("PersistentVolume"), "", volume), give).await
+    }
+
+    async fn take(&self, claim: &ClaimKey, volume: &str) -> Result<(), Status> {
+        let take = |object: &mut Value| {
+            if object::uid(object) == claim.uid {
+                if object["spec"]["volumeName"].as_str().is_none_or(str::is_empty) {
+                    object["spec"]["volumeName"] = json!(volume);
+                    annotate(object, BOUND_BY_CONTROLLER);
+                }
+                annotate(object, BIND_COMPLETED);
+            }
+            Ok(())
+        };
+        self.modify(claim_target(claim), take).await
+    }
+
+    async fn phase(&self, of: &PhaseOf, status: &NewStatus) -> Result<(), Status> {
+        if let Some(claim) = &status.gone_claim {
+            // The copy may lag behind: only what is surely gone is given up.
+            let kind = core_kind("PersistentVolumeClaim");
+            let found = self.context.registry.get(kind, &claim.namespace, &claim.name).await;
+            if found.is_ok_and(|found| object::uid(found.value()) == claim.uid) {
+                return Ok(());
+            }
+        }
+        let set = |object: &mut Value| {
+            object["status"] = status.value.clone();
+            Ok(())
+        };
+        self.modify(Target { part: Part::Status, ..target(of) }, set).await
+    }
+
+    async fn let_go(&self, of: &PhaseOf) -> Result<(), Status> {
+        let finalizer = match of {
+            PhaseOf::Volume(_) => PROTECTION_OF_VOLUME,
+            PhaseOf::Claim(_) => PROTECTION_OF_CLAIM,
+        };
+        let let_go = |object: &mut Value| {
+            if let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() {
+                finalizers.retain(|own| own != finalizer);
+            }
+            Ok(())
+        };
+        self.modify(target(of), let_go).await
+    }
+
+    async fn modify(
+        &self,
+        target: Target<'_>,
+        change: impl FnMut(&mut Value) -> Result<(), Status> + Send,
+    ) -> Result<(), Status> {
+        let written = self.context.registry.modify(target, &options(self.epoch), change).await;
+        settled(written.map(|_| ()))
+    }
+}
+
+fn claim_target(claim: &ClaimKey) -> Target<'_> {
+    Target::new(core_kind("PersistentVolumeClaim"), &claim.namespace, &claim.name)
+}
+
+fn target(of: &PhaseOf) -> Target<'_> {
+    match of {
+        PhaseOf::Volume(name) => Target::new(core_kind("PersistentVolume"), "", name),
+        PhaseOf::Claim(claim) => claim_target(claim),
     }
 }
 
