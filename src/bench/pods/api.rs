@@ -47,10 +47,15 @@ impl Api {
     /// Sends a request; anything but success is an error.
     pub(crate) async fn send(&mut self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(serde_json::to_vec(body)?) };
-        let mut connection = match self.connection.take() {
-            // The server ends connections that nobody uses.
-            Some(mut connection) if connection.ready().await.is_ok() => connection,
-            _ => self.connect().await?,
+        // The server ends connections that nobody uses.
+        let mut known = self.connection.take();
+        let is_usable = match &mut known {
+            Some(connection) => connection.ready().await.is_ok(),
+            None => false,
+        };
+        let mut connection = match known.filter(|_| is_usable) {
+            Some(connection) => connection,
+            None => self.connect().await?,
         };
         let request = self.request(method, path, body)?;
         let response = connection.send_request(request).await.with_context(|| path.to_owned())?;

@@ -8,8 +8,8 @@
 //! ```text
 //! run ── containers ── oci (runc, crun)
 //!  │          └ clock (the program inside)
-//!  ├─ pods ── cluster (barque up, down)
-//!  │     └ api (HTTP, watches)
+//!  ├─ lives ── cluster (barque up, down)
+//!  │      └ api (HTTP, watches)
 //!  └─ report
 //! ```
 
@@ -18,8 +18,8 @@ mod args;
 pub(crate) mod clock;
 mod cluster;
 mod containers;
+mod lives;
 mod oci;
-mod pods;
 mod report;
 mod run;
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{BenchPodsArgs, Part};
 use super::report::Report;
-use super::{containers, pods};
+use super::{containers, lives};
 use crate::signals::Signals;
 use crate::up::preflight;
 
@@ -46,7 +46,7 @@ async fn measure(args: &BenchPodsArgs, report: &mut Report) -> anyhow::Result<()
         report.starts = measuring.await.context("the measuring thread ended early")??;
     }
     if has(Part::Pods) {
-        pods::measure(args, parent, report).await?;
+        lives::measure(args, parent, report).await?;
     }
     Ok(())
 }
