@@ -207,7 +207,15 @@ mod tests {
         let resources = core["items"][0]["versions"][0]["resources"].as_array().unwrap();
         let pods = resources.iter().find(|r| r["resource"] == "pods").unwrap();
         assert_eq!(pods["scope"], "Namespaced");
-        assert_eq!(pods["subresources"][0]["subresource"], "binding");
+        let names: Vec<&str> = pods["subresources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|sub| sub["subresource"].as_str())
+            .collect();
+        let wanted =
+            ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "status"];
+        assert_eq!(names, wanted);
         assert_eq!(aggregated(true, "v2beta1")["items"][0]["metadata"]["name"], "coordination.k8s.io");
     }
 }

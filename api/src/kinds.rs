@@ -62,6 +62,13 @@ const fn connect_of(name: &'static str, kind: &'static str) -> Subresource {
     Subresource { name, group: "", version: "", kind, verbs: &["create", "get"] }
 }
 
+impl Subresource {
+    /// Whether it is a connection rather than a document.
+    pub fn is_connection(&self) -> bool {
+        self.kind.ends_with("Options")
+    }
+}
+
 const PLAIN: Kind = Kind {
     group: "",
     version: "v1",

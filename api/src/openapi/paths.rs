@@ -109,6 +109,9 @@ fn operations(subject: &Subject<'_>, verbs: &[&str], with_delete: bool) -> Value
 }
 
 fn subresource(kind: &Kind, sub: &Subresource) -> Value {
+    if sub.is_connection() {
+        return connection(sub);
+    }
     let (group, version) =
         if sub.version.is_empty() { (kind.group, kind.version) } else { (sub.group, sub.version) };
     let subject = Subject {
@@ -125,6 +128,16 @@ fn subresource(kind: &Kind, sub: &Subresource) -> Value {
             json!({"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}});
     }
     value
+}
+
+/// A connection takes and answers with streams: there is no object to describe.
+fn connection(sub: &Subresource) -> Value {
+    let connect = json!({
+        "responses": {"200": {"description": "OK", "content": {"*/*": {"schema": {"type": "string"}}}}},
+        "x-kubernetes-action": "connect",
+        "x-kubernetes-group-version-kind": group_version_kind("", "v1", sub.kind),
+    });
+    json!({"get": connect, "post": connect})
 }
 
 fn operation(subject: &Subject<'_>, action: &str, takes: Option<&[&str]>, parameters: Value) -> Value {
