@@ -18,25 +18,28 @@ async fn serve(answer: &'static str) -> u16 {
     port
 }
 
-fn target() -> Target {
+/// A container to ask, and the state of its runtime, which goes with it.
+fn target() -> (Target, tempfile::TempDir) {
     let container = serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 1}]});
-    let dir = std::env::temp_dir().join(format!("barque-handlers-{}", std::process::id()));
+    let dir = tempfile::tempdir().unwrap();
     let config = runtime::RuntimeConfig {
-        state_dir: dir,
+        state_dir: dir.path().to_owned(),
         shim_command: vec!["/bin/false".into()],
         cgroup_root: "barque-handlers".into(),
     };
-    Target {
+    let target = Target {
         runtime: Arc::new(runtime::Runtime::new(config).unwrap()),
         container: serde_json::from_value(container).unwrap(),
         id: "i".into(),
         ip: IpAddr::from([127, 0, 0, 1]),
-    }
+    };
+    (target, dir)
 }
 
 async fn ask(probe: serde_json::Value) -> Result<(), String> {
     let probe: Probe = serde_json::from_value(probe).unwrap();
-    super::probe(&probe, &target(), Duration::from_secs(1)).await
+    let (target, _dir) = target();
+    super::probe(&probe, &target, Duration::from_secs(1)).await
 }
 
 #[tokio::test]
@@ -149,7 +152,8 @@ async fn grpc_servers_say_how_they_are() {
 async fn a_hook_needs_an_answer_and_no_more() {
     let port = serve("HTTP/1.1 404 Not Found\r\n\r\n").await;
     let run = |handler: serde_json::Value| async move {
-        hook(&serde_json::from_value(handler).unwrap(), &target()).await
+        let (target, _dir) = target();
+        hook(&serde_json::from_value(handler).unwrap(), &target).await
     };
     assert_eq!(run(serde_json::json!({"httpGet": {"port": port, "path": "/x"}})).await, Ok(()));
     let refused = run(serde_json::json!({"httpGet": {"port": "web", "path": "/x"}})).await.unwrap_err();

@@ -29,11 +29,21 @@ mod volumes;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// A test: its name and what it does.
 type Test = (&'static str, fn());
+
+/// What tests write that may still be written to when they end; removed after the last.
+static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
+
+/// A new directory in the scratch of this run.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(SCRATCH.get().expect("made before the tests")).unwrap()
+}
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -71,6 +81,8 @@ fn run(args: Vec<String>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     host::own_network();
+    let scratch = tempfile::Builder::new().prefix("barque-node-scratch-").tempdir().unwrap();
+    SCRATCH.get_or_init(|| scratch.path().to_owned());
     // `NODE_TEST_LOG=1` shows what the agents say, the steps' times among it.
     if std::env::var_os("NODE_TEST_LOG").is_some() {
         tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();

@@ -42,7 +42,8 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // A pull that is dropped tidies up after its test.
+        let dir = crate::scratch();
         let store = Arc::new(ImageStore::open(dir.path().join("images")).unwrap());
         let config = ImagesConfig { request_timeout: Duration::from_secs(10), ..ImagesConfig::default() };
         Self { dir, store, config }

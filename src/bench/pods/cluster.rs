@@ -1,5 +1,6 @@
 //! A cluster of one master and one node for measuring, made by `barque up` and removed by `barque down`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -43,15 +44,16 @@ impl Cluster {
 
     /// Shims and pause processes of its containers and sandboxes.
     pub(crate) fn companions(&self) -> Vec<i32> {
-        let mut found = self.processes(|args| args.get(1).is_some_and(|word| word == "shim"));
+        let found = self.processes(|args| args.get(1).is_some_and(|word| word == "shim"));
         let name = self.name.as_str();
         let pauses = processes().into_iter().filter(|pid| {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             comm.trim() == "pause" && groups.contains(name)
         });
-        found.extend(pauses);
-        found
+        // A pause process is forked from a shim and keeps its command line.
+        let found: BTreeSet<i32> = found.into_iter().chain(pauses).collect();
+        found.into_iter().collect()
     }
 
     fn processes(&self, marks: impl Fn(&[String]) -> bool) -> Vec<i32> {
