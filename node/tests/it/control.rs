@@ -295,7 +295,9 @@ impl Control {
                 status.sequence
             }
             from_node::Message::PodTerminated(status) => {
-                heard.terminated.insert(status.uid, parse(&status.status_json));
+                // The first word counts, as with a real replica, where the object goes with it: an agent that is killed
+                // right after it has a successor that finds nothing of the pod, and says so again.
+                heard.terminated.entry(status.uid).or_insert(parse(&status.status_json));
                 status.sequence
             }
             from_node::Message::NodeStatus(status) => {
