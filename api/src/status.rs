@@ -158,8 +158,9 @@ fn printed(value: &Value) -> String {
     }
 }
 
-/// A string in double quotes, with Go's escapes.
-pub(crate) fn quoted(text: &str) -> String {
+/// A string in double quotes, with Go's escapes (`%q`): the words of the ecosystem's messages, and of files
+/// that programs written for it read.
+pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
@@ -169,7 +170,8 @@ pub(crate) fn quoted(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }
@@ -553,5 +555,11 @@ mod tests {
             json!({"reason": "FieldValueNotSupported", "field": "spec.restartPolicy",
                 "message": "Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\""})
         );
+    }
+
+    #[test]
+    fn texts_are_quoted_as_go_does() {
+        assert_eq!(quoted("Doing something\n"), r#""Doing something\n""#);
+        assert_eq!(quoted("a \"b\" \\ \u{1} \u{85} \u{fc}"), "\"a \\\"b\\\" \\\\ \\x01 \\u0085 \u{fc}\"");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! One trait, [`Authorizer`], so that role-based rules can take the place of the fixed ones here.
 
+use api::kinds::Subresource;
 use api::{Kind, Status};
 
 use super::{BARQUE_MEMBERS, Identity, SYSTEM_AUTHENTICATED, SYSTEM_MASTERS};
@@ -30,8 +31,9 @@ pub trait Authorizer: Send + Sync + 'static {
     fn allows(&self, identity: &Identity, request: &Attributes<'_>) -> bool;
 }
 
-/// The fixed rules: `system:masters` may do everything, members may read everything, a node agent may read
-/// its own Node (all else goes over its session), and whoever is known may read what the API is made of.
+/// The fixed rules: `system:masters` may do everything, members may read everything (a connection into a pod
+/// is not reading), a node agent may read its own Node (all else goes over its session), and whoever is known
+/// may read what the API is made of.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GroupRules;
 
@@ -49,12 +51,18 @@ impl Authorizer for GroupRules {
                 && is_discovery(request.path);
         };
         if identity.in_group(BARQUE_MEMBERS) {
-            return matches!(request.verb, "get" | "list" | "watch");
+            return matches!(request.verb, "get" | "list" | "watch")
+                && !is_connection(kind, request.subresource);
         }
         let own_node =
             kind.group.is_empty() && kind.kind == "Node" && identity.node_name() == Some(request.name);
         own_node && request.verb == "get" && request.subresource.is_empty()
     }
+}
+
+/// Whether that is `exec`, `attach`, `portforward` and their like, which clients open with GET as well.
+fn is_connection(kind: &Kind, subresource: &str) -> bool {
+    kind.subresource(subresource).is_some_and(Subresource::is_connection)
 }
 
 fn is_discovery(path: &str) -> bool {
@@ -113,6 +121,14 @@ mod tests {
         for (request, allowed) in [
             (resource("delete", "Pod", "x"), [true, false, false, false, false]),
             (resource("list", "Pod", ""), [true, true, false, false, false]),
+            (
+                Attributes { subresource: "exec", ..resource("get", "Pod", "x") },
+                [true, false, false, false, false],
+            ),
+            (
+                Attributes { subresource: "log", ..resource("get", "Pod", "x") },
+                [true, true, false, false, false],
+            ),
             (resource("get", "Node", "n1"), [true, true, true, false, false]),
             (resource("get", "Node", "n2"), [true, true, false, false, false]),
             (resource("update", "Node", "n1"), [true, false, false, false, false]),

@@ -55,8 +55,8 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// What a container has unless it asks for something else (the set of Docker and containerd).
-const DEFAULT: [&str; 14] = [
+/// What a container has unless it asks for something else (the set of Docker and containerd); without `CAP_`.
+pub const CAPABILITIES_DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "FSETID",
@@ -102,7 +102,7 @@ impl CapabilitiesSpec {
             return Ok(Set::ALL);
         }
         let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
-        let mut set = DEFAULT.iter().fold(Set::default(), |set, name| set.with(bit_of(name)));
+        let mut set = CAPABILITIES_DEFAULT.iter().fold(Set::default(), |set, name| set.with(bit_of(name)));
         if self.add.iter().any(is_all) {
             set = Set::ALL;
         }

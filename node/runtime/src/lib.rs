@@ -31,6 +31,7 @@ pub mod shim;
 mod syscall;
 mod time;
 
+pub use capabilities::CAPABILITIES_DEFAULT;
 pub use cgroups::Stats;
 
 pub use container::exec::{

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::quantity::Quantity;
+use api::status::quoted;
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector,
 };
@@ -195,24 +196,6 @@ pub(crate) fn metadata_text(pod: &Pod, path: &str) -> Result<String, String> {
             .or_else(|| in_map(&metadata.annotations, "metadata.annotations"))
             .ok_or_else(|| format!("unsupported fieldPath: {path}"))?,
     })
-}
-
-/// A text in double quotes as Go's `%q` writes it, which programs that read these files expect.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn resource_value(around: Surroundings<'_>, field: &ResourceFieldSelector) -> Result<String, String> {

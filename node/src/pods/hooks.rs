@@ -106,38 +106,8 @@ impl Worker {
             }
             _ => "Lifecycle hook".to_owned(),
         };
-        let (error, output) = (&failure.error, quoted(&failure.output));
+        let (error, output) = (&failure.error, api::status::quoted(&failure.output));
         let pod = self.record.full_name();
         format!("{what} for Container \"{name}\" in Pod \"{pod}\" failed - error: {error}, message: {output}")
-    }
-}
-
-/// Text as Go quotes it.
-fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quotes_as_go_does() {
-        assert_eq!(quoted("Doing something\n"), r#""Doing something\n""#);
-        assert_eq!(quoted("a \"b\" \\ \u{1} ü"), r#""a \"b\" \\ \x01 ü""#);
     }
 }

@@ -91,24 +91,7 @@ impl OciRuntime {
 
 /// What `runc spec` would write, for a container that joins a pod.
 fn config(work: &Work<'_>) -> Value {
-    let capabilities: Vec<&str> = [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FSETID",
-        "FOWNER",
-        "MKNOD",
-        "NET_RAW",
-        "SETGID",
-        "SETUID",
-        "SETFCAP",
-        "SETPCAP",
-        "NET_BIND_SERVICE",
-        "SYS_CHROOT",
-        "KILL",
-        "AUDIT_WRITE",
-    ]
-    .to_vec();
-    let capabilities: Vec<String> = capabilities.iter().map(|name| format!("CAP_{name}")).collect();
+    let capabilities = runtime::CAPABILITIES_DEFAULT.map(|name| format!("CAP_{name}"));
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
     let join =
         |kind: &str, file: &str| json!({"type": kind, "path": format!("/proc/{}/ns/{file}", work.pause)});
