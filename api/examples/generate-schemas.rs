@@ -1,7 +1,7 @@
 //! Writes the schemas of the served kinds, one definition a line, for `src/openapi/schemas.json`:
 //! `cargo run -p api --features generate-schemas --example generate-schemas > api/src/openapi/schemas.json`.
 
-use k8s_openapi::api::{authentication, coordination, core, policy, storage};
+use k8s_openapi::api::{authentication, authorization, coordination, core, policy, rbac, storage};
 use k8s_openapi::apimachinery::pkg::apis::meta;
 
 fn main() {
@@ -19,7 +19,17 @@ fn main() {
     generator.subschema_for::<coordination::v1::Lease>();
     generator.subschema_for::<policy::v1::Eviction>();
     generator.subschema_for::<storage::v1::StorageClass>();
+    generator.subschema_for::<authentication::v1::SelfSubjectReview>();
     generator.subschema_for::<authentication::v1::TokenRequest>();
+    generator.subschema_for::<authentication::v1::TokenReview>();
+    generator.subschema_for::<authorization::v1::LocalSubjectAccessReview>();
+    generator.subschema_for::<authorization::v1::SelfSubjectAccessReview>();
+    generator.subschema_for::<authorization::v1::SelfSubjectRulesReview>();
+    generator.subschema_for::<authorization::v1::SubjectAccessReview>();
+    generator.subschema_for::<rbac::v1::ClusterRole>();
+    generator.subschema_for::<rbac::v1::ClusterRoleBinding>();
+    generator.subschema_for::<rbac::v1::Role>();
+    generator.subschema_for::<rbac::v1::RoleBinding>();
     generator.subschema_for::<meta::v1::DeleteOptions>();
     generator.subschema_for::<meta::v1::ListMeta>();
     generator.subschema_for::<meta::v1::Status>();

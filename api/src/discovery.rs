@@ -216,6 +216,6 @@ mod tests {
         let wanted =
             ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "status"];
         assert_eq!(names, wanted);
-        assert_eq!(aggregated(true, "v2beta1")["items"][0]["metadata"]["name"], "coordination.k8s.io");
+        assert_eq!(aggregated(true, "v2beta1")["items"][0]["metadata"]["name"], "authentication.k8s.io");
     }
 }

@@ -69,6 +69,9 @@ impl Subresource {
     }
 }
 
+/// The group of roles and what binds them.
+pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
 const PLAIN: Kind = Kind {
     group: "",
     version: "v1",
@@ -84,6 +87,16 @@ const PLAIN: Kind = Kind {
     has_generation: false,
     virtual_only: false,
 };
+
+/// A question that is answered and not stored.
+const fn review(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+) -> Kind {
+    Kind { group, kind, plural, singular, namespaced: false, verbs: &["create"], virtual_only: true, ..PLAIN }
+}
 
 static KINDS: &[Kind] = &[
     Kind {
@@ -186,7 +199,49 @@ static KINDS: &[Kind] = &[
         }],
         ..PLAIN
     },
+    review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
+    review("authentication.k8s.io", "TokenReview", "tokenreviews", "tokenreview"),
+    Kind {
+        namespaced: true,
+        ..review(
+            "authorization.k8s.io",
+            "LocalSubjectAccessReview",
+            "localsubjectaccessreviews",
+            "localsubjectaccessreview",
+        )
+    },
+    review(
+        "authorization.k8s.io",
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        "selfsubjectaccessreview",
+    ),
+    review(
+        "authorization.k8s.io",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        "selfsubjectrulesreview",
+    ),
+    review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
     Kind { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..PLAIN },
+    Kind {
+        group: RBAC_GROUP,
+        kind: "ClusterRoleBinding",
+        plural: "clusterrolebindings",
+        singular: "clusterrolebinding",
+        namespaced: false,
+        ..PLAIN
+    },
+    Kind {
+        group: RBAC_GROUP,
+        kind: "ClusterRole",
+        plural: "clusterroles",
+        singular: "clusterrole",
+        namespaced: false,
+        ..PLAIN
+    },
+    Kind { group: RBAC_GROUP, kind: "RoleBinding", plural: "rolebindings", singular: "rolebinding", ..PLAIN },
+    Kind { group: RBAC_GROUP, kind: "Role", plural: "roles", singular: "role", ..PLAIN },
     Kind {
         group: "storage.k8s.io",
         kind: "StorageClass",

@@ -306,13 +306,18 @@ impl Status {
 
     /// 403: the asker may not. An empty name speaks of the whole resource.
     pub fn forbidden(kind: &Kind, name: &str, message: &str) -> Self {
-        let resource = kind.group_resource();
+        Self::forbidden_resource(kind.group, kind.plural, name, message)
+    }
+
+    /// 403 for a resource that need not be served. An empty name speaks of the whole resource.
+    pub fn forbidden_resource(group: &str, plural: &str, name: &str, message: &str) -> Self {
+        let resource = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
         let text = if name.is_empty() {
             format!("{resource} is forbidden: {message}")
         } else {
             format!("{resource} {} is forbidden: {message}", quoted(name))
         };
-        Self::plain(403, "Forbidden", text).about(kind.group, kind.plural, name)
+        Self::plain(403, "Forbidden", text).about(group, plural, name)
     }
 
     /// 403 for a path that is no resource.

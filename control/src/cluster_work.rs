@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Access;
 use crate::auth::service_account::ServiceAccounts;
 use crate::controllers::{self, Timings};
 use crate::grpc::node_sessions::{self, NodeSessions};
@@ -48,6 +49,8 @@ pub struct ClusterWork {
     pub events: EventRecorder,
     /// Makes and checks the tokens of service accounts.
     pub accounts: ServiceAccounts,
+    /// Decides who may do what.
+    pub access: Access,
 }
 
 /// This replica's copies of the kinds that its work looks at.
@@ -108,6 +111,7 @@ impl ClusterWork {
     ) -> Self {
         let copies = Copies::start(store, tasks, cancel);
         let Copies { pods, nodes, namespaces, claims, volumes, .. } = copies.clone();
+        let access = Access::start(store, tasks, cancel);
         let (publisher, epochs) = watch::channel(None);
         let sync = {
             let copies = copies.clone();
@@ -156,12 +160,13 @@ impl ClusterWork {
             namespaces,
             claims,
             volumes,
+            cluster_roles: access.cluster_roles().clone(),
             heartbeats: heartbeats.clone(),
             sessions: sessions.clone(),
             ca_pem,
             timings: settings.timings,
         };
         tasks.spawn(controllers::run(context, epochs.clone(), cancel.clone()));
-        Self { sessions, heartbeats, epochs, events, accounts }
+        Self { sessions, heartbeats, epochs, events, accounts, access }
     }
 }

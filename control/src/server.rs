@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::auth::{BARQUE_MEMBERS, GroupRules, Identity, SYSTEM_MASTERS, SYSTEM_NODES};
+use crate::auth::{BARQUE_MEMBERS, Identity, SYSTEM_MASTERS, SYSTEM_NODES};
 use crate::cluster_work::{ClusterWork, Settings};
 use crate::config::{Config, ConfigError};
 use crate::controllers::Timings;
@@ -151,7 +151,7 @@ fn serve(
         .add_service(cluster.service());
     let rest = Rest::new(Parts {
         registry,
-        authorizer: Arc::new(GroupRules),
+        access: work.access.clone(),
         logs: Arc::new(work.sessions.clone()),
         pod_streams: Arc::new(work.sessions.clone()),
         accounts: work.accounts.clone(),
@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     fn of_group(group: &str) -> Identity {
-        Identity { user: "somebody".to_owned(), groups: vec![group.to_owned()] }
+        Identity { user: "somebody".to_owned(), groups: vec![group.to_owned()], ..Identity::default() }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use k8s_openapi::api;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, RBAC_GROUP};
 use crate::object;
 use crate::status::{Status, quoted};
 use reader::{Edit, Tracker};
@@ -96,6 +96,28 @@ fn track(kind: &Kind, value: &Value) -> Result<Tracker, Status> {
         ("", "Pod") => check::<api::core::v1::Pod>(value, &mut tracker),
         ("", "Secret") => check::<api::core::v1::Secret>(value, &mut tracker),
         ("", "ServiceAccount") => check::<api::core::v1::ServiceAccount>(value, &mut tracker),
+        ("authentication.k8s.io", "SelfSubjectReview") => {
+            check::<api::authentication::v1::SelfSubjectReview>(value, &mut tracker)
+        }
+        ("authentication.k8s.io", "TokenReview") => {
+            check::<api::authentication::v1::TokenReview>(value, &mut tracker)
+        }
+        ("authorization.k8s.io", "LocalSubjectAccessReview") => {
+            check::<api::authorization::v1::LocalSubjectAccessReview>(value, &mut tracker)
+        }
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => {
+            check::<api::authorization::v1::SelfSubjectAccessReview>(value, &mut tracker)
+        }
+        ("authorization.k8s.io", "SelfSubjectRulesReview") => {
+            check::<api::authorization::v1::SelfSubjectRulesReview>(value, &mut tracker)
+        }
+        ("authorization.k8s.io", "SubjectAccessReview") => {
+            check::<api::authorization::v1::SubjectAccessReview>(value, &mut tracker)
+        }
+        (RBAC_GROUP, "ClusterRole") => check::<api::rbac::v1::ClusterRole>(value, &mut tracker),
+        (RBAC_GROUP, "ClusterRoleBinding") => check::<api::rbac::v1::ClusterRoleBinding>(value, &mut tracker),
+        (RBAC_GROUP, "Role") => check::<api::rbac::v1::Role>(value, &mut tracker),
+        (RBAC_GROUP, "RoleBinding") => check::<api::rbac::v1::RoleBinding>(value, &mut tracker),
         ("coordination.k8s.io", "Lease") => check::<api::coordination::v1::Lease>(value, &mut tracker),
         ("storage.k8s.io", "StorageClass") => check::<api::storage::v1::StorageClass>(value, &mut tracker),
         _ => Err(format!("no kind {} is registered", quoted(&kind.group_kind()))),

@@ -5,11 +5,12 @@
 //! object.
 
 mod pod;
+mod rbac;
 mod small;
 
 use serde_json::{Map, Value};
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, RBAC_GROUP};
 
 /// Fills in the defaults of the kind. Run it on objects that [`crate::decode::normalize`] accepted.
 pub fn apply(kind: &Kind, object: &mut Value) {
@@ -21,6 +22,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "Secret") => small::secret(object),
         ("", "PersistentVolume") => small::persistent_volume(object),
         ("", "PersistentVolumeClaim") => small::persistent_volume_claim(object),
+        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::binding(object),
         ("storage.k8s.io", "StorageClass") => small::storage_class(object),
         _ => {}
     }

@@ -111,7 +111,14 @@ mod tests {
         let paths = index["paths"].as_object().unwrap();
         assert_eq!(
             paths.keys().collect::<Vec<_>>(),
-            ["api/v1", "apis/coordination.k8s.io/v1", "apis/storage.k8s.io/v1"]
+            [
+                "api/v1",
+                "apis/authentication.k8s.io/v1",
+                "apis/authorization.k8s.io/v1",
+                "apis/coordination.k8s.io/v1",
+                "apis/rbac.authorization.k8s.io/v1",
+                "apis/storage.k8s.io/v1"
+            ]
         );
         let address = paths["api/v1"]["serverRelativeURL"].as_str().unwrap();
         assert!(address.starts_with("/openapi/v3/api/v1?hash="), "{address}");

@@ -50,7 +50,17 @@ pub(super) fn message(api_version: &str, kind: &str) -> Option<&'static [Field]>
         ("v1", "Namespace") => Some(NAMESPACE),
         ("v1", "Secret") => Some(SECRET),
         ("v1", "ServiceAccount") => Some(SERVICE_ACCOUNT),
+        ("authentication.k8s.io/v1", "SelfSubjectReview") => Some(SELF_SUBJECT_REVIEW),
+        ("authentication.k8s.io/v1", "TokenReview") => Some(TOKEN_REVIEW),
+        ("authorization.k8s.io/v1", "LocalSubjectAccessReview" | "SubjectAccessReview") => {
+            Some(SUBJECT_ACCESS_REVIEW)
+        }
+        ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => Some(SELF_SUBJECT_ACCESS_REVIEW),
+        ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => Some(SELF_SUBJECT_RULES_REVIEW),
         ("coordination.k8s.io/v1", "Lease") => Some(LEASE),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole") => Some(CLUSTER_ROLE),
+        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding" | "RoleBinding") => Some(ROLE_BINDING),
+        ("rbac.authorization.k8s.io/v1", "Role") => Some(ROLE),
         ("policy/v1", "Eviction") => Some(EVICTION),
         ("authentication.k8s.io/v1", "TokenRequest") => Some(TOKEN_REQUEST),
         // Clients send it in the version of whatever they delete.
@@ -189,4 +199,112 @@ const TOKEN_REQUEST: &[Field] = &[
 const EVICTION: &[Field] = &[
     plain(1, "metadata", Type::Message(OBJECT_META)),
     plain(2, "deleteOptions", Type::Message(DELETE_OPTIONS)),
+];
+
+const SELF_SUBJECT_REVIEW: &[Field] = &[plain(1, "metadata", Type::Message(OBJECT_META))];
+
+const TOKEN_REVIEW: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(2, "spec", Type::Message(&[plain(1, "token", Type::Text), plain(2, "audiences", Type::Texts)])),
+];
+
+const RESOURCE_ATTRIBUTES: &[Field] = &[
+    plain(1, "namespace", Type::Text),
+    plain(2, "verb", Type::Text),
+    plain(3, "group", Type::Text),
+    plain(4, "version", Type::Text),
+    plain(5, "resource", Type::Text),
+    plain(6, "subresource", Type::Text),
+    plain(7, "name", Type::Text),
+];
+
+const NON_RESOURCE_ATTRIBUTES: &[Field] = &[plain(1, "path", Type::Text), plain(2, "verb", Type::Text)];
+
+const SUBJECT_ACCESS_REVIEW: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(
+        2,
+        "spec",
+        Type::Message(&[
+            plain(1, "resourceAttributes", Type::Message(RESOURCE_ATTRIBUTES)),
+            plain(2, "nonResourceAttributes", Type::Message(NON_RESOURCE_ATTRIBUTES)),
+            plain(3, "user", Type::Text),
+            plain(4, "groups", Type::Texts),
+            plain(6, "uid", Type::Text),
+        ]),
+    ),
+];
+
+const SELF_SUBJECT_ACCESS_REVIEW: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(
+        2,
+        "spec",
+        Type::Message(&[
+            plain(1, "resourceAttributes", Type::Message(RESOURCE_ATTRIBUTES)),
+            plain(2, "nonResourceAttributes", Type::Message(NON_RESOURCE_ATTRIBUTES)),
+        ]),
+    ),
+];
+
+const SELF_SUBJECT_RULES_REVIEW: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(2, "spec", Type::Message(&[plain(1, "namespace", Type::Text)])),
+];
+
+const POLICY_RULE: &[Field] = &[
+    plain(1, "verbs", Type::Texts),
+    plain(2, "apiGroups", Type::Texts),
+    plain(3, "resources", Type::Texts),
+    plain(4, "resourceNames", Type::Texts),
+    plain(5, "nonResourceURLs", Type::Texts),
+];
+
+const ROLE: &[Field] =
+    &[plain(1, "metadata", Type::Message(OBJECT_META)), plain(2, "rules", Type::Messages(POLICY_RULE))];
+
+const LABEL_SELECTOR: &[Field] = &[
+    plain(1, "matchLabels", Type::TextMap),
+    plain(
+        2,
+        "matchExpressions",
+        Type::Messages(&[
+            plain(1, "key", Type::Text),
+            plain(2, "operator", Type::Text),
+            plain(3, "values", Type::Texts),
+        ]),
+    ),
+];
+
+const CLUSTER_ROLE: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(2, "rules", Type::Messages(POLICY_RULE)),
+    plain(
+        3,
+        "aggregationRule",
+        Type::Message(&[plain(1, "clusterRoleSelectors", Type::Messages(LABEL_SELECTOR))]),
+    ),
+];
+
+const ROLE_BINDING: &[Field] = &[
+    plain(1, "metadata", Type::Message(OBJECT_META)),
+    plain(
+        2,
+        "subjects",
+        Type::Messages(&[
+            plain(1, "kind", Type::Text),
+            plain(2, "apiGroup", Type::Text),
+            plain(3, "name", Type::Text),
+            plain(4, "namespace", Type::Text),
+        ]),
+    ),
+    plain(
+        3,
+        "roleRef",
+        Type::Message(&[
+            plain(1, "apiGroup", Type::Text),
+            plain(2, "kind", Type::Text),
+            plain(3, "name", Type::Text),
+        ]),
+    ),
 ];

@@ -7,13 +7,14 @@ mod event;
 mod node;
 mod plain;
 mod pod;
+mod rbac;
 mod storage;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::duration;
-use crate::kinds::Kind;
+use crate::kinds::{Kind, RBAC_GROUP};
 use crate::object;
 
 /// What each row carries of its object.
@@ -99,6 +100,8 @@ fn columns(kind: &Kind) -> &'static [Column] {
         ("", "PersistentVolumeClaim") => storage::CLAIM,
         ("storage.k8s.io", "StorageClass") => storage::CLASS,
         ("coordination.k8s.io", "Lease") => plain::LEASE,
+        (RBAC_GROUP, "ClusterRole" | "Role") => rbac::ROLE,
+        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::BINDING,
         _ => plain::OTHER,
     }
 }
@@ -116,6 +119,8 @@ fn row(kind: &Kind, object: &Value, now: Timestamp) -> Row {
         ("", "PersistentVolumeClaim") => storage::claim(object, now).into(),
         ("storage.k8s.io", "StorageClass") => storage::class(object, now).into(),
         ("coordination.k8s.io", "Lease") => plain::lease(object, now).into(),
+        (RBAC_GROUP, "ClusterRole" | "Role") => rbac::role(object).into(),
+        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::binding(object, now).into(),
         _ => plain::other(object, now).into(),
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{ANNOTATIONS_BYTES_MAX, invalid_each};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, RBAC_GROUP};
 use crate::name;
 use crate::object;
 use crate::status::Cause;
@@ -78,6 +78,8 @@ pub(super) fn update(kind: &Kind, old: &Value, new: &Value, causes: &mut Vec<Cau
 fn name_messages(kind: &Kind, text: &str) -> Vec<String> {
     match (kind.group, kind.kind) {
         ("", "Namespace") => name::dns1123_label(text),
+        // Roles are named after the users and parts they are for: "system:node".
+        (RBAC_GROUP, _) => name::path_segment(text),
         _ => name::dns1123_subdomain(text),
     }
 }

@@ -12,6 +12,7 @@ mod metadata;
 mod node;
 mod pod;
 mod pod_update;
+mod rbac;
 mod resources;
 mod small;
 mod storage;
@@ -23,7 +24,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::decode;
-use crate::kinds::Kind;
+use crate::kinds::{Kind, RBAC_GROUP};
 use crate::status::Cause;
 
 /// Most bytes of all annotations of an object together.
@@ -59,6 +60,7 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
         ("", "PersistentVolume") => storage::volume_update(old, new, &mut causes),
         ("", "PersistentVolumeClaim") => storage::claim_update(old, new, &mut causes),
         ("storage.k8s.io", "StorageClass") => storage::class_update(old, new, &mut causes),
+        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::binding_update(old, new, &mut causes),
         _ => {}
     }
     causes
@@ -87,6 +89,10 @@ fn spec(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
                 storage::claim(c, causes)
             })
         }
+        (RBAC_GROUP, "ClusterRole") => rbac::cluster_role(object, causes),
+        (RBAC_GROUP, "ClusterRoleBinding") => rbac::binding(kind, object, causes),
+        (RBAC_GROUP, "Role") => rbac::role(object, causes),
+        (RBAC_GROUP, "RoleBinding") => rbac::binding(kind, object, causes),
         ("storage.k8s.io", "StorageClass") => storage::class(object, causes),
         ("coordination.k8s.io", "Lease") => small::lease(object, causes),
         _ => {}

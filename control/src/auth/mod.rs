@@ -1,13 +1,16 @@
 //! Who asks, and whether they may.
 //!
 //! Owns [`Identity`] (taken from the verified client certificate: CN is the user, O are the groups; or from a
-//! service account's token, see [`service_account`]) and the seam where a request is allowed or refused ([`Authorizer`]). Promises that a request without credentials
-//! is anonymous, never somebody. Does not verify certificates: TLS has done that before.
+//! service account's token, see [`service_account`]) and the place where a request is allowed or refused
+//! ([`Access`]). Promises that a request without credentials is anonymous, never somebody. Does not verify certificates: TLS has done that before.
 
-mod authorize;
+mod access;
+pub mod rbac;
 pub mod service_account;
 
-pub use self::authorize::{Attributes, Authorizer, GroupRules, refusal};
+use std::collections::BTreeMap;
+
+pub use self::access::{Access, Attributes, ResourceName, refusal};
 use crate::pki;
 
 /// The group whose members may do everything.
@@ -27,30 +30,42 @@ pub const SYSTEM_AUTHENTICATED: &str = "system:authenticated";
 pub const SYSTEM_UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// Who makes a request. Put into a request's extensions by the server, for REST and gRPC alike.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The user name (a certificate's CN).
     pub user: String,
     /// The groups (a certificate's O entries, and `system:authenticated`).
     pub groups: Vec<String>,
+    /// What tells this user from earlier ones of the same name, if anything does.
+    pub uid: String,
+    /// More that is known, by key; nothing here decides on it.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Identity {
     /// A request without credentials.
     pub fn anonymous() -> Self {
-        Self { user: ANONYMOUS.to_owned(), groups: vec![SYSTEM_UNAUTHENTICATED.to_owned()] }
+        Self {
+            user: ANONYMOUS.to_owned(),
+            groups: vec![SYSTEM_UNAUTHENTICATED.to_owned()],
+            ..Self::default()
+        }
     }
 
     /// Whom a verified client certificate names.
     pub fn from_certificate(certificate: pki::Identity) -> Self {
         let mut groups = certificate.groups;
         groups.push(SYSTEM_AUTHENTICATED.to_owned());
-        Self { user: certificate.user, groups }
+        Self { user: certificate.user, groups, ..Self::default() }
     }
 
     /// Barque's own parts acting inside a replica, for example a controller.
     pub fn internal(component: &str) -> Self {
-        Self { user: format!("system:barque:{component}"), groups: vec![SYSTEM_MASTERS.to_owned()] }
+        Self {
+            user: format!("system:barque:{component}"),
+            groups: vec![SYSTEM_MASTERS.to_owned()],
+            ..Self::default()
+        }
     }
 
     /// Whether the request brought no credentials.

@@ -5,6 +5,7 @@
 //! (Ed25519): its key can be derived without coordination and its signatures need no randomness. A token dies
 //! with its expiry, its service account, or the pod that it is bound to, whichever is first.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Kind, Status, object};
@@ -23,6 +24,10 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const USER_PREFIX: &str = "system:serviceaccount:";
 /// The group of all service accounts; followed by a colon and a namespace, that of a namespace's.
 const GROUP: &str = "system:serviceaccounts";
+/// What more a token tells of its bearer.
+const CREDENTIAL_KEY: &str = "authentication.kubernetes.io/credential-id";
+const POD_NAME_KEY: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID_KEY: &str = "authentication.kubernetes.io/pod-uid";
 /// The shortest and the longest life of a token.
 const LIFE_S: std::ops::RangeInclusive<i64> = 600..=1 << 32;
 /// The life of a token whose request does not say.
@@ -149,7 +154,17 @@ impl ServiceAccounts {
 
     /// Whom a token names, if it is ours, for the API, alive, and so are its account and its pod.
     pub async fn authenticate(&self, token: &str) -> Option<Identity> {
+        self.review(token, &[ISSUER]).await.map(|(identity, _)| identity)
+    }
+
+    /// Whom a token names, if it is ours, alive, and for one of these audiences; and for which of them it is.
+    pub async fn review(&self, token: &str, audiences: &[&str]) -> Option<(Identity, Vec<String>)> {
         let claims = self.verified(token)?;
+        let meant = claims.aud.into_iter().filter(|audience| audiences.contains(&audience.as_str()));
+        let meant: Vec<String> = meant.collect();
+        if meant.is_empty() {
+            return None;
+        }
         let Kubernetes { namespace, pod, serviceaccount } = claims.kubernetes;
         let of =
             |object: Option<Arc<Object>>, uid: &str| object.is_some_and(|o| object::uid(o.value()) == uid);
@@ -157,15 +172,19 @@ impl ServiceAccounts {
         if !of(account, &serviceaccount.uid) {
             return None;
         }
+        let mut extra = BTreeMap::from([(CREDENTIAL_KEY.to_owned(), vec![format!("JTI={}", claims.jti)])]);
         if let Some(pod) = pod {
             let kind = api::kinds::by_kind("", "v1", "Pod").expect("the table of kinds has Pod");
             let found = self.registry.get_local(kind, &namespace, &pod.name).await.ok()?;
             if !of(found, &pod.uid) {
                 return None;
             }
+            extra.insert(POD_NAME_KEY.to_owned(), vec![pod.name]);
+            extra.insert(POD_UID_KEY.to_owned(), vec![pod.uid]);
         }
         let groups = vec![GROUP.to_owned(), format!("{GROUP}:{namespace}"), SYSTEM_AUTHENTICATED.to_owned()];
-        Some(Identity { user: format!("{USER_PREFIX}{namespace}:{}", serviceaccount.name), groups })
+        let user = format!("{USER_PREFIX}{namespace}:{}", serviceaccount.name);
+        Some((Identity { user, groups, uid: serviceaccount.uid, extra }, meant))
     }
 
     fn verified(&self, token: &str) -> Option<Claims> {
@@ -183,7 +202,6 @@ impl ServiceAccounts {
         let now = self.registry.now().as_second();
         let is_good = header.alg == "EdDSA"
             && claims.iss == ISSUER
-            && claims.aud.iter().any(|audience| audience == ISSUER)
             && claims.exp > now
             && claims.nbf <= now + CLOCK_SKEW_S;
         is_good.then_some(claims)

@@ -4,6 +4,7 @@
 //! difference through the registry, fenced by its epoch. Loops never call each other; they meet in objects.
 //! All of them begin with an epoch and end with it.
 
+mod cluster_roles;
 mod event_ttl;
 mod namespace;
 mod namespace_defaults;
@@ -48,6 +49,8 @@ pub struct Context {
     pub claims: Reflector<SharedStore>,
     /// Every PersistentVolume.
     pub volumes: Reflector<SharedStore>,
+    /// Every ClusterRole.
+    pub cluster_roles: Reflector<SharedStore>,
     /// When nodes were last heard of.
     pub heartbeats: Heartbeats,
     /// Sessions of the nodes.
@@ -94,6 +97,7 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
                 tokio::join!(
                     namespace::bootstrap(&context),
                     namespace::run(&context, epoch),
+                    cluster_roles::run(&context, epoch),
                     namespace_defaults::run(&context, epoch),
                     node_lifecycle::run(&context, epoch),
                     node_lease::run(&context, epoch),

@@ -245,3 +245,27 @@ async fn events_expire() {
     };
     tokio::time::timeout(Duration::from_secs(10), looking).await.expect("the Event expires");
 }
+
+#[tokio::test]
+async fn default_roles_are_made_and_those_made_of_others_follow_them() {
+    let cluster = TestCluster::start(Timings::default()).await;
+    let of = |name: &str| api::kinds::by_kind(api::kinds::RBAC_GROUP, "v1", name).expect("a kind");
+    let (role, binding) = (of("ClusterRole"), of("ClusterRoleBinding"));
+    let part = json!({"metadata": {"name": "crd-view", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
+        "rules": [{"verbs": ["get"], "apiGroups": ["lab.example"], "resources": ["rockets"]}]});
+    let options = crate::registry::WriteOptions::default();
+    cluster.registry.create(role, "", part, &options).await.expect("created");
+    // Through three steps: the part is in view, view in edit, edit in admin.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let admin = cluster.registry.get_local(role, "", "admin").await.expect("memory store");
+        let rules = admin.map(|role| role.value()["rules"].to_string()).unwrap_or_default();
+        if rules.contains("rockets") && rules.contains("pods/exec") && rules.contains("rolebindings") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "admin has {rules}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let bound = cluster.registry.get(binding, "", "cluster-admin").await.expect("made");
+    assert_eq!(bound.value()["subjects"][0]["name"], "system:masters");
+}

@@ -265,7 +265,8 @@ mod tests {
 
     fn by<T>(message: T, group: &str) -> Request<T> {
         let mut request = Request::new(message);
-        let identity = Identity { user: "somebody".into(), groups: vec![group.into()] };
+        let identity =
+            Identity { user: "somebody".into(), groups: vec![group.into()], ..Identity::default() };
         request.extensions_mut().insert(identity);
         request
     }

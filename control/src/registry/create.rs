@@ -87,6 +87,9 @@ impl Registry {
                 }
                 other => other?,
             };
+            if let Some(guard) = &options.guard {
+                guard.check(kind, None, &candidate)?;
+            }
             let causes = api::validation::create(kind, &candidate);
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, &name, causes));
@@ -166,7 +169,7 @@ pub async fn bootstrap_namespaces(registry: &Registry) -> Result<(), Status> {
 }
 
 /// Checks types, drops unknown fields; gives the warnings that the client should see.
-pub(super) fn check_fields(
+pub(crate) fn check_fields(
     kind: &'static Kind,
     object: &mut Value,
     options: &WriteOptions,

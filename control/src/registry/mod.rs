@@ -40,14 +40,15 @@ use tokio_util::task::TaskTracker;
 
 pub use self::binding::{BindError, Binding};
 pub use self::create::bootstrap_namespaces;
+pub(crate) use self::create::check_fields;
 pub use self::delete::Deleted;
 pub use self::error::from_store as status_from_store;
 pub use self::event::{EventRecord, EventRecorder, EventType, Regarding};
 pub use self::list::ObjectList;
 pub use self::object::Object;
 pub use self::options::{
-    DeleteOptions, FieldValidation, ListOptions, Part, Propagation, Target, VersionMatch, WatchOptions,
-    WriteOptions,
+    DeleteOptions, FieldValidation, Guard, ListOptions, Part, Propagation, Target, VersionMatch,
+    WatchOptions, WriteOptions,
 };
 pub use self::patch::Patch;
 pub use self::watch::{Change, Notice, ObjectEvent, Watch};

@@ -1,6 +1,9 @@
 //! What callers of the registry ask for.
 
-use api::{FieldSelector, Kind, LabelSelector};
+use std::sync::Arc;
+
+use api::{FieldSelector, Kind, LabelSelector, Status};
+use serde_json::Value;
 
 /// Which part of an object a request speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,31 @@ pub enum FieldValidation {
     Strict,
 }
 
+type GuardCheck = dyn Fn(&'static Kind, Option<&Value>, &Value) -> Result<(), Status> + Send + Sync;
+
+/// What else must hold for a caller's write: given the kind, the object as it is and as it would be stored.
+#[derive(Clone)]
+pub struct Guard(Arc<GuardCheck>);
+
+impl Guard {
+    /// A guard that asks `check`; it may be asked several times for one write.
+    pub fn new(
+        check: impl Fn(&'static Kind, Option<&Value>, &Value) -> Result<(), Status> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(check))
+    }
+
+    pub(super) fn check(&self, kind: &'static Kind, old: Option<&Value>, new: &Value) -> Result<(), Status> {
+        (self.0)(kind, old, new)
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Guard")
+    }
+}
+
 /// How a write is made.
 #[derive(Debug, Clone, Default)]
 pub struct WriteOptions {
@@ -63,6 +91,8 @@ pub struct WriteOptions {
     pub duplicate_fields: Vec<String>,
     /// The raft term under which the writer leads: the write loses if another leader has taken over.
     pub fence: Option<u64>,
+    /// What else the writer must be allowed to.
+    pub guard: Option<Guard>,
 }
 
 /// How dependents of a deleted object fare.

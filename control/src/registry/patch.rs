@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::create::check_fields;
-use super::update::prepare;
+use super::update::{guarded, prepare};
 use super::{Registry, Target, WriteOptions, Written};
 
 /// A patch in one of the forms that the API takes.
@@ -35,7 +35,7 @@ impl Registry {
                 let mut new = apply(target, old, patch)?;
                 check_identity(target, old, &new)?;
                 warnings = check_fields(target.kind, &mut new, options)?;
-                prepare(target, old, new)
+                guarded(target, options, old, prepare(target, old, new)?)
             })
             .await?;
         Ok(Written { object: stepped.object, warnings, removed: stepped.removed })

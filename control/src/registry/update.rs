@@ -50,7 +50,7 @@ impl Registry {
                 if expected.is_some_and(|expected| expected != current.revision()) {
                     return Err(Status::modified(target.kind, target.name));
                 }
-                prepare(target, current.value(), object.clone())
+                guarded(target, options, current.value(), prepare(target, current.value(), object.clone())?)
             })
             .await?;
         Ok(Written { object: stepped.object, warnings, removed: stepped.removed })
@@ -69,7 +69,7 @@ impl Registry {
             .step(target, options.dry_run, options.fence, |current| {
                 let mut object = current.value().clone();
                 change(&mut object)?;
-                prepare(target, current.value(), object)
+                guarded(target, options, current.value(), prepare(target, current.value(), object)?)
             })
             .await?;
         Ok(Written { object: stepped.object, warnings: Vec::new(), removed: stepped.removed })
@@ -202,6 +202,19 @@ pub(super) fn prepare(target: Target<'_>, old: &Value, mut new: Value) -> Result
         return Ok(Step::Delete);
     }
     Ok(Step::Put(new))
+}
+
+/// Asks the writer's guard about a step.
+pub(super) fn guarded(
+    target: Target<'_>,
+    options: &WriteOptions,
+    old: &Value,
+    step: Step,
+) -> Result<Step, Status> {
+    if let (Some(guard), Step::Put(new)) = (&options.guard, &step) {
+        guard.check(target.kind, Some(old), new)?;
+    }
+    Ok(step)
 }
 
 fn check_name(target: Target<'_>, object: &mut Value) -> Result<(), Status> {

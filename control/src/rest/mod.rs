@@ -11,6 +11,7 @@
 
 mod body;
 mod documents;
+mod impersonation;
 mod logs;
 mod metrics;
 mod negotiate;
@@ -18,6 +19,7 @@ mod path;
 mod probes;
 mod query;
 mod respond;
+mod review;
 mod streams;
 mod token;
 mod verbs;
@@ -52,7 +54,7 @@ pub use self::streams::{
 };
 use self::verbs::{Call, Verb};
 use crate::auth::service_account::ServiceAccounts;
-use crate::auth::{self, Attributes, Authorizer, Identity};
+use crate::auth::{self, Access, Attributes, Identity, ResourceName};
 use crate::registry::Registry;
 
 /// How long a request other than a watch or a log may take.
@@ -71,7 +73,7 @@ pub struct Parts {
     /// Reads and writes objects.
     pub registry: Registry,
     /// Decides who may.
-    pub authorizer: Arc<dyn Authorizer>,
+    pub access: Access,
     /// Where container logs come from.
     pub logs: Arc<dyn PodLogs>,
     /// Where interactive streams come from.
@@ -87,7 +89,7 @@ pub struct Parts {
 /// The REST API of one replica.
 pub struct Rest {
     registry: Registry,
-    authorizer: Arc<dyn Authorizer>,
+    access: Access,
     logs: Arc<dyn PodLogs>,
     pod_streams: Arc<dyn PodStreams>,
     accounts: ServiceAccounts,
@@ -117,10 +119,10 @@ struct Head {
 impl Rest {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, authorizer, logs, pod_streams, accounts, advertised, stop } = parts;
+        let Parts { registry, access, logs, pod_streams, accounts, advertised, stop } = parts;
         Self {
             registry,
-            authorizer,
+            access,
             logs,
             pod_streams,
             accounts,
@@ -139,16 +141,27 @@ impl Rest {
         B::Error: Into<BoxError>,
     {
         let began = Instant::now();
+        let asker = self.identity(&request).await;
+        let (identity, refused) = match impersonation::apply(&self.access, asker.clone(), request.headers()) {
+            Ok(identity) => (identity, None),
+            Err(status) => (asker, Some(status)),
+        };
         let head = Head {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             route: Route::parse(request.uri().path()),
             query: Query::parse(request.uri().query()),
             headers: request.headers().clone(),
-            identity: self.identity(&request).await,
+            identity,
         };
         let (verb, resource) = head.labels();
-        let answer = AssertUnwindSafe(self.answer(&head, request)).catch_unwind().await;
+        let answer = async {
+            match refused {
+                Some(status) if !head.identity.is_anonymous() => respond::failure(&status),
+                _ => self.answer(&head, request).await,
+            }
+        };
+        let answer = AssertUnwindSafe(answer).catch_unwind().await;
         let mut response = answer.unwrap_or_else(|_| {
             self.metrics.panicked();
             tracing::error!(method = %head.method, path = head.path, "the handling of a request panicked");
@@ -207,7 +220,7 @@ impl Rest {
     fn authorize_path(&self, head: &Head) -> Result<(), Status> {
         let verb = head.method.as_str().to_ascii_lowercase();
         let attributes = Attributes { verb: &verb, path: &head.path, ..Attributes::default() };
-        if head.is_public() || self.authorizer.allows(&head.identity, &attributes) {
+        if head.is_public() || self.access.allows(&head.identity, &attributes) {
             return Ok(());
         }
         Err(auth::refusal(&head.identity, &attributes))
@@ -257,7 +270,7 @@ impl Rest {
             return respond::method_not_allowed(allowed(resource));
         };
         let attributes = attributes(resource, verb);
-        if !self.authorizer.allows(&head.identity, &attributes) {
+        if !self.access.allows(&head.identity, &attributes) {
             return respond::failure(&auth::refusal(&head.identity, &attributes));
         }
         let style = match head.style(verb) {
@@ -268,7 +281,7 @@ impl Rest {
             let (namespace, pod) = (attributes.namespace, attributes.name);
             tracing::info!(user = head.identity.user, subresource, namespace, pod, "a stream is asked for");
         }
-        let call = Call { resource, verb, query: &head.query, style };
+        let call = Call { resource, verb, query: &head.query, style, identity: &head.identity };
         let work = self.perform(&call, request);
         let result = match verb == Verb::Watch || resource.subresource.as_deref() == Some("log") {
             true => self.stream(work).await,
@@ -377,7 +390,7 @@ fn attributes(resource: &Resource, verb: Verb) -> Attributes<'_> {
     let namespace = if resource.kind.kind == "Namespace" { name } else { namespace };
     Attributes {
         verb: verb.as_str(),
-        kind: Some(resource.kind),
+        resource: Some(ResourceName::of(resource.kind)),
         subresource: resource.subresource.as_deref().unwrap_or_default(),
         namespace,
         name,

@@ -159,7 +159,12 @@ impl Query {
                 )));
             }
         };
-        Ok(WriteOptions { dry_run: self.dry_run()?, field_validation, duplicate_fields, fence: None })
+        Ok(WriteOptions {
+            dry_run: self.dry_run()?,
+            field_validation,
+            duplicate_fields,
+            ..WriteOptions::default()
+        })
     }
 
     /// How a deletion is made, as far as the query says; the body may say more.

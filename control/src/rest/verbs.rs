@@ -10,8 +10,10 @@ use super::path::Resource;
 use super::query::{Query, propagation};
 use super::respond::{self, Body, Style};
 use super::{Rest, logs, watch};
+use crate::auth::Identity;
+use crate::auth::rbac::escalation;
 use crate::registry::{
-    Binding, DeleteOptions, Deleted, Object, Part, Patch, Target, Written, status_from_store,
+    Binding, DeleteOptions, Deleted, Object, Part, Patch, Target, WriteOptions, Written, status_from_store,
 };
 
 /// Operations in one JSON patch; Kubernetes' own limit.
@@ -81,6 +83,7 @@ pub(super) struct Call<'a> {
     pub(super) verb: Verb,
     pub(super) query: &'a Query,
     pub(super) style: Style,
+    pub(super) identity: &'a Identity,
 }
 
 impl<'a> Call<'a> {
@@ -144,6 +147,9 @@ impl Rest {
             (Verb::Create, _) if call.kind().kind == "Binding" => {
                 self.bind(call, "", &headers, &body::read(request).await?).await
             }
+            (Verb::Create, None) if call.kind().virtual_only => {
+                self.review(call, &headers, &body::read(request).await?).await
+            }
             (Verb::Create, _) => self.create(call, &headers, &body::read(request).await?).await,
             (Verb::Update, _) => self.update(call, &headers, &body::read(request).await?).await,
             (Verb::Patch, _) => self.patch(call, &headers, &body::read(request).await?).await,
@@ -180,6 +186,12 @@ impl Rest {
         Ok(watch::respond(watch, call.style, options.bookmarks, timeout, self.stop.clone()))
     }
 
+    /// How a write is made, and what its writer must be allowed to beyond the verb.
+    async fn write_options(&self, call: &Call<'_>, duplicates: Vec<String>) -> Result<WriteOptions, Status> {
+        let guard = escalation::guard(&self.access, call.identity, call.kind()).await?;
+        Ok(WriteOptions { guard, ..call.query.write_options(duplicates)? })
+    }
+
     async fn create(
         &self,
         call: &Call<'_>,
@@ -187,7 +199,7 @@ impl Rest {
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
         let document = body::object(&body::media_type(headers), body)?;
-        let options = call.query.write_options(document.duplicates)?;
+        let options = self.write_options(call, document.duplicates).await?;
         let written = self.registry.create(call.kind(), call.namespace(), document.value, &options).await?;
         Ok(answer_write(call, StatusCode::CREATED, &written))
     }
@@ -199,7 +211,7 @@ impl Rest {
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
         let document = body::object(&body::media_type(headers), body)?;
-        let options = call.query.write_options(document.duplicates)?;
+        let options = self.write_options(call, document.duplicates).await?;
         let written = self.registry.update(call.target(), document.value, &options).await?;
         Ok(answer_write(call, StatusCode::OK, &written))
     }
@@ -232,7 +244,7 @@ impl Rest {
             }
             _ => return Err(Status::unsupported_media_type(&PATCH_TYPES)),
         };
-        let options = call.query.write_options(duplicates)?;
+        let options = self.write_options(call, duplicates).await?;
         let written = self.registry.patch(call.target(), &patch, &options).await?;
         Ok(answer_write(call, StatusCode::OK, &written))
     }

@@ -60,15 +60,15 @@ fn binaries() -> Vec<PathBuf> {
     }
 }
 
-struct Kubectl {
+pub(crate) struct Kubectl {
     binary: PathBuf,
     home: TempDir,
 }
 
-struct Output {
-    ok: bool,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Output {
+    pub(crate) ok: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Kubectl {
@@ -90,7 +90,7 @@ impl Kubectl {
         Self { binary: binary.to_owned(), home }
     }
 
-    fn file(&self, name: &str, content: &str) -> String {
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.home.path().join(name);
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
@@ -109,7 +109,7 @@ impl Kubectl {
         command
     }
 
-    async fn run(&self, line: &str) -> Output {
+    pub(crate) async fn run(&self, line: &str) -> Output {
         let output = tokio::time::timeout(COMMAND_TIMEOUT, self.command(line).output());
         let output = output.await.unwrap_or_else(|_| panic!("{line}: no end")).unwrap();
         Output {
@@ -120,14 +120,14 @@ impl Kubectl {
     }
 
     /// Runs a command that must succeed; gives what it printed.
-    async fn ok(&self, line: &str) -> String {
+    pub(crate) async fn ok(&self, line: &str) -> String {
         let output = self.run(line).await;
         assert!(output.ok, "{:?} {line}: {}{}", self.binary, output.stdout, output.stderr);
         output.stdout
     }
 
     /// Runs a command that must fail with that text.
-    async fn fails(&self, line: &str, text: &str) {
+    pub(crate) async fn fails(&self, line: &str, text: &str) {
         let output = self.run(line).await;
         assert!(!output.ok, "{:?} {line}: {}", self.binary, output.stdout);
         assert!(output.stderr.contains(text), "{:?} {line}: {}", self.binary, output.stderr);
@@ -141,7 +141,7 @@ impl Kubectl {
 }
 
 /// Runs a script with every version at once, each against a server of its own.
-async fn with_each<F, Fut>(script: F)
+pub(crate) async fn with_each<F, Fut>(script: F)
 where
     F: Fn(Arc<Kubectl>, Arc<TestServer>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,

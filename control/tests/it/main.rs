@@ -8,6 +8,7 @@ mod kubectl;
 mod limits;
 mod objects;
 mod port;
+mod rbac;
 mod server;
 mod streams;
 mod watching;

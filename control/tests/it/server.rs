@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use control::auth::rbac::defaults;
 use control::auth::service_account::ServiceAccounts;
-use control::auth::{GroupRules, Identity};
+use control::auth::{Access, Identity};
 use control::object_store::SharedStore;
 use control::object_store::memory::MemoryStore;
 use control::pki::{Authority, ControlToken, Credentials, MemberIdentity, server_config};
 use control::port::{Port, Services};
-use control::registry::{Registry, bootstrap_namespaces};
+use control::registry::{Registry, WriteOptions, bootstrap_namespaces};
 use control::rest::{
     ClientFrame, LogFuture, LogRequest, LogStream, NodeFrame, NodeStream, Parts, PodLogs, PodStreams, Rest,
     StreamFailure, StreamFuture, StreamRequest,
@@ -97,12 +98,16 @@ impl TestServer {
 
         let stop = CancellationToken::new();
         let store = MemoryStore::new();
-        let registry = Registry::new(SharedStore::new(store.clone()), TaskTracker::new(), stop.clone());
+        let (shared, tasks) = (SharedStore::new(store.clone()), TaskTracker::new());
+        let registry = Registry::new(shared.clone(), tasks.clone(), stop.clone());
         bootstrap_namespaces(&registry).await.unwrap();
+        defaults::bootstrap(&registry, &WriteOptions::default()).await.unwrap();
+        let access = Access::start(&shared, &tasks, &stop);
+        access.wait_synced().await;
         let accounts = ServiceAccounts::new(registry.clone(), authority.clone());
         let rest = Rest::new(Parts {
             registry,
-            authorizer: Arc::new(GroupRules),
+            access,
             logs: Arc::new(EchoLogs),
             pod_streams: Arc::new(EchoStreams),
             accounts,

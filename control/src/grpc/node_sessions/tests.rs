@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 async fn connect(cluster: &TestCluster, node: &str) -> NodeSessionsClient<Channel> {
     let (client, server) = tokio::io::duplex(1 << 20);
     let user = format!("system:node:{node}");
-    let identity = Identity { user, groups: vec![SYSTEM_NODES.to_owned()] };
+    let identity = Identity { user, groups: vec![SYSTEM_NODES.to_owned()], ..Identity::default() };
     let with_identity = move |mut request: Request<()>| {
         request.extensions_mut().insert(identity.clone());
         Ok(request)
