@@ -64,6 +64,8 @@ struct Copies {
     claims: Reflector<SharedStore>,
     volumes: Reflector<SharedStore>,
     classes: Reflector<SharedStore>,
+    /// The other kinds whose objects may own or be owned.
+    others: Vec<Reflector<SharedStore>>,
 }
 
 impl Copies {
@@ -83,6 +85,10 @@ impl Copies {
             claims: reflect("", "PersistentVolumeClaim", no_index),
             volumes: reflect("", "PersistentVolume", no_index),
             classes: reflect("storage.k8s.io", "StorageClass", no_index),
+            others: vec![
+                reflect("", "ServiceAccount", no_index),
+                reflect("coordination.k8s.io", "Lease", no_index),
+            ],
         }
     }
 
@@ -92,6 +98,13 @@ impl Copies {
         let Self { pods, nodes, namespaces, claims, volumes, classes, .. } = &self;
         let all = [pods, nodes, namespaces, claims, volumes, classes];
         futures_util::future::try_join_all(all.map(Reflector::sync)).await.map(|_| ())
+    }
+
+    /// All of them.
+    fn all(&self) -> Vec<Reflector<SharedStore>> {
+        let Self { pods, nodes, namespaces, config_maps, secrets, claims, volumes, classes, others } = self;
+        let named = [pods, nodes, namespaces, config_maps, secrets, claims, volumes, classes];
+        named.into_iter().chain(others).cloned().collect()
     }
 
     /// Those that pods refer to.
@@ -160,6 +173,7 @@ impl ClusterWork {
             namespaces,
             claims,
             volumes,
+            everything: copies.all().into_iter().chain(access.reflectors().map(Reflector::clone)).collect(),
             cluster_roles: access.cluster_roles().clone(),
             heartbeats: heartbeats.clone(),
             sessions: sessions.clone(),
@@ -168,5 +182,27 @@ impl ClusterWork {
         };
         tasks.spawn(controllers::run(context, epochs.clone(), cancel.clone()));
         Self { sessions, heartbeats, epochs, events, accounts, access }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object_store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn every_kind_but_events_is_followed_for_its_owners() {
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let store = SharedStore::new(MemoryStore::new());
+        let copies = Copies::start(&store, &tasks, &cancel);
+        let access = Access::start(&store, &tasks, &cancel);
+        let followed = copies.all().into_iter().chain(access.reflectors().map(Reflector::clone));
+        let mut followed: Vec<&str> = followed.map(|reflector| reflector.kind().kind).collect();
+        followed.sort_unstable();
+        let kinds = api::kinds().iter().filter(|kind| !kind.virtual_only && kind.kind != "Event");
+        let mut kinds: Vec<&str> = kinds.map(|kind| kind.kind).collect();
+        kinds.sort_unstable();
+        assert_eq!(followed, kinds);
+        cancel.cancel();
     }
 }

@@ -121,6 +121,11 @@ impl<S: ObjectStore + Clone> Reflector<S> {
         Self { inner: Arc::new(inner) }
     }
 
+    /// The kind that is copied.
+    pub fn kind(&self) -> &'static Kind {
+        self.inner.kind
+    }
+
     /// Keeps the copy current until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let mut wait = RETRY_MIN;

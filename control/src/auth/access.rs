@@ -102,6 +102,11 @@ impl Access {
         let _ = self.policy.clone().changed().await;
     }
 
+    /// The copies of roles and bindings.
+    pub(crate) fn reflectors(&self) -> [&Reflector<SharedStore>; 4] {
+        self.copies.all()
+    }
+
     /// Every ClusterRole, for who works on them.
     pub(crate) fn cluster_roles(&self) -> &Reflector<SharedStore> {
         &self.copies.cluster_roles

@@ -6,6 +6,7 @@
 
 mod cluster_roles;
 mod event_ttl;
+pub(crate) mod garbage_collector;
 mod namespace;
 mod namespace_defaults;
 mod node_lease;
@@ -49,6 +50,8 @@ pub struct Context {
     pub claims: Reflector<SharedStore>,
     /// Every PersistentVolume.
     pub volumes: Reflector<SharedStore>,
+    /// Every kind whose objects may own or be owned.
+    pub everything: Vec<Reflector<SharedStore>>,
     /// Every ClusterRole.
     pub cluster_roles: Reflector<SharedStore>,
     /// When nodes were last heard of.
@@ -98,6 +101,7 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
                     namespace::bootstrap(&context),
                     namespace::run(&context, epoch),
                     cluster_roles::run(&context, epoch),
+                    garbage_collector::run(&context, epoch),
                     namespace_defaults::run(&context, epoch),
                     node_lifecycle::run(&context, epoch),
                     node_lease::run(&context, epoch),

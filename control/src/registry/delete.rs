@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::list::parse_version;
 use super::strategies::{self, Grace};
 use super::update::Step;
-use super::{DeleteOptions, ListOptions, Object, ObjectList, Registry, Target};
+use super::{DeleteOptions, ListOptions, Object, ObjectList, Propagation, Registry, Target};
+use crate::controllers::garbage_collector::{FOREGROUND, ORPHAN};
 
 /// How a deletion ended.
 #[derive(Debug, Clone)]
@@ -81,8 +82,8 @@ fn check_preconditions(
 /// What a deletion does to the object: pure.
 fn plan(kind: &'static Kind, current: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
     let grace = strategies::of(kind).grace(current, options.grace_period_s);
-    let waits =
-        object::finalizers(current).next().is_some() || strategies::has_spec_finalizers(kind, current);
+    let finalizers = finalizers(current, options.propagation);
+    let waits = !finalizers.is_empty() || strategies::has_spec_finalizers(kind, current);
     let seconds = match grace {
         Grace::None if !waits => return Step::Delete,
         Grace::None => None,
@@ -90,13 +91,21 @@ fn plan(kind: &'static Kind, current: &Value, options: &DeleteOptions, now: Time
         Grace::Seconds(seconds) => Some(seconds),
     };
     let pending = object::deletion_timestamp(current).is_some();
+    let is_same = object::finalizers(current).eq(finalizers.iter().map(String::as_str));
     let before = object::deletion_grace_period_s(current);
-    // A second deletion can only shorten the wait.
-    if pending && (seconds.is_none() || before.is_some_and(|before| before <= seconds.unwrap_or(0))) {
+    // A second deletion can only shorten the wait, or change what happens to dependents.
+    if pending
+        && is_same
+        && (seconds.is_none() || before.is_some_and(|before| before <= seconds.unwrap_or(0)))
+    {
         return Step::Keep;
     }
+    let seconds = seconds.map(|asked| before.filter(|_| pending).map_or(asked, |before| before.min(asked)));
     let mut next = current.clone();
     object::set_metadata(&mut next, "resourceVersion", Value::Null);
+    if !is_same {
+        object::set_metadata(&mut next, "finalizers", finalizers);
+    }
     let due = deletion_time(current, now, seconds.unwrap_or(0), before.filter(|_| pending));
     object::set_metadata(&mut next, "deletionTimestamp", object::timestamp(due));
     object::set_metadata(&mut next, "deletionGracePeriodSeconds", seconds.unwrap_or(0));
@@ -105,6 +114,20 @@ fn plan(kind: &'static Kind, current: &Value, options: &DeleteOptions, now: Time
     }
     strategies::of(kind).begin_delete(&mut next);
     Step::Put(next)
+}
+
+/// What holds the object back once its deletion has begun: what it has, and what the deletion asks about its
+/// dependents.
+fn finalizers(current: &Value, propagation: Option<Propagation>) -> Vec<String> {
+    let has = object::finalizers(current).map(str::to_owned);
+    let Some(propagation) = propagation else { return has.collect() };
+    let mut finalizers: Vec<String> = has.filter(|name| name != FOREGROUND && name != ORPHAN).collect();
+    match propagation {
+        Propagation::Background => {}
+        Propagation::Foreground => finalizers.push(FOREGROUND.to_owned()),
+        Propagation::Orphan => finalizers.push(ORPHAN.to_owned()),
+    }
+    finalizers
 }
 
 /// When the object must be gone; a shortened wait counts from the first deletion.
@@ -154,5 +177,27 @@ mod tests {
         held["metadata"]["finalizers"] = json!(["example.com/hold"]);
         let Step::Put(pending) = plan_pod(&held, None) else { panic!("must wait") };
         assert_eq!(pending["metadata"]["deletionGracePeriodSeconds"], 0);
+    }
+
+    #[test]
+    fn what_becomes_of_dependents_holds_the_object_back() {
+        let kind = api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        let map = json!({"kind": "ConfigMap", "metadata": {"name": "x"}});
+        let plan = |object: &Value, propagation| {
+            let options = DeleteOptions { propagation, ..DeleteOptions::default() };
+            super::plan(kind, object, &options, "2024-01-01T00:00:00Z".parse().unwrap())
+        };
+        assert!(matches!(plan(&map, None), Step::Delete));
+        assert!(matches!(plan(&map, Some(Propagation::Background)), Step::Delete));
+        let Step::Put(waiting) = plan(&map, Some(Propagation::Foreground)) else { panic!("must wait") };
+        assert_eq!(waiting["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+        assert!(matches!(plan(&waiting, None), Step::Keep));
+        let Step::Put(other) = plan(&waiting, Some(Propagation::Orphan)) else { panic!("must wait") };
+        assert_eq!(other["metadata"]["finalizers"], json!(["orphan"]));
+        assert_eq!(other["metadata"]["deletionTimestamp"], waiting["metadata"]["deletionTimestamp"]);
+        assert!(
+            matches!(plan(&waiting, Some(Propagation::Background)), Step::Delete),
+            "it waits for nobody now"
+        );
     }
 }

@@ -96,10 +96,9 @@ pub struct WriteOptions {
 }
 
 /// How dependents of a deleted object fare.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
     /// Deleted after it.
-    #[default]
     Background,
     /// Deleted before it.
     Foreground,
@@ -118,8 +117,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     /// Only if the object still has this resource version.
     pub resource_version: Option<String>,
-    /// What happens to dependents.
-    pub propagation: Propagation,
+    /// What happens to dependents; `None`: what the object's own finalizers say, else as in the background.
+    pub propagation: Option<Propagation>,
     /// The raft term under which the writer leads: the write loses if another leader has taken over.
     pub fence: Option<u64>,
 }

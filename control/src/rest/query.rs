@@ -179,11 +179,12 @@ impl Query {
 }
 
 /// Reads a propagation policy.
-pub(super) fn propagation(text: Option<&str>) -> Result<Propagation, Status> {
+pub(super) fn propagation(text: Option<&str>) -> Result<Option<Propagation>, Status> {
     match text {
-        None | Some("Background") => Ok(Propagation::Background),
-        Some("Foreground") => Ok(Propagation::Foreground),
-        Some("Orphan") => Ok(Propagation::Orphan),
+        None => Ok(None),
+        Some("Background") => Ok(Some(Propagation::Background)),
+        Some("Foreground") => Ok(Some(Propagation::Foreground)),
+        Some("Orphan") => Ok(Some(Propagation::Orphan)),
         Some(other) => Err(Status::invalid_request(format!(
             "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: \
              supported values: \"Foreground\", \"Background\", \"Orphan\""

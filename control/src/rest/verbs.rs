@@ -13,7 +13,8 @@ use super::{Rest, logs, watch};
 use crate::auth::Identity;
 use crate::auth::rbac::escalation;
 use crate::registry::{
-    Binding, DeleteOptions, Deleted, Object, Part, Patch, Target, WriteOptions, Written, status_from_store,
+    Binding, DeleteOptions, Deleted, Object, Part, Patch, Propagation, Target, WriteOptions, Written,
+    status_from_store,
 };
 
 /// Operations in one JSON patch; Kubernetes' own limit.
@@ -387,6 +388,20 @@ fn read_delete_options(value: &Value, options: &mut DeleteOptions) -> Result<(),
     };
     if let Some(policy) = text("propagationPolicy", &value["propagationPolicy"])? {
         options.propagation = propagation(Some(&policy))?;
+    }
+    match &value["orphanDependents"] {
+        Value::Null => {}
+        _ if options.propagation.is_some() => {
+            return Err(Status::invalid_request(
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: \
+                 orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        // The older way to say it.
+        orphans => {
+            let orphans = orphans.as_bool().ok_or_else(|| refuse("orphanDependents"))?;
+            options.propagation = Some(if orphans { Propagation::Orphan } else { Propagation::Background });
+        }
     }
     options.uid = text("preconditions.uid", &value["preconditions"]["uid"])?.or(options.uid.take());
     options.resource_version =
