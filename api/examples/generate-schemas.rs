@@ -1,7 +1,9 @@
 //! Writes the schemas of the served kinds, one definition a line, for `src/openapi/schemas.json`:
 //! `cargo run -p api --features generate-schemas --example generate-schemas > api/src/openapi/schemas.json`.
 
-use k8s_openapi::api::{authentication, authorization, coordination, core, policy, rbac, storage};
+use k8s_openapi::api::{
+    apps, authentication, authorization, autoscaling, coordination, core, policy, rbac, storage,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta;
 
 fn main() {
@@ -19,6 +21,9 @@ fn main() {
     generator.subschema_for::<coordination::v1::Lease>();
     generator.subschema_for::<policy::v1::Eviction>();
     generator.subschema_for::<storage::v1::StorageClass>();
+    generator.subschema_for::<apps::v1::Deployment>();
+    generator.subschema_for::<apps::v1::ReplicaSet>();
+    generator.subschema_for::<autoscaling::v1::Scale>();
     generator.subschema_for::<authentication::v1::SelfSubjectReview>();
     generator.subschema_for::<authentication::v1::TokenRequest>();
     generator.subschema_for::<authentication::v1::TokenReview>();

@@ -186,7 +186,7 @@ mod tests {
         );
         assert_eq!(find("pods/eviction")["group"], "policy");
         assert_eq!(find("nodes")["namespaced"], false);
-        assert!(api_resource_list("apps", "v1").is_none());
+        assert!(api_resource_list("lab.example", "v1").is_none());
     }
 
     #[test]
@@ -216,6 +216,6 @@ mod tests {
         let wanted =
             ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "status"];
         assert_eq!(names, wanted);
-        assert_eq!(aggregated(true, "v2beta1")["items"][0]["metadata"]["name"], "authentication.k8s.io");
+        assert_eq!(aggregated(true, "v2beta1")["items"][0]["metadata"]["name"], "apps");
     }
 }

@@ -62,6 +62,10 @@ const fn connect_of(name: &'static str, kind: &'static str) -> Subresource {
     Subresource { name, group: "", version: "", kind, verbs: &["create", "get"] }
 }
 
+/// How many of something there should be, the same for every kind that counts.
+const SCALE: Subresource =
+    Subresource { name: "scale", group: "autoscaling", version: "v1", kind: "Scale", verbs: STATUS_VERBS };
+
 impl Subresource {
     /// Whether it is a connection rather than a document.
     pub fn is_connection(&self) -> bool {
@@ -197,6 +201,30 @@ static KINDS: &[Kind] = &[
             kind: "TokenRequest",
             verbs: &["create"],
         }],
+        ..PLAIN
+    },
+    Kind {
+        group: "apps",
+        kind: "Deployment",
+        plural: "deployments",
+        singular: "deployment",
+        short_names: &["deploy"],
+        categories: &["all"],
+        subresources: &[SCALE, status_of("Deployment")],
+        has_status: true,
+        has_generation: true,
+        ..PLAIN
+    },
+    Kind {
+        group: "apps",
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        singular: "replicaset",
+        short_names: &["rs"],
+        categories: &["all"],
+        subresources: &[SCALE, status_of("ReplicaSet")],
+        has_status: true,
+        has_generation: true,
         ..PLAIN
     },
     review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),

@@ -64,6 +64,8 @@ struct Copies {
     claims: Reflector<SharedStore>,
     volumes: Reflector<SharedStore>,
     classes: Reflector<SharedStore>,
+    replica_sets: Reflector<SharedStore>,
+    deployments: Reflector<SharedStore>,
     /// The other kinds whose objects may own or be owned.
     others: Vec<Reflector<SharedStore>>,
 }
@@ -85,6 +87,8 @@ impl Copies {
             claims: reflect("", "PersistentVolumeClaim", no_index),
             volumes: reflect("", "PersistentVolume", no_index),
             classes: reflect("storage.k8s.io", "StorageClass", no_index),
+            replica_sets: reflect("apps", "ReplicaSet", no_index),
+            deployments: reflect("apps", "Deployment", no_index),
             others: vec![
                 reflect("", "ServiceAccount", no_index),
                 reflect("coordination.k8s.io", "Lease", no_index),
@@ -95,16 +99,26 @@ impl Copies {
     /// Brings what decisions rest on up to date. ConfigMaps and Secrets are only watched for changes: their
     /// contents are read from the store.
     async fn sync(self) -> Result<(), Error> {
-        let Self { pods, nodes, namespaces, claims, volumes, classes, .. } = &self;
-        let all = [pods, nodes, namespaces, claims, volumes, classes];
+        let Self { pods, nodes, namespaces, claims, volumes, classes, replica_sets, deployments, .. } = &self;
+        let all = [pods, nodes, namespaces, claims, volumes, classes, replica_sets, deployments];
         futures_util::future::try_join_all(all.map(Reflector::sync)).await.map(|_| ())
     }
 
     /// All of them.
     fn all(&self) -> Vec<Reflector<SharedStore>> {
-        let Self { pods, nodes, namespaces, config_maps, secrets, claims, volumes, classes, others } = self;
-        let named = [pods, nodes, namespaces, config_maps, secrets, claims, volumes, classes];
-        named.into_iter().chain(others).cloned().collect()
+        let named = [
+            &self.pods,
+            &self.nodes,
+            &self.namespaces,
+            &self.config_maps,
+            &self.secrets,
+            &self.claims,
+            &self.volumes,
+            &self.classes,
+            &self.replica_sets,
+            &self.deployments,
+        ];
+        named.into_iter().chain(&self.others).cloned().collect()
     }
 
     /// Those that pods refer to.
@@ -173,6 +187,8 @@ impl ClusterWork {
             namespaces,
             claims,
             volumes,
+            replica_sets: copies.replica_sets.clone(),
+            deployments: copies.deployments.clone(),
             everything: copies.all().into_iter().chain(access.reflectors().map(Reflector::clone)).collect(),
             cluster_roles: access.cluster_roles().clone(),
             heartbeats: heartbeats.clone(),

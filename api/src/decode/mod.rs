@@ -96,6 +96,8 @@ fn track(kind: &Kind, value: &Value) -> Result<Tracker, Status> {
         ("", "Pod") => check::<api::core::v1::Pod>(value, &mut tracker),
         ("", "Secret") => check::<api::core::v1::Secret>(value, &mut tracker),
         ("", "ServiceAccount") => check::<api::core::v1::ServiceAccount>(value, &mut tracker),
+        ("apps", "Deployment") => check::<api::apps::v1::Deployment>(value, &mut tracker),
+        ("apps", "ReplicaSet") => check::<api::apps::v1::ReplicaSet>(value, &mut tracker),
         ("authentication.k8s.io", "SelfSubjectReview") => {
             check::<api::authentication::v1::SelfSubjectReview>(value, &mut tracker)
         }

@@ -7,6 +7,7 @@
 mod pod;
 mod rbac;
 mod small;
+mod workload;
 
 use serde_json::{Map, Value};
 
@@ -16,6 +17,8 @@ use crate::kinds::{Kind, RBAC_GROUP};
 pub fn apply(kind: &Kind, object: &mut Value) {
     match (kind.group, kind.kind) {
         ("", "Pod") => pod::apply(object),
+        ("apps", "Deployment") => workload::deployment(object),
+        ("apps", "ReplicaSet") => workload::replica_set(object),
         ("", "Node") => small::node(object),
         ("", "Namespace") => small::namespace(object),
         ("", "Event") => small::event(object),

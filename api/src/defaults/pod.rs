@@ -20,6 +20,12 @@ pub(super) fn apply(object: &mut Value) {
     let Some(pod) = object.as_object_mut() else { return };
     let Some(spec) = child_mut(pod, "spec") else { return };
     pod_spec(spec);
+    set(spec, "enableServiceLinks", true);
+    set(spec, "serviceAccountName", "default");
+    account_twice(spec);
+    for list in ["initContainers", "containers"] {
+        items(spec, list).for_each(requests_from_limits);
+    }
     priority(spec);
     tolerations(spec);
     let class = QosClass::of(object);
@@ -33,29 +39,37 @@ pub(super) fn apply(object: &mut Value) {
     }
 }
 
+/// The defaults of a pod that is to be made of a template. What depends on the pod itself waits until there
+/// is one.
+pub(super) fn template(owner_spec: &mut Map<String, Value>) {
+    if let Some(spec) = child_mut(owner_spec, "template").and_then(|template| child_mut(template, "spec")) {
+        pod_spec(spec);
+    }
+}
+
+/// The service account stands under its old name as well.
+fn account_twice(spec: &mut Map<String, Value>) {
+    if let Some(old) =
+        spec.get("serviceAccount").filter(|a| a.as_str().is_some_and(|t| !t.is_empty())).cloned()
+    {
+        set(spec, "serviceAccountName", old);
+    }
+    if let Some(account) = spec.get("serviceAccountName").cloned() {
+        spec.insert("serviceAccount".to_owned(), account);
+    }
+}
+
 fn pod_spec(spec: &mut Map<String, Value>) {
     set(spec, "dnsPolicy", "ClusterFirst");
     set(spec, "restartPolicy", "Always");
     set(spec, "securityContext", json!({}));
     set(spec, "terminationGracePeriodSeconds", 30);
     set(spec, "schedulerName", "default-scheduler");
-    set(spec, "enableServiceLinks", true);
-    if let Some(old) =
-        spec.get("serviceAccount").filter(|a| a.as_str().is_some_and(|t| !t.is_empty())).cloned()
-    {
-        set(spec, "serviceAccountName", old);
-    }
-    set(spec, "serviceAccountName", "default");
-    if let Some(account) = spec.get("serviceAccountName").cloned() {
-        spec.insert("serviceAccount".to_owned(), account);
-    }
+    account_twice(spec);
     let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in items(spec, list) {
             container_defaults(container, host_network);
-            if list != "ephemeralContainers" {
-                requests_from_limits(container);
-            }
         }
     }
     for volume in items(spec, "volumes") {

@@ -87,6 +87,17 @@ static POD: Shape = Shape {
     ],
 };
 
+static POD_TEMPLATE: Shape =
+    Shape { fields: &[("metadata", Rule::Object(&METADATA)), ("spec", Rule::Object(&POD_SPEC))] };
+
+static WORKLOAD: Shape = Shape {
+    fields: &[
+        ("metadata", Rule::Object(&METADATA)),
+        ("spec", Rule::Object(&Shape { fields: &[("template", Rule::Object(&POD_TEMPLATE))] })),
+        ("status", Rule::Object(&Shape { fields: &[("conditions", by("type"))] })),
+    ],
+};
+
 // Taints are replaced whole, as Kubernetes' type says: `kubectl taint` sends the full list.
 static NODE: Shape = Shape {
     fields: &[
@@ -112,6 +123,7 @@ static OTHER: Shape = Shape { fields: &[("metadata", Rule::Object(&METADATA))] }
 pub(crate) fn shape(kind: &Kind) -> &'static Shape {
     match (kind.group, kind.kind) {
         ("", "Pod") => &POD,
+        ("apps", "Deployment" | "ReplicaSet") => &WORKLOAD,
         ("", "Node") => &NODE,
         ("", "Namespace" | "PersistentVolumeClaim") => &NAMESPACE,
         ("", "ServiceAccount") => &SERVICE_ACCOUNT,

@@ -9,6 +9,7 @@ mod plain;
 mod pod;
 mod rbac;
 mod storage;
+mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -99,6 +100,8 @@ fn columns(kind: &Kind) -> &'static [Column] {
         ("", "PersistentVolume") => storage::VOLUME,
         ("", "PersistentVolumeClaim") => storage::CLAIM,
         ("storage.k8s.io", "StorageClass") => storage::CLASS,
+        ("apps", "Deployment") => workload::DEPLOYMENT,
+        ("apps", "ReplicaSet") => workload::REPLICA_SET,
         ("coordination.k8s.io", "Lease") => plain::LEASE,
         (RBAC_GROUP, "ClusterRole" | "Role") => rbac::ROLE,
         (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::BINDING,
@@ -118,6 +121,8 @@ fn row(kind: &Kind, object: &Value, now: Timestamp) -> Row {
         ("", "PersistentVolume") => storage::volume(object, now).into(),
         ("", "PersistentVolumeClaim") => storage::claim(object, now).into(),
         ("storage.k8s.io", "StorageClass") => storage::class(object, now).into(),
+        ("apps", "Deployment") => workload::deployment(object, now).into(),
+        ("apps", "ReplicaSet") => workload::replica_set(object, now).into(),
         ("coordination.k8s.io", "Lease") => plain::lease(object, now).into(),
         (RBAC_GROUP, "ClusterRole" | "Role") => rbac::role(object).into(),
         (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::binding(object, now).into(),

@@ -17,6 +17,7 @@ mod resources;
 mod small;
 mod storage;
 mod volume;
+mod workload;
 
 pub use ephemeral::ephemeral_containers;
 use k8s_openapi::api;
@@ -55,6 +56,7 @@ pub fn update(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     }
     match (kind.group, kind.kind) {
         ("", "Pod") => pod_update::check(old, new, &mut causes),
+        ("apps", "Deployment" | "ReplicaSet") => workload::update(old, new, &mut causes),
         ("", "Node") => node::update(old, new, &mut causes),
         ("", "ConfigMap" | "Secret") => data::update(old, new, &mut causes),
         ("", "PersistentVolume") => storage::volume_update(old, new, &mut causes),
@@ -76,6 +78,12 @@ fn spec(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
     match (kind.group, kind.kind) {
         ("", "Pod") => typed(object, causes, |p: &api::core::v1::Pod, causes| pod::check(p, causes)),
         ("", "Node") => typed(object, causes, |n: &api::core::v1::Node, causes| node::check(n, causes)),
+        ("apps", "Deployment") => {
+            typed(object, causes, |d: &api::apps::v1::Deployment, causes| workload::deployment(d, causes))
+        }
+        ("apps", "ReplicaSet") => {
+            typed(object, causes, |r: &api::apps::v1::ReplicaSet, causes| workload::replica_set(r, causes))
+        }
         ("", "ConfigMap") => data::config_map(object, causes),
         ("", "Secret") => data::secret(object, causes),
         ("", "Event") => small::event(object, causes),

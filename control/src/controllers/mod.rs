@@ -4,7 +4,9 @@
 //! difference through the registry, fenced by its epoch. Loops never call each other; they meet in objects.
 //! All of them begin with an epoch and end with it.
 
+mod children;
 mod cluster_roles;
+mod deployment;
 mod event_ttl;
 pub(crate) mod garbage_collector;
 mod namespace;
@@ -12,8 +14,10 @@ mod namespace_defaults;
 mod node_lease;
 pub mod node_lifecycle;
 mod pod_gc;
+mod replica_set;
 mod taint_eviction;
 pub(crate) mod volume_binding;
+mod work_queue;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +54,10 @@ pub struct Context {
     pub claims: Reflector<SharedStore>,
     /// Every PersistentVolume.
     pub volumes: Reflector<SharedStore>,
+    /// Every ReplicaSet.
+    pub replica_sets: Reflector<SharedStore>,
+    /// Every Deployment.
+    pub deployments: Reflector<SharedStore>,
     /// Every kind whose objects may own or be owned.
     pub everything: Vec<Reflector<SharedStore>>,
     /// Every ClusterRole.
@@ -102,6 +110,8 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
                     namespace::run(&context, epoch),
                     cluster_roles::run(&context, epoch),
                     garbage_collector::run(&context, epoch),
+                    replica_set::run(&context, epoch),
+                    deployment::run(&context, epoch),
                     namespace_defaults::run(&context, epoch),
                     node_lifecycle::run(&context, epoch),
                     node_lease::run(&context, epoch),
@@ -119,6 +129,11 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
 
 fn options(epoch: Epoch) -> WriteOptions {
     WriteOptions { fence: epoch.fence(), ..WriteOptions::default() }
+}
+
+/// A moment as conditions carry it.
+fn whole_seconds(at: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 fn core_kind(kind: &str) -> &'static Kind {

@@ -20,6 +20,7 @@ mod probes;
 mod query;
 mod respond;
 mod review;
+mod scale;
 mod streams;
 mod token;
 mod verbs;

@@ -176,7 +176,7 @@ mod tests {
             "/api/v1/namespaces/a/pods/b/nonsense",
             "/api/v1/namespaces/a/pods/b/log/c",
             "/api/v1/namespaces//pods",
-            "/apis/apps/v1/deployments",
+            "/apis/lab.example/v1/rockets",
             "/healthz/a/b",
             "/%ff",
         ] {

@@ -130,6 +130,7 @@ impl Rest {
         let headers = request.headers().clone();
         match (call.verb, call.resource.subresource.as_deref()) {
             (Verb::Get, Some("log")) => self.log(call).await,
+            (Verb::Get, Some("scale")) => self.scale(call).await,
             (Verb::Get, _) => {
                 let object = self.get(call).await?;
                 Ok(call.style.object(StatusCode::OK, &object))
@@ -212,6 +213,9 @@ impl Rest {
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
         let document = body::object(&body::media_type(headers), body)?;
+        if call.resource.subresource.as_deref() == Some("scale") {
+            return self.put_scale(call, document.value, document.duplicates).await;
+        }
         let options = self.write_options(call, document.duplicates).await?;
         let written = self.registry.update(call.target(), document.value, &options).await?;
         Ok(answer_write(call, StatusCode::OK, &written))
@@ -245,6 +249,9 @@ impl Rest {
             }
             _ => return Err(Status::unsupported_media_type(&PATCH_TYPES)),
         };
+        if call.resource.subresource.as_deref() == Some("scale") {
+            return self.patch_scale(call, &patch, duplicates).await;
+        }
         let options = self.write_options(call, duplicates).await?;
         let written = self.registry.patch(call.target(), &patch, &options).await?;
         Ok(answer_write(call, StatusCode::OK, &written))

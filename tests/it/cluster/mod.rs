@@ -3,6 +3,7 @@
 //! They need root and run one after the other. Where something is missing they say what, and count as skipped.
 
 mod by_hand;
+mod deployments;
 mod first_pod;
 mod images;
 mod leader_loss;
