@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{getpid, pipe2, sethostname};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, pipe2, sethostname};
 
 use super::fail;
 use crate::container::plan::{Bundle, SandboxPlan};
@@ -26,6 +27,8 @@ use crate::time::Timestamp;
 
 /// The group of the pause process below the sandbox's.
 const PAUSE_GROUP: &str = "pause";
+/// What the pause process says when it holds the namespaces; anything else is why it cannot.
+const READY: &str = "ready";
 
 /// Makes the sandbox of a state directory.
 pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
@@ -123,10 +126,10 @@ fn fork_pause(bundle: &Bundle) -> Result<ProcessId, Error> {
         Forked::Parent { child } => child,
         Forked::Child => {
             drop(ready);
-            if let Err(error) = pause::shut_in(&bundle.dir) {
-                fail(&error.to_string());
-            }
-            if ready_far.write_all(b"1").is_err() {
+            let outcome =
+                pause::shut_in(&bundle.dir).map_or_else(|error| error.to_string(), |()| READY.to_owned());
+            // Nobody is there to hear why it cannot be said.
+            if ready_far.write_all(outcome.as_bytes()).is_err() || outcome != READY {
                 syscall::exit_now(1);
             }
             // The report's pipe among them: the starter waits for its end.
@@ -134,8 +137,24 @@ fn fork_pause(bundle: &Bundle) -> Result<ProcessId, Error> {
         }
     };
     drop(ready_far);
-    ready.read_exact(&mut [0]).map_err(failed)?;
-    ProcessId::of(child.as_raw()).map_err(failed)
+    let mut outcome = String::new();
+    ready.read_to_string(&mut outcome).map_err(failed)?;
+    match outcome.as_str() {
+        READY => ProcessId::of(child.as_raw()).map_err(failed),
+        "" => Err(failed(ended_early(child))),
+        _ => Err(failed(io::Error::other(outcome))),
+    }
+}
+
+/// How a pause process ended that never was ready and could not say why.
+fn ended_early(child: Pid) -> io::Error {
+    let how = match waitpid(child, None) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("killed by {signal}"),
+        Ok(WaitStatus::Exited(_, code)) => format!("exit code {code}"),
+        Ok(status) => format!("{status:?}"),
+        Err(error) => error.to_string(),
+    };
+    io::Error::other(format!("it ended before it was ready ({how})"))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod attach;
 mod exec;
 mod failures;
+mod faults;
 mod isolation;
 mod layers;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod limits;
 mod logs;
 mod network;
 mod support;
+mod tracer;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
     match args.next().as_ref().and_then(|arg| arg.to_str()) {
         Some("shim") => runtime::shim::main(args),
         Some("work") => workload::main(args),
+        Some("traced") => tracer::traced(args),
+        Some("trace") => tracer::trace(args),
+        Some("tracee") => tracer::tracee(args),
         Some("start-and-die") => lifecycle::start_and_die(args),
         _ => run(std::env::args().skip(1).collect()),
     }
@@ -46,6 +51,7 @@ fn run(args: Vec<String>) -> ExitCode {
         logs::TESTS,
         limits::TESTS,
         failures::TESTS,
+        faults::TESTS,
         exec::TESTS,
         attach::TESTS,
         layers::TESTS,
