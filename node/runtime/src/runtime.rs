@@ -18,7 +18,7 @@ use crate::cgroups::{Cgroup, Stats};
 use crate::container::exec::{self, AttachSpec, Attachment, ExecProcess, ExecSpec, ExecStreams};
 use crate::container::plan::{Bundle, ContainerPlan, SandboxPlan};
 use crate::container::spec::{ContainerSpec, NamespaceMode, SandboxSpec, check_id};
-use crate::container::start::{START_TIME_MAX, claim, claim_new, is_claimed, run_shim};
+use crate::container::start::{START_TIME_MAX, ShimCommand, claim, claim_new, is_claimed, run_shim};
 use crate::container::state::{
     self, ContainerState, Exit, Observed, ObservedSandbox, ProcessId, Running, Sandbox, Started,
 };
@@ -49,6 +49,7 @@ pub struct RuntimeConfig {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     config: RuntimeConfig,
+    shim: ShimCommand,
     hierarchies: Hierarchies,
 }
 
@@ -58,10 +59,8 @@ impl Runtime {
         if !config.state_dir.is_absolute() {
             return Err(Error::invalid("state_dir", "it is not an absolute path"));
         }
-        if config.shim_command.is_empty() {
-            return Err(Error::invalid("shim_command", "it is empty"));
-        }
-        let runtime = Runtime { hierarchies: Hierarchies::detect()?, config };
+        let shim = ShimCommand::new(&config.shim_command)?;
+        let runtime = Runtime { hierarchies: Hierarchies::detect()?, shim, config };
         let dirs = [runtime.containers_dir(), runtime.sandboxes_dir()];
         for dir in &dirs {
             DirBuilder::new()
@@ -86,7 +85,7 @@ impl Runtime {
         let bundle = self.sandbox_bundle(&spec.id)?;
         let Some(_claim) = claim_new(&bundle)? else { return self.existing_sandbox(spec, &bundle) };
         let plan = SandboxPlan { spec: spec.clone(), cgroup: self.cgroup(&spec.cgroup.path) };
-        match run_shim(&self.config.shim_command, shim::SANDBOX, &bundle, &plan) {
+        match run_shim(&self.shim, shim::SANDBOX, &bundle, &plan) {
             Ok(running) => Ok(sandbox_of(spec, &bundle, running)),
             Err(error) => Err(clean_up(error, delete::sandbox(&bundle))),
         }
@@ -177,7 +176,7 @@ impl Runtime {
             shm,
             cgroup: self.cgroup(&spec.cgroup.path),
         };
-        match run_shim(&self.config.shim_command, shim::CONTAINER, &bundle, &plan) {
+        match run_shim(&self.shim, shim::CONTAINER, &bundle, &plan) {
             Ok(running) => Ok(started_of(running)),
             Err(error) => Err(clean_up(error, delete::container(&bundle))),
         }

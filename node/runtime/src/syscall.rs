@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::stat::{SFlag, major, minor};
 use nix::unistd::Pid;
 
@@ -52,6 +53,25 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent { child }),
         nix::unistd::ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// Forks into new namespaces. As [`fork_single_threaded`]; namespaces made together with a user namespace belong
+/// to it.
+pub(crate) fn fork_into(namespaces: CloneFlags) -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!("fork refused: the process has {threads} threads")));
+    }
+    let flags = namespaces.bits() as libc::c_ulong | libc::SIGCHLD as libc::c_ulong;
+    let none: libc::c_ulong = 0;
+    // SAFETY: without a stack of its own and without shared memory this is a fork: the child goes on here with a
+    // copy of everything. There is one thread, so it finds no lock held; the C library learns nothing of the
+    // fork, and keeps nothing about processes but the thread's id, which is used for signalling oneself only.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    match Errno::result(child)? {
+        0 => Ok(Forked::Child),
+        child => Ok(Forked::Parent { child: Pid::from_raw(child as i32) }),
     }
 }
 
@@ -264,6 +284,36 @@ pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
     }
     // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Shows the files of a copied mount with the ids of a user namespace: what is 0 on disk is that namespace's 0.
+/// `EINVAL` from filesystems that cannot.
+pub(crate) fn map_ids(copy: &OwnedFd, users: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    set_mount_attributes(copy, &attributes)
+}
+
+/// Makes a copied mount one that nothing can be written through.
+pub(crate) fn make_mount_read_only(copy: &OwnedFd) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_mount_attributes(copy, &attributes)
+}
+
+fn set_mount_attributes(copy: &OwnedFd, attributes: &libc::mount_attr) -> io::Result<()> {
+    let size = size_of::<libc::mount_attr>();
+    let (fd, flags) = (copy.as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: the path is an empty C string, the attributes are a live structure of the size that is said, and
+    // the kernel reads only.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const *attributes, size)
+    };
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Attaches a copied mount onto an open file or directory.

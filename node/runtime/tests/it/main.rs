@@ -21,6 +21,7 @@ mod logs;
 mod network;
 mod support;
 mod tracer;
+mod users;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,6 +53,7 @@ fn run(args: Vec<String>) -> ExitCode {
         limits::TESTS,
         failures::TESTS,
         faults::TESTS,
+        users::TESTS,
         exec::TESTS,
         attach::TESTS,
         layers::TESTS,

@@ -29,8 +29,12 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 
+/// The shim's program has no path of its own any more.
+const SELF: &str = "/proc/self/exe";
 /// What happens at the chosen step.
 pub(crate) const KILL: &str = "kill";
+/// The parent of the process that takes the step is killed: init loses its shim.
+pub(crate) const ORPHAN: &str = "orphan";
 /// Calls that change something, or that a start cannot do without.
 const STEPS: &[Sysno] = &[
     Sysno::bind,
@@ -92,10 +96,9 @@ pub(crate) fn noted(notes: &Path) -> Vec<String> {
 
 /// What the runtime executes: it ends when the shim's first process has, as that process would.
 pub(crate) fn traced(args: impl Iterator<Item = OsString>) -> ! {
-    let exe = std::env::current_exe().unwrap();
-    let mut tracer = Command::new(exe).arg("trace").args(args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut tracer = Command::new(SELF).arg("trace").args(args).stdin(Stdio::piped()).spawn().unwrap();
     let life = tracer.stdin.take().unwrap();
-    dup2_stdout(&null()).unwrap();
+    dup2_stdout(null()).unwrap();
     let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&life), PollFlags::empty())];
     while poll(&mut fds, PollTimeout::NONE) != Ok(1) {}
     exit(0)
@@ -123,14 +126,14 @@ pub(crate) fn tracee(args: impl Iterator<Item = OsString>) -> ! {
 }
 
 /// The tracer: lives as long as anything that it traces.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its pid, with all that it starts")]
 pub(crate) fn trace(mut args: impl Iterator<Item = OsString>) -> ! {
     let mut text = || args.next().unwrap().into_string().unwrap();
     let (fault, at, notes) = (text(), text().parse().unwrap(), text());
-    let exe = std::env::current_exe().unwrap();
-    let mut command = Command::new(exe);
+    let mut command = Command::new(SELF);
     let first = command.arg("tracee").args(args).stdin(Stdio::null()).spawn().unwrap();
     let first = Pid::from_raw(first.id() as i32);
-    dup2_stdout(&null()).unwrap();
+    dup2_stdout(null()).unwrap();
     assert!(matches!(waitpid(first, None), Ok(WaitStatus::Stopped(_, Signal::SIGSTOP))));
     let follow = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
     let see = Options::PTRACE_O_TRACESECCOMP | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_EXITKILL;
@@ -168,7 +171,7 @@ impl Tracer {
                     go_on(pid, Some(signal).filter(|_| !is_new));
                 }
                 Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid == first => {
-                    dup2_stdin(&null()).unwrap();
+                    dup2_stdin(null()).unwrap();
                 }
                 Err(nix::Error::EINTR) | Ok(_) => {}
                 Err(_) => exit(0),
@@ -190,6 +193,12 @@ impl Tracer {
                 kill(pid, Signal::SIGKILL).unwrap();
                 return;
             }
+            if self.fault == ORPHAN {
+                if let Some(parent) = parent_of(pid).filter(|parent| self.known.contains(parent)) {
+                    kill(parent, Signal::SIGKILL).unwrap();
+                }
+                return go_on(pid, None);
+            }
             let errno: i64 = self.fault.parse().unwrap();
             registers.orig_rax = u64::MAX;
             registers.rax = (-errno) as u64;
@@ -197,6 +206,12 @@ impl Tracer {
         }
         go_on(pid, None);
     }
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let parent = stat.rsplit(')').next()?.split_ascii_whitespace().nth(1)?;
+    Some(Pid::from_raw(parent.parse().ok()?))
 }
 
 fn go_on(pid: Pid, signal: Option<Signal>) {

@@ -43,6 +43,21 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             Err(error) => println!("error: {error}"),
         },
         ["probe-devices", dir] => probe_devices(dir),
+        ["owner", ..] => owners(&args[1..]),
+        ["open-disks"] => open_disks(),
+        ["set-clock"] => {
+            use nix::time::{ClockId, clock_gettime, clock_settime};
+            let now = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
+            println!("{:?}", clock_settime(ClockId::CLOCK_REALTIME, now));
+        }
+        ["rename-host", name] => match nix::unistd::sethostname(name) {
+            Ok(()) => println!("renamed"),
+            Err(error) => println!("error: {error}"),
+        },
+        ["make-bridge", name] => match runtime::net::Netlink::open().unwrap().add_bridge(name) {
+            Ok(_) => println!("made"),
+            Err(error) => println!("error: {error}"),
+        },
         ["obey"] => obey(),
         ["hoard", bytes] => hoard(bytes.parse().unwrap()),
         ["fork", count] => fork(count.parse().unwrap()),
@@ -132,6 +147,27 @@ fn list(path: &str) {
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     println!("{}", names.join(" "));
+}
+
+fn owners(paths: &[&str]) {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = |path: &&str| {
+        let found = fs::metadata(path).unwrap();
+        format!("{}:{}", found.uid(), found.gid())
+    };
+    println!("{}", paths.iter().map(owner).collect::<Vec<_>>().join(" "));
+}
+
+/// Opens every block device that it sees.
+fn open_disks() {
+    let mut opened = Vec::new();
+    for entry in fs::read_dir("/dev").unwrap().map(Result::unwrap) {
+        let is_disk = entry.metadata().is_ok_and(|found| found.file_type().is_block_device());
+        if is_disk && fs::File::open(entry.path()).is_ok() {
+            opened.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    println!("{}", if opened.is_empty() { "none opened".to_owned() } else { opened.join(" ") });
 }
 
 /// Makes a node of the memory device and tries to open it.
