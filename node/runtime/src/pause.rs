@@ -31,6 +31,7 @@ pub fn main() -> ! {
     if signals.thread_block().is_err() {
         syscall::exit_now(1);
     }
+    syscall::drop_program_pages();
     loop {
         match signals.wait() {
             Ok(Signal::SIGCHLD) => reap(),

@@ -103,6 +103,44 @@ pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result
     Ok(Errno::result(done).map(drop)?)
 }
 
+/// Lets go of the memory that shows the program's own file: code and constants. What is used again is shown
+/// again out of the kernel's cache. For a process that is going to wait for long.
+pub(crate) fn drop_program_pages() {
+    for (start, length) in read_only_segments() {
+        // SAFETY: the range is a segment of the program that was never writable, so each of its pages is as the
+        // file has it, and the file cannot change while it is executed. A page that is needed again, the one
+        // executing this among them, is the same page again.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// The program's segments that are not writable: address and length. None when they are not where the kernel says
+/// that they are.
+fn read_only_segments() -> Vec<(usize, usize)> {
+    // SAFETY: getauxval takes a number.
+    let value = |kind| unsafe { libc::getauxval(kind) } as usize;
+    let (headers, count) = (value(libc::AT_PHDR), value(libc::AT_PHNUM));
+    if headers == 0 || value(libc::AT_PHENT) != size_of::<libc::Elf64_Phdr>() {
+        return Vec::new();
+    }
+    // SAFETY: the kernel says that so many headers of this size lie there; they are constants of the program.
+    let headers_found = unsafe { std::slice::from_raw_parts(headers as *const libc::Elf64_Phdr, count) };
+    let own = headers_found.iter().find(|header| header.p_type == libc::PT_PHDR);
+    let base = own.map_or(0, |own| headers.wrapping_sub(own.p_vaddr as usize));
+    let page = value(libc::AT_PAGESZ).max(1);
+    let fixed = headers_found
+        .iter()
+        .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+        .map(|header| {
+            let start = base.wrapping_add(header.p_vaddr as usize);
+            let end = (start + header.p_memsz as usize).next_multiple_of(page);
+            (start - start % page, end - (start - start % page))
+        });
+    let segments: Vec<(usize, usize)> = fixed.collect();
+    let plausible = segments.iter().any(|(start, length)| (*start..start + length).contains(&headers));
+    if plausible { segments } else { Vec::new() }
+}
+
 /// Marks all descriptors from `first` on to be closed by the next exec.
 pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     let flags = libc::CLOSE_RANGE_CLOEXEC;

@@ -10,9 +10,11 @@
 )]
 
 mod attach;
+mod escapes;
 mod exec;
 mod failures;
 mod faults;
+mod forbidden;
 mod isolation;
 mod layers;
 mod lifecycle;
@@ -54,6 +56,7 @@ fn run(args: Vec<String>) -> ExitCode {
         failures::TESTS,
         faults::TESTS,
         users::TESTS,
+        escapes::TESTS,
         exec::TESTS,
         attach::TESTS,
         layers::TESTS,

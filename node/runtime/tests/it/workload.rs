@@ -43,6 +43,16 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             Err(error) => println!("error: {error}"),
         },
         ["probe-devices", dir] => probe_devices(dir),
+        ["probe-disk", dir, major, minor] => {
+            use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+            let path = format!("{dir}/disk");
+            let number = makedev(major.parse().unwrap(), minor.parse().unwrap());
+            let made = mknod(path.as_str(), SFlag::S_IFBLK, Mode::from_bits_truncate(0o666), number);
+            let opened = if fs::File::open(&path).is_ok() { "opened" } else { "not opened" };
+            println!("{made:?} {opened}");
+        }
+        ["forbidden-calls"] => crate::forbidden::try_all(),
+        ["release-agent"] => release_agent(),
         ["owner", ..] => owners(&args[1..]),
         ["open-disks"] => open_disks(),
         ["set-clock"] => {
@@ -147,6 +157,20 @@ fn list(path: &str) {
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     println!("{}", names.join(" "));
+}
+
+/// Mounts a hierarchy and names a program for the host to execute.
+fn release_agent() {
+    use nix::mount::{MsFlags, mount};
+    fs::create_dir_all("/tmp/groups").unwrap();
+    let mounted = mount(Some("x"), "/tmp/groups", Some("cgroup"), MsFlags::empty(), Some("memory"));
+    if let Err(error) = mounted {
+        return println!("mount: {error:?}");
+    }
+    match fs::write("/tmp/groups/release_agent", "/bin/false") {
+        Ok(()) => println!("written"),
+        Err(error) => println!("write: {error}"),
+    }
 }
 
 fn owners(paths: &[&str]) {
