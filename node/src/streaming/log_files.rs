@@ -51,7 +51,7 @@ impl LogReader {
         };
         match reader.wanted.tail_lines {
             Some(lines) => reader.seek_tail(lines)?,
-            None => reader.file = reader.files()?.first().map(fs::File::open).transpose()?,
+            None => reader.file = reader.files()?.first().map(|path| open_plain(path)).transpose()?,
         }
         Ok(reader)
     }

@@ -74,6 +74,14 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
         ["spin", millis] => spin(millis.parse().unwrap()),
         ["orphan"] => orphan(),
         ["serve", port] => serve(port.parse().unwrap()),
+        ["serve-both", port] => {
+            let listener = TcpListener::bind(format!("[::]:{port}")).unwrap();
+            println!("listening");
+            loop {
+                let (mut connection, peer) = listener.accept().unwrap();
+                connection.write_all(format!("hello {}\n", peer.ip()).as_bytes()).unwrap();
+            }
+        }
         ["call", address] => call(address),
         ["abort"] => std::process::abort(),
         ["terminal"] => terminal(),
