@@ -131,7 +131,9 @@ async fn the_disk_of_logs_is_full() {
 
 async fn an_image_is_damaged() {
     let (host, control) = led_host().await;
-    control.until("the node is known", |h| h.node_status.clone()).await;
+    // An image that is not whole when it is first looked at counts as absent; this one was seen whole.
+    control.put(&pod("before", &["serve"], |_| {}));
+    control.running("before-uid").await;
     let layers = host.dir.path().join("data/images/layers");
     let away = host.dir.path().join("away");
     fs::rename(&layers, &away).unwrap();
@@ -139,7 +141,7 @@ async fn an_image_is_damaged() {
     said(&control, "imageless", "Warning Failed: Error: ", "no such file or directory").await;
     fs::rename(&away, &layers).unwrap();
     control.running("imageless-uid").await;
-    end(&control, &["imageless-uid"]).await;
+    end(&control, &["before-uid", "imageless-uid"]).await;
     host.finish().await;
 }
 
