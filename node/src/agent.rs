@@ -28,6 +28,7 @@ use crate::session::{self, Parts, Shared};
 use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
 use crate::tokens::Tokens;
+use crate::user_ids::UserIdPool;
 use crate::{Config, Error, allocatable, join};
 
 /// How often the node looks at itself.
@@ -58,6 +59,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let tls = session::client_tls(&files)?;
     let images = Arc::new(ImageStore::open(config.data_dir.join("images"))?);
     let network = Arc::new(BridgeNetwork::open(&config.data_dir.join("network"), &config.bridge_name)?);
+    let user_ids = UserIdPool::open(&config.data_dir.join("users"), config.user_namespaces, config.max_pods)?;
     let reporter = Arc::new(NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network)));
     let outbox = Arc::new(Outbox::default());
     let roster = Arc::new(Roster::default());
@@ -71,6 +73,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         images: Arc::clone(&images),
         puller: Puller::new(Arc::clone(&images), config.images.clone(), Arc::new(|_, _| {})),
         network: Arc::clone(&network) as Arc<dyn crate::network::PodNetwork>,
+        user_ids: Arc::new(user_ids),
         outbox: Arc::clone(&outbox),
         roster: Arc::clone(&roster),
         objects: Arc::clone(&objects),

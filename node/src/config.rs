@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::images::ImagesConfig;
+use crate::user_ids::UserNamespacesConfig;
 
 /// How the node agent is to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,6 +90,9 @@ pub struct Config {
     /// Where seccomp profiles of type `Localhost` are looked for.
     #[serde(default = "default_seccomp_dir")]
     pub seccomp_dir: PathBuf,
+    /// The user ids of pods with `hostUsers: false`.
+    #[serde(default)]
+    pub user_namespaces: UserNamespacesConfig,
     /// The waits before a crashed container is started again.
     #[serde(default)]
     pub restart_backoff: BackoffConfig,
@@ -232,6 +236,9 @@ impl Config {
                     format!("effect {:?}: use NoSchedule, PreferNoSchedule or NoExecute", taint.effect),
                 );
             }
+        }
+        if let Some((key, problem)) = self.user_namespaces.problem(self.max_pods) {
+            return refuse(key, problem);
         }
         if let Some((key, problem)) = self.images.problem() {
             return refuse(key, problem);
@@ -382,6 +389,8 @@ mod tests {
             ("taints: [{key: a, effect: Never}]\n", "Never"),
             ("dataDir: here\n", "dataDir"),
             ("maxPods: 0\n", "maxPods"),
+            ("userNamespaces: {idsPerPod: 1000}\n", "userNamespaces.idsPerPod"),
+            ("userNamespaces: {firstId: 4294901760}\n", "userNamespaces.firstId"),
             ("images: {maxParallelPulls: 0}\n", "maxParallelPulls"),
             ("images: {gcLowThresholdPercent: 90}\n", "gcLowThresholdPercent"),
             ("images: {registries: {'http://r.lab': {}}}\n", "without http://"),

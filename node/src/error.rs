@@ -6,6 +6,7 @@ use crate::ConfigError;
 use crate::images::ImageError;
 use crate::join::JoinError;
 use crate::network::NetworkError;
+use crate::user_ids::UserIdsError;
 
 /// Why [`run`](crate::run) ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum Error {
     /// The node's network cannot be made.
     #[error("the node's network cannot be made: {0}")]
     Network(String),
+    /// What says which pod has which user ids cannot be used.
+    #[error("the pods' user ids cannot be kept: {0}")]
+    UserIds(String),
     /// Another agent uses the same data directory.
     #[error("another node agent runs with this data directory ({path} is locked: {source})")]
     Locked {
@@ -53,6 +57,12 @@ impl Error {
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { operation, path, source }
+    }
+}
+
+impl From<UserIdsError> for Error {
+    fn from(error: UserIdsError) -> Self {
+        Self::UserIds(error.to_string())
     }
 }
 

@@ -22,8 +22,10 @@ mod probes;
 mod session;
 mod streaming;
 mod tokens;
+mod user_ids;
 
 pub use agent::run;
 pub use config::{BackoffConfig, Config, ConfigError, Taint, TlsFiles};
 pub use error::Error;
 pub use join::JoinError;
+pub use user_ids::UserNamespacesConfig;

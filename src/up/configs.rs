@@ -4,9 +4,15 @@ use std::collections::BTreeMap;
 
 use super::plan::{Machine, Plan};
 
+/// User ids of a node's pods: 65536 for each of 110, rounded up.
+const USER_IDS_PER_NODE: u32 = 65536 * 128;
+
 /// The cgroups, run directory and bridge name below belong to one node each: all nodes of a cluster share
 /// this machine's mounts and cgroups, and have a network namespace of their own.
 pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
+    let before = plan.nodes().take_while(|other| other.name != node.name).count();
+    // Each node has ids for its own pods: all share this machine's users.
+    let first_id = USER_IDS_PER_NODE * (before as u32 + 1);
     let text = serde_json::json!({
         "nodeName": node.name,
         "dataDir": plan.machine_dir(node).join("data"),
@@ -17,6 +23,7 @@ pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
         "cgroupRoot": format!("{}/{}", plan.cgroup, node.name),
         "clusterName": plan.name,
         "builtinImage": true,
+        "userNamespaces": {"firstId": first_id},
     });
     serde_json::from_value(text).expect("the keys are those of the type")
 }

@@ -78,11 +78,27 @@ fn pod_spec(spec: &PodSpec, causes: &mut Vec<Cause>) {
             "ShareProcessNamespace and HostPID cannot both be enabled",
         ));
     }
+    if spec.host_users == Some(false) {
+        host_users(spec, causes);
+    }
     if let Some(seconds) = spec.active_deadline_seconds
         && !(1..=ID_MAX).contains(&seconds)
     {
         let detail = format!("must be between 1 and {ID_MAX}, inclusive");
         causes.push(Cause::invalid("spec.activeDeadlineSeconds", seconds, &detail));
+    }
+}
+
+/// A pod with a user namespace of its own has no rights over the host's namespaces. The paths are written as
+/// Kubernetes writes them.
+fn host_users(spec: &PodSpec, causes: &mut Vec<Cause>) {
+    let of_host = [
+        ("spec.hostNetwork", spec.host_network),
+        ("spec.HostPID", spec.host_pid),
+        ("spec.HostIPC", spec.host_ipc),
+    ];
+    for (field, _) in of_host.into_iter().filter(|(_, asked)| *asked == Some(true)) {
+        causes.push(Cause::forbidden(field, "when `hostUsers` is false"));
     }
 }
 

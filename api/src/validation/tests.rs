@@ -381,3 +381,23 @@ fn a_finalizer_cannot_be_added_to_an_object_that_goes() {
          found new finalizers []string{\"example.com/b\"}"
     );
 }
+
+/// As Kubernetes refuses them: the other namespaces belong to the user namespace.
+#[test]
+fn a_user_namespace_of_its_own_excludes_the_hosts_namespaces() {
+    let spec = |extra: serde_json::Value| {
+        let mut spec = json!({"hostUsers": false, "restartPolicy": "Never", "dnsPolicy": "Default",
+            "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Never",
+                "terminationMessagePolicy": "File"}]});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        refusal("Pod", json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec}))
+    };
+    assert_eq!(spec(json!({"shareProcessNamespace": true})), "");
+    for (field, path) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        let refused = spec(json!({field: true}));
+        assert!(
+            refused.ends_with(&format!("spec.{path}: Forbidden: when `hostUsers` is false")),
+            "{refused}"
+        );
+    }
+}

@@ -40,7 +40,7 @@ pub use container::exec::{
 pub use container::spec::{
     CapabilitiesSpec, CgroupSpec, ContainerSpec, ID_BYTES_MAX, Identity, IoLimit, LOG_FILE_BYTES_DEFAULT,
     LOG_FILES_DEFAULT, LogSpec, Mount, MountKind, NamespaceMode, PATH_DEFAULT, PidMode, ProcessSpec,
-    Propagation, Rlimit, RootfsSpec, SHM_BYTES_DEFAULT, SandboxSpec, TerminalSize, UserSpec,
+    Propagation, Rlimit, RootfsSpec, SHM_BYTES_DEFAULT, SandboxSpec, TerminalSize, UserIds, UserSpec,
     default_masked_paths, default_readonly_paths,
 };
 pub use container::state::{

@@ -31,6 +31,7 @@ pub fn main() -> ! {
     if signals.thread_block().is_err() {
         syscall::exit_now(1);
     }
+    syscall::drop_program_pages();
     loop {
         match signals.wait() {
             Ok(Signal::SIGCHLD) => reap(),
@@ -50,7 +51,7 @@ fn reap() {
 }
 
 /// Gives up everything but the namespaces. `scratch` is a directory onto which an empty root can be
-/// mounted, in a mount namespace of its own.
+/// mounted, in a mount namespace of its own; any that the process can reach will do.
 pub(crate) fn shut_in(scratch: &Path) -> Result<(), Error> {
     let failed = |operation| move |error: nix::Error| Error::io(operation, scratch, error);
     let failed_io = |operation| move |error: io::Error| Error::io(operation, scratch, error);

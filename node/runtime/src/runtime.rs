@@ -18,9 +18,10 @@ use crate::cgroups::{Cgroup, Stats};
 use crate::container::exec::{self, AttachSpec, Attachment, ExecProcess, ExecSpec, ExecStreams};
 use crate::container::plan::{Bundle, ContainerPlan, SandboxPlan};
 use crate::container::spec::{ContainerSpec, NamespaceMode, SandboxSpec, check_id};
-use crate::container::start::{START_TIME_MAX, claim, claim_new, is_claimed, run_shim};
+use crate::container::start::{START_TIME_MAX, ShimCommand, claim, claim_new, is_claimed, run_shim};
 use crate::container::state::{
     self, ContainerState, Exit, Observed, ObservedSandbox, ProcessId, Running, Sandbox, Started,
+    read_unless_torn,
 };
 use crate::container::{delete, plan, reboot};
 use crate::error::Error;
@@ -49,6 +50,7 @@ pub struct RuntimeConfig {
 #[derive(Clone, Debug)]
 pub struct Runtime {
     config: RuntimeConfig,
+    shim: ShimCommand,
     hierarchies: Hierarchies,
 }
 
@@ -58,10 +60,8 @@ impl Runtime {
         if !config.state_dir.is_absolute() {
             return Err(Error::invalid("state_dir", "it is not an absolute path"));
         }
-        if config.shim_command.is_empty() {
-            return Err(Error::invalid("shim_command", "it is empty"));
-        }
-        let runtime = Runtime { hierarchies: Hierarchies::detect()?, config };
+        let shim = ShimCommand::new(&config.shim_command)?;
+        let runtime = Runtime { hierarchies: Hierarchies::detect()?, shim, config };
         let dirs = [runtime.containers_dir(), runtime.sandboxes_dir()];
         for dir in &dirs {
             DirBuilder::new()
@@ -86,7 +86,7 @@ impl Runtime {
         let bundle = self.sandbox_bundle(&spec.id)?;
         let Some(_claim) = claim_new(&bundle)? else { return self.existing_sandbox(spec, &bundle) };
         let plan = SandboxPlan { spec: spec.clone(), cgroup: self.cgroup(&spec.cgroup.path) };
-        match run_shim(&self.config.shim_command, shim::SANDBOX, &bundle, &plan) {
+        match run_shim(&self.shim, shim::SANDBOX, &bundle, &plan) {
             Ok(running) => Ok(sandbox_of(spec, &bundle, running)),
             Err(error) => Err(clean_up(error, delete::sandbox(&bundle))),
         }
@@ -121,9 +121,15 @@ impl Runtime {
     /// One sandbox, if it is there.
     pub fn observe_sandbox(&self, id: &str) -> Result<Option<ObservedSandbox>, Error> {
         let bundle = self.sandbox_bundle(id)?;
-        let Some(plan) = state::read::<SandboxPlan>(&bundle.plan())? else { return Ok(None) };
+        let spec = match state::read::<SandboxPlan>(&bundle.plan()) {
+            Ok(Some(plan)) => plan.spec,
+            Ok(None) => return Ok(None),
+            // What it was made for is lost; that it is there is not.
+            Err(Error::State { .. }) => SandboxSpec { id: id.to_owned(), ..SandboxSpec::default() },
+            Err(error) => return Err(error),
+        };
         let running: Option<Running> = read_unless_torn(&bundle.running())?;
-        let netns = netns_of(&plan.spec, &bundle);
+        let netns = netns_of(&spec, &bundle);
         // Its maker is noted before it, and forgotten with another boot.
         let of_this_boot = bundle.shim().exists();
         Ok(Some(ObservedSandbox {
@@ -131,7 +137,7 @@ impl Runtime {
             started_at: running.as_ref().map(|running| running.started_at),
             pause: running.map(|running| running.process).filter(|pause| of_this_boot && pause.is_alive()),
             netns,
-            spec: plan.spec,
+            spec,
         }))
     }
 
@@ -139,7 +145,7 @@ impl Runtime {
     pub fn delete_sandbox(&self, id: &str) -> Result<(), Error> {
         for container in ids_in(&self.containers_dir())? {
             let bundle = self.container_bundle(&container)?;
-            let plan: Option<ContainerPlan> = state::read(&bundle.plan())?;
+            let plan: Option<ContainerPlan> = read_unless_torn(&bundle.plan())?;
             if plan.is_some_and(|plan| plan.spec.sandbox == id) {
                 self.delete_container(&container)?;
             }
@@ -177,7 +183,7 @@ impl Runtime {
             shm,
             cgroup: self.cgroup(&spec.cgroup.path),
         };
-        match run_shim(&self.config.shim_command, shim::CONTAINER, &bundle, &plan) {
+        match run_shim(&self.shim, shim::CONTAINER, &bundle, &plan) {
             Ok(running) => Ok(started_of(running)),
             Err(error) => Err(clean_up(error, delete::container(&bundle))),
         }
@@ -203,7 +209,7 @@ impl Runtime {
         }
     }
 
-    /// All containers, in the order of their ids.
+    /// All containers, in the order of their ids. One whose plan is damaged has an empty specification.
     pub fn list(&self) -> Result<Vec<Observed>, Error> {
         let mut found = Vec::new();
         for id in ids_in(&self.containers_dir())? {
@@ -215,9 +221,14 @@ impl Runtime {
     /// One container, if it is there.
     pub fn observe(&self, id: &str) -> Result<Option<Observed>, Error> {
         let bundle = self.container_bundle(id)?;
-        let Some(plan) = state::read::<ContainerPlan>(&bundle.plan())? else { return Ok(None) };
+        let spec = match state::read::<ContainerPlan>(&bundle.plan()) {
+            Ok(Some(plan)) => plan.spec,
+            Ok(None) => return Ok(None),
+            Err(Error::State { .. }) => ContainerSpec { id: id.to_owned(), ..ContainerSpec::default() },
+            Err(error) => return Err(error),
+        };
         let state = observe_state(&bundle)?;
-        Ok(Some(Observed { id: id.to_owned(), sandbox: plan.spec.sandbox.clone(), state, spec: plan.spec }))
+        Ok(Some(Observed { id: id.to_owned(), sandbox: spec.sandbox.clone(), state, spec }))
     }
 
     /// Sends a signal, by number, to a container's init.
@@ -401,14 +412,6 @@ fn observe_state(bundle: &Bundle) -> Result<ContainerState, Error> {
             let started_at = running.as_ref().map(|running| running.started_at);
             Ok(exited(&running)?.unwrap_or(ContainerState::Lost { started_at }))
         }
-    }
-}
-
-/// Reads a state file that tells no more than nothing when it is torn.
-fn read_unless_torn<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    match state::read(path) {
-        Err(Error::State { .. }) => Ok(None),
-        read => read,
     }
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::stat::{SFlag, major, minor};
 use nix::unistd::Pid;
 
@@ -55,6 +56,25 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     }
 }
 
+/// Forks into new namespaces. As [`fork_single_threaded`]; namespaces made together with a user namespace belong
+/// to it.
+pub(crate) fn fork_into(namespaces: CloneFlags) -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!("fork refused: the process has {threads} threads")));
+    }
+    let flags = namespaces.bits() as libc::c_ulong | libc::SIGCHLD as libc::c_ulong;
+    let none: libc::c_ulong = 0;
+    // SAFETY: without a stack of its own and without shared memory this is a fork: the child goes on here with a
+    // copy of everything. There is one thread, so it finds no lock held; the C library learns nothing of the
+    // fork, and keeps nothing about processes but the thread's id, which is used for signalling oneself only.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    match Errno::result(child)? {
+        0 => Ok(Forked::Child),
+        child => Ok(Forked::Parent { child: Pid::from_raw(child as i32) }),
+    }
+}
+
 /// Ends the process at once: no exit handlers, nothing flushed.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes no pointers and does not return.
@@ -81,6 +101,44 @@ pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result
     // SAFETY: the kernel copies `len` instructions from behind the pointer, which lives until the call returns.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program) };
     Ok(Errno::result(done).map(drop)?)
+}
+
+/// Lets go of the memory that shows the program's own file: code and constants. What is used again is shown
+/// again out of the kernel's cache. For a process that is going to wait for long.
+pub(crate) fn drop_program_pages() {
+    for (start, length) in read_only_segments() {
+        // SAFETY: the range is a segment of the program that was never writable, so each of its pages is as the
+        // file has it, and the file cannot change while it is executed. A page that is needed again, the one
+        // executing this among them, is the same page again.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// The program's segments that are not writable: address and length. None when they are not where the kernel says
+/// that they are.
+fn read_only_segments() -> Vec<(usize, usize)> {
+    // SAFETY: getauxval takes a number.
+    let value = |kind| unsafe { libc::getauxval(kind) } as usize;
+    let (headers, count) = (value(libc::AT_PHDR), value(libc::AT_PHNUM));
+    if headers == 0 || value(libc::AT_PHENT) != size_of::<libc::Elf64_Phdr>() {
+        return Vec::new();
+    }
+    // SAFETY: the kernel says that so many headers of this size lie there; they are constants of the program.
+    let headers_found = unsafe { std::slice::from_raw_parts(headers as *const libc::Elf64_Phdr, count) };
+    let own = headers_found.iter().find(|header| header.p_type == libc::PT_PHDR);
+    let base = own.map_or(0, |own| headers.wrapping_sub(own.p_vaddr as usize));
+    let page = value(libc::AT_PAGESZ).max(1);
+    let fixed = headers_found
+        .iter()
+        .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+        .map(|header| {
+            let start = base.wrapping_add(header.p_vaddr as usize);
+            let end = (start + header.p_memsz as usize).next_multiple_of(page);
+            (start - start % page, end - (start - start % page))
+        });
+    let segments: Vec<(usize, usize)> = fixed.collect();
+    let plausible = segments.iter().any(|(start, length)| (*start..start + length).contains(&headers));
+    if plausible { segments } else { Vec::new() }
 }
 
 /// Marks all descriptors from `first` on to be closed by the next exec.
@@ -264,6 +322,36 @@ pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
     }
     // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Shows the files of a copied mount with the ids of a user namespace: what is 0 on disk is that namespace's 0.
+/// `EINVAL` from filesystems that cannot.
+pub(crate) fn map_ids(copy: &OwnedFd, users: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    set_mount_attributes(copy, &attributes)
+}
+
+/// Makes a copied mount one that nothing can be written through.
+pub(crate) fn make_mount_read_only(copy: &OwnedFd) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_mount_attributes(copy, &attributes)
+}
+
+fn set_mount_attributes(copy: &OwnedFd, attributes: &libc::mount_attr) -> io::Result<()> {
+    let size = size_of::<libc::mount_attr>();
+    let (fd, flags) = (copy.as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: the path is an empty C string, the attributes are a live structure of the size that is said, and
+    // the kernel reads only.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const *attributes, size)
+    };
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Attaches a copied mount onto an open file or directory.

@@ -176,6 +176,10 @@ impl PodNetwork for BridgeNetwork {
             let mut host = Netlink::open()?;
             // What an earlier sandbox of this pod left.
             host.delete_link(&host_link)?;
+            if host.link(&self.bridge)?.is_none() {
+                tracing::warn!(bridge = %self.bridge, "the bridge of the node's pods is gone; it is made anew");
+                self.make_bridge(&mut host, range)?;
+            }
             host.add_veth(VethPair {
                 name: &host_link,
                 peer_name: POD_LINK,

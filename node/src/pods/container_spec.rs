@@ -40,6 +40,8 @@ pub(crate) fn sandbox(context: &Context, record: &PodRecord, id: &str) -> Sandbo
         network: or_host(spec.host_network),
         ipc: or_host(spec.host_ipc),
         pid,
+        // Chosen by whoever keeps the ranges.
+        users: None,
         shm_bytes: None,
         sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
         cgroup: qos::pod_cgroup(spec, record.uid()),

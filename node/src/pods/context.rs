@@ -24,6 +24,7 @@ use crate::network::PodNetwork;
 use crate::objects::Objects;
 use crate::session::outbox::Outbox;
 use crate::tokens::Tokens;
+use crate::user_ids::UserIdPool;
 
 /// Shared by all workers of a node.
 pub(crate) struct Context {
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) images: Arc<ImageStore>,
     pub(crate) puller: Arc<Puller>,
     pub(crate) network: Arc<dyn PodNetwork>,
+    pub(crate) user_ids: Arc<UserIdPool>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) objects: Arc<Objects>,

@@ -259,6 +259,9 @@ fn remove_unowned(context: &Context, unowned: impl Fn(&str) -> bool) -> Result<(
     for uid in context.network.owners()?.iter().filter(|uid| unowned(uid)) {
         context.network.release(uid)?;
     }
+    for uid in context.user_ids.owners()?.iter().filter(|uid| unowned(uid)) {
+        context.user_ids.release(uid)?;
+    }
     Ok(())
 }
 

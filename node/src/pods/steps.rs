@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
+use runtime::SandboxSpec;
 
 use super::container_spec;
 use super::containers::ContainerError;
@@ -22,6 +23,7 @@ use super::worker::{Worker, add};
 use super::{backoff, files, volumes};
 use crate::hooks::HookKind;
 use crate::network::NetworkError;
+use crate::user_ids::UserIdsError;
 
 /// The wait after a sandbox or its volumes could not be made.
 const SANDBOX_RETRY: Duration = Duration::from_secs(2);
@@ -35,6 +37,8 @@ pub(crate) enum StepError {
     Runtime(#[from] ContainerError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    UserIds(#[from] UserIdsError),
     #[error("cannot remove the files of the pod: {0}")]
     Files(#[from] io::Error),
 }
@@ -43,6 +47,7 @@ pub(crate) enum StepError {
 enum SandboxFailure {
     Volume(volumes::VolumeError),
     Network(NetworkError),
+    UserIds(UserIdsError),
     Runtime(ContainerError),
     Files(io::Error),
     Name(String),
@@ -106,6 +111,9 @@ impl Worker {
             }
             SandboxFailure::Volume(error) => ("FailedMount", error.to_string(), SANDBOX_RETRY),
             SandboxFailure::Network(error) => {
+                ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
+            }
+            SandboxFailure::UserIds(error) => {
                 ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"), SANDBOX_RETRY)
             }
             SandboxFailure::Name(problem) => {
@@ -289,6 +297,9 @@ fn make_sandbox(
     } else {
         Some(context.network.reserve(&uid).map_err(SandboxFailure::Network)?)
     };
+    let own_users = record.spec().host_users == Some(false);
+    let users = own_users.then(|| context.user_ids.reserve(&uid)).transpose();
+    let users = users.map_err(SandboxFailure::UserIds)?;
     let mut sandbox = record.sandbox.clone().expect("the caller wrote the id down");
     sandbox.ip = ip;
     record.sandbox = Some(sandbox.clone());
@@ -296,7 +307,7 @@ fn make_sandbox(
     let around = volumes::Around::new(context, &record, tokens);
     volumes::prepare(around, &dir.join("volumes")).map_err(SandboxFailure::Volume)?;
     files::write_all(&record, ip, &context.config, &dir.join("etc")).map_err(SandboxFailure::Files)?;
-    let spec = container_spec::sandbox(context, &record, &sandbox.id);
+    let spec = SandboxSpec { users, ..container_spec::sandbox(context, &record, &sandbox.id) };
     let files_made = Instant::now();
     sandbox.netns = context.runtime.create_sandbox(&spec).map_err(SandboxFailure::Runtime)?;
     let namespaces_made = Instant::now();
@@ -333,6 +344,7 @@ fn release_files(context: &Context, record: &PodRecord) -> Result<(), StepError>
     let dir = context.pod_dir(record.uid());
     // A pod whose sandbox could never be made may have an address all the same.
     context.network.release(record.uid())?;
+    context.user_ids.release(record.uid())?;
     volumes::release(&dir.join("volumes"))?;
     for part in ["volumes", "etc", "containers", "roots"] {
         remove_dir(&dir.join(part))?;

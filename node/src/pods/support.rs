@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 pub(crate) fn unsupported_pod(spec: &PodSpec) -> Option<&'static str> {
     let security = spec.security_context.as_ref();
     let found = [
-        (spec.host_users == Some(false), "user namespaces (hostUsers: false)"),
         (spec.overhead.as_ref().is_some_and(|o| !o.is_empty()), "pod overhead"),
         (spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()), "resource claims"),
         (security.is_some_and(|s| s.se_linux_options.is_some()), "SELinux options"),

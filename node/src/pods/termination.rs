@@ -10,6 +10,7 @@ use super::container_spec::instance_files;
 use super::containers::Seen;
 use super::context::Context;
 use super::record::{InstanceState, PodRecord, Termination};
+use crate::streaming::log_files::open_plain;
 
 /// Bytes of a termination message that are kept.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -74,7 +75,7 @@ fn head(path: &Path, limit: usize) -> Option<String> {
 
 /// The last lines of a log in the CRI format, without their heads.
 fn log_tail(path: &Path) -> Option<String> {
-    let mut file = fs::File::open(path).ok()?;
+    let mut file = open_plain(path).ok()?;
     let size = file.metadata().ok()?.len();
     // Heads take room, too: read more than is wanted, cut afterwards.
     file.seek(SeekFrom::Start(size.saturating_sub(4 * LOG_TAIL_BYTES_MAX))).ok()?;

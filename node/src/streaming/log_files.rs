@@ -6,10 +6,11 @@
 
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use nix::fcntl::OFlag;
 
 /// How much of a file is read at once, and about how much a chunk holds.
 const READ_BYTES: usize = 64 << 10;
@@ -50,7 +51,7 @@ impl LogReader {
         };
         match reader.wanted.tail_lines {
             Some(lines) => reader.seek_tail(lines)?,
-            None => reader.file = reader.files()?.first().map(fs::File::open).transpose()?,
+            None => reader.file = reader.files()?.first().map(|path| open_plain(path)).transpose()?,
         }
         Ok(reader)
     }
@@ -118,7 +119,7 @@ impl LogReader {
     fn next_file(&mut self) -> io::Result<bool> {
         let files = self.files()?;
         let Some(open) = self.file.as_ref() else {
-            self.file = files.first().map(fs::File::open).transpose()?;
+            self.file = files.first().map(|path| open_plain(path)).transpose()?;
             return Ok(self.file.is_some());
         };
         let inode = open.metadata()?.ino();
@@ -126,7 +127,7 @@ impl LogReader {
         // A file that is gone was rotated away and removed: go on with the oldest that is left.
         let next = at.map_or(files.first(), |at| files.get(at + 1));
         let Some(next) = next else { return Ok(false) };
-        self.file = Some(fs::File::open(next)?);
+        self.file = Some(open_plain(next)?);
         self.rest.clear();
         Ok(true)
     }
@@ -162,7 +163,7 @@ impl LogReader {
         let mut files = self.files()?;
         files.reverse();
         for (number, path) in files.iter().enumerate() {
-            let mut file = fs::File::open(path)?;
+            let mut file = open_plain(path)?;
             let (offset, found) = tail_offset(&mut file, missing)?;
             missing -= found;
             if missing == 0 || number + 1 == files.len() {
@@ -205,6 +206,11 @@ fn tail_offset(file: &mut fs::File, lines: u64) -> io::Result<(u64, u64)> {
     Ok((0, found + 1))
 }
 
+/// Opens a log that is no link: whoever may write to the directory of logs must not choose what is shown.
+pub(crate) fn open_plain(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +236,15 @@ mod tests {
             .unwrap();
         fs::write(&path, entry(2, "P", "c") + &entry(3, "F", "d") + &entry(4, "F", "e")).unwrap();
         path
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_log_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("shadow"), entry(0, "F", "secret")).unwrap();
+        let path = dir.path().join("0.log");
+        std::os::unix::fs::symlink("shadow", &path).unwrap();
+        assert!(LogReader::open(&path, Wanted::default()).and_then(|mut reader| reader.read()).is_err());
     }
 
     #[test]

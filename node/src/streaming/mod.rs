@@ -11,7 +11,7 @@
 
 mod attach;
 mod exec;
-mod log_files;
+pub(crate) mod log_files;
 pub(crate) mod logs;
 mod port_forward;
 mod pump;

@@ -121,6 +121,16 @@ impl Host {
         self.runtime().list().unwrap().len()
     }
 
+    /// The first processes of the containers that run.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let containers = self.runtime().list().unwrap().into_iter();
+        let process = |state| match state {
+            runtime::ContainerState::Running { process, .. } => Some(process.pid),
+            _ => None,
+        };
+        containers.filter_map(|container| process(container.state)).collect()
+    }
+
     /// No mount, process, cgroup, link, address or pod directory.
     pub(crate) fn assert_clean(&self) {
         let dir = self.dir.path().to_str().unwrap();
@@ -130,6 +140,7 @@ impl Host {
         for sub in [
             "data/pods",
             "data/network/addresses",
+            "data/users",
             "data/logs/pods",
             "data/logs/containers",
             "run/runtime/containers",

@@ -13,6 +13,7 @@
 
 mod adoption;
 mod control;
+mod faults;
 mod hooks;
 mod host;
 mod images;
@@ -25,6 +26,7 @@ mod pull_policies;
 mod pulls;
 mod registry;
 mod restarts;
+mod users;
 mod volumes;
 mod workload;
 
@@ -69,6 +71,8 @@ fn run(args: Vec<String>) -> ExitCode {
         adoption::TESTS,
         leadership::TESTS,
         volumes::TESTS,
+        users::TESTS,
+        faults::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::plan::{Bundle, ContainerPlan, SandboxPlan};
-use super::state::{self, ProcessId, Running};
+use super::state::{self, ProcessId, Running, read_unless_torn};
 use crate::error::Error;
 use crate::net::netns;
 use crate::process::channel::wait_readable;
@@ -27,7 +27,8 @@ const UNMOUNTS_MAX: u32 = 16;
 /// Removes a container whose bundle the caller has claimed.
 pub(crate) fn container(bundle: &Bundle) -> Result<(), Error> {
     let shim: Option<ProcessId> = state::read(&bundle.shim()).unwrap_or_default();
-    let plan: Option<ContainerPlan> = state::read(&bundle.plan())?;
+    // Without its plan its group goes with the sandbox's, and its files are the caller's to remove.
+    let plan: Option<ContainerPlan> = read_unless_torn(&bundle.plan())?;
     if let Some(running) = state::read::<Running>(&bundle.running()).unwrap_or_default() {
         kill(running.process, Duration::ZERO)?;
     }
@@ -54,7 +55,7 @@ pub(crate) fn container(bundle: &Bundle) -> Result<(), Error> {
 /// Removes a sandbox whose bundle the caller has claimed and whose containers are gone.
 pub(crate) fn sandbox(bundle: &Bundle) -> Result<(), Error> {
     let maker: Option<ProcessId> = state::read(&bundle.shim()).unwrap_or_default();
-    let plan: Option<SandboxPlan> = state::read(&bundle.plan())?;
+    let plan: Option<SandboxPlan> = read_unless_torn(&bundle.plan())?;
     if let Some(maker) = maker {
         kill(maker, KILL_TIME_MAX)?;
     }

@@ -2,14 +2,20 @@
 //! directories, read by the shim. It decides nothing; [`SandboxSpec::check`] and
 //! [`ContainerSpec::check`] refuse what could not mean anything or could escape.
 
+mod groups;
+mod mounts;
+
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Set;
 use crate::error::Error;
 use crate::seccomp::{Filters, Seccomp};
+
+pub use groups::{CgroupSpec, IoLimit};
+pub use mounts::{Mount, MountKind, Propagation, default_masked_paths, default_readonly_paths};
 
 /// Longest id of a sandbox or container.
 pub const ID_BYTES_MAX: usize = 128;
@@ -44,6 +50,16 @@ pub enum PidMode {
     Host,
 }
 
+/// A sandbox's own user namespace: inside, ids begin at 0; on the host they are these. Its other namespaces
+/// belong to it, so that root inside has no rights outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserIds {
+    /// The host's user and group id that is 0 inside.
+    pub first: u32,
+    /// How many ids there are.
+    pub length: u32,
+}
+
 /// A pod's shared namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -57,6 +73,10 @@ pub struct SandboxSpec {
     pub ipc: NamespaceMode,
     /// Process ids.
     pub pid: PidMode,
+    /// A user namespace of its own (`hostUsers: false`); `None`: users are the host's. Needs own network and
+    /// ipc namespaces, and other process ids than the host's.
+    #[serde(default)]
+    pub users: Option<UserIds>,
     /// Size of `/dev/shm` in bytes; `None`: [`SHM_BYTES_DEFAULT`].
     pub shm_bytes: Option<u64>,
     /// Settings written inside the sandbox's namespaces, by dotted name.
@@ -244,99 +264,6 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
-/// What a mount is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MountKind {
-    /// A file or directory of the host, with what is mounted below it.
-    #[default]
-    Bind,
-    /// Memory; `source` is ignored, `options` are tmpfs's (`size=..`, `mode=..`).
-    Tmpfs,
-}
-
-/// How later mounts of the host below a bind mount are seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Propagation {
-    /// Not at all.
-    #[default]
-    Private,
-    /// Those of the host appear inside.
-    HostToContainer,
-    /// Those of the host appear inside, and those made inside appear on the host. Only for privileged
-    /// containers; the source must lie on a shared mount.
-    Bidirectional,
-}
-
-/// One mount over the root filesystem.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Host path of a bind mount, resolved on the host.
-    pub source: PathBuf,
-    /// What to mount of a source directory: a relative path, made (as a directory) if missing. Links in it
-    /// are followed inside the source only, even while somebody changes them.
-    #[serde(default)]
-    pub sub_path: Option<PathBuf>,
-    /// Absolute path inside the container, made if missing. Symbolic links in it are followed inside
-    /// the container's root only.
-    pub target: PathBuf,
-    /// Whether it can only be read.
-    pub read_only: bool,
-    /// What it is made of.
-    pub kind: MountKind,
-    /// For bind mounts.
-    pub propagation: Propagation,
-    /// Filesystem options of a tmpfs.
-    pub options: Vec<String>,
-}
-
-/// A cgroup and its limits. What a host cannot enforce is reported, not ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CgroupSpec {
-    /// Relative to the runtime's cgroup root, for example `pod-<uid>/<container>`.
-    pub path: PathBuf,
-    /// Relative weight of CPU time, 2 to 262144 (v1's scale; converted for v2).
-    pub cpu_shares: Option<u64>,
-    /// CPU time in microseconds per period.
-    pub cpu_quota_us: Option<u64>,
-    /// Length of the period in microseconds; `None`: 100000.
-    pub cpu_period_us: Option<u64>,
-    /// The processors to run on, as a list: `0-2,5`.
-    pub cpuset_cpus: Option<String>,
-    /// The memory nodes to allocate from, likewise.
-    pub cpuset_mems: Option<String>,
-    /// Memory in bytes.
-    pub memory_limit: Option<u64>,
-    /// Swap in bytes beside the memory limit; `None`: no swap.
-    pub swap_limit: Option<u64>,
-    /// Memory in bytes that is taken away last when the host runs short.
-    pub memory_reservation: Option<u64>,
-    /// How readily memory is swapped out, 0 to 100. Version 1 only.
-    pub memory_swappiness: Option<u64>,
-    /// Huge pages in bytes by page size: `2MB`, `1GB`.
-    pub hugepage_limits: BTreeMap<String, u64>,
-    /// Rates of disks.
-    pub io_limits: Vec<IoLimit>,
-    /// Number of processes and threads.
-    pub pids_limit: Option<u64>,
-}
-
-/// The rates at which a block device may be used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IoLimit {
-    /// The device's number.
-    pub major: u64,
-    /// Its second half.
-    pub minor: u64,
-    /// Bytes read.
-    pub read_bytes_per_second: Option<u64>,
-    /// Bytes written.
-    pub write_bytes_per_second: Option<u64>,
-    /// Read operations.
-    pub reads_per_second: Option<u64>,
-    /// Write operations.
-    pub writes_per_second: Option<u64>,
-}
-
 /// Where and how output is logged (the CRI log format).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
@@ -357,36 +284,38 @@ impl LogSpec {
     }
 }
 
-/// Paths under `/proc` and `/sys` that container runtimes hide.
-pub fn default_masked_paths() -> Vec<PathBuf> {
-    [
-        "/proc/acpi",
-        "/proc/asound",
-        "/proc/interrupts",
-        "/proc/kcore",
-        "/proc/keys",
-        "/proc/latency_stats",
-        "/proc/sched_debug",
-        "/proc/scsi",
-        "/proc/timer_list",
-        "/proc/timer_stats",
-        "/sys/devices/virtual/powercap",
-        "/sys/firmware",
-    ]
-    .map(PathBuf::from)
-    .to_vec()
-}
-
-/// Paths under `/proc` that container runtimes make read-only.
-pub fn default_readonly_paths() -> Vec<PathBuf> {
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(PathBuf::from).to_vec()
-}
-
 impl SandboxSpec {
     /// Refuses what cannot be made.
     pub fn check(&self) -> Result<(), Error> {
         check_id(&self.id)?;
-        self.cgroup.check()
+        self.cgroup.check()?;
+        let Some(users) = self.users else { return Ok(()) };
+        let of_host = [
+            ("network", self.network == NamespaceMode::Host),
+            ("ipc", self.ipc == NamespaceMode::Host),
+            ("pid", self.pid == PidMode::Host),
+        ];
+        if let Some((name, _)) = of_host.iter().find(|(_, host)| *host) {
+            let why = format!("a user namespace of its own has no rights over the host's {name} namespace");
+            return Err(Error::invalid("users", why));
+        }
+        users.check()
+    }
+}
+
+impl UserIds {
+    /// Refuses ranges that hold the host's root, or no id.
+    fn check(self) -> Result<(), Error> {
+        if self.first == 0 || self.length == 0 || self.first.checked_add(self.length).is_none() {
+            let why = format!("{} ids from {} are no range of unprivileged ids", self.length, self.first);
+            return Err(Error::invalid("users", why));
+        }
+        Ok(())
+    }
+
+    /// The host's id for one inside.
+    pub(crate) fn on_host(self, id: u32) -> Option<u32> {
+        (id < self.length).then(|| self.first + id)
     }
 }
 
@@ -429,49 +358,6 @@ impl ProcessSpec {
     }
 }
 
-impl Mount {
-    fn check(&self) -> Result<(), Error> {
-        if !self.target.is_absolute() || has_parent_component(&self.target) {
-            return Err(Error::invalid(
-                "mounts.target",
-                format!("{} is not an absolute path without \"..\"", self.target.display()),
-            ));
-        }
-        if let Some(sub_path) = &self.sub_path
-            && (sub_path.is_absolute() || has_parent_component(sub_path))
-        {
-            return Err(Error::invalid(
-                "mounts.sub_path",
-                format!("{} is not a relative path without \"..\"", sub_path.display()),
-            ));
-        }
-        if self.kind == MountKind::Bind && !self.source.is_absolute() {
-            return Err(Error::invalid(
-                "mounts.source",
-                format!("{} is not absolute", self.source.display()),
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl CgroupSpec {
-    fn check(&self) -> Result<(), Error> {
-        let plain = self.path.components().all(|part| matches!(part, Component::Normal(_)));
-        if !plain || self.path.as_os_str().is_empty() {
-            return Err(Error::invalid(
-                "cgroup.path",
-                format!("{:?} is not a relative path of plain names", self.path),
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn has_parent_component(path: &Path) -> bool {
-    path.components().any(|part| part == Component::ParentDir)
-}
-
 /// Ids become file names.
 pub(crate) fn check_id(id: &str) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -498,6 +384,32 @@ mod tests {
     }
 
     #[test]
+    fn a_user_namespace_needs_unprivileged_ids_and_own_namespaces() {
+        let users = |first, length| Some(UserIds { first, length });
+        let sandbox = |users| SandboxSpec {
+            id: "s".into(),
+            users,
+            cgroup: CgroupSpec { path: "s".into(), ..CgroupSpec::default() },
+            ..SandboxSpec::default()
+        };
+        assert!(sandbox(users(65536, 65536)).check().is_ok());
+        for range in [users(0, 65536), users(65536, 0), users(u32::MAX, 2)] {
+            assert!(sandbox(range).check().is_err(), "{range:?}");
+        }
+        let host = NamespaceMode::Host;
+        let own = sandbox(users(65536, 65536));
+        for spec in [
+            SandboxSpec { network: host, ..own.clone() },
+            SandboxSpec { ipc: host, ..own.clone() },
+            SandboxSpec { pid: PidMode::Host, ..own.clone() },
+        ] {
+            assert!(spec.check().unwrap_err().to_string().starts_with("invalid users"));
+        }
+        let range = UserIds { first: 100, length: 10 };
+        assert_eq!((range.on_host(0), range.on_host(9), range.on_host(10)), (Some(100), Some(109), None));
+    }
+
+    #[test]
     fn ids_stay_file_names() {
         for id in ["a", "0b1c", "pod-1_x.y"] {
             assert!(check_id(id).is_ok(), "{id}");
@@ -505,23 +417,5 @@ mod tests {
         for id in ["", ".", "..", ".hidden", "a/b", "a b", "ä", &"x".repeat(129)] {
             assert!(check_id(id).is_err(), "{id}");
         }
-    }
-
-    #[test]
-    fn cgroup_paths_stay_below_the_root() {
-        let with = |path: &str| CgroupSpec { path: path.into(), ..CgroupSpec::default() }.check();
-        assert!(with("pod/a").is_ok());
-        for path in ["", "/abs", "../up", "a/../../b", "."] {
-            assert!(with(path).is_err(), "{path}");
-        }
-    }
-
-    #[test]
-    fn mount_targets_are_absolute_and_plain() {
-        let with =
-            |target: &str| Mount { source: "/x".into(), target: target.into(), ..Mount::default() }.check();
-        assert!(with("/data").is_ok());
-        assert!(with("data").is_err());
-        assert!(with("/data/../../etc").is_err());
     }
 }

@@ -4,10 +4,12 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -16,6 +18,7 @@ use super::plan::Bundle;
 use super::state::{self, Running};
 use crate::error::Error;
 use crate::process::channel::Report;
+use crate::syscall;
 
 /// How long a shim may take until the program runs: a loaded host is slow, a hung mount is for ever.
 pub(crate) const START_TIME_MAX: Duration = Duration::from_secs(30);
@@ -68,9 +71,40 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// What starts a shim. Its program is executed by way of a mount of its own that can only be read: whoever gets
+/// hold of the program's file through `/proc/<pid>/exe`, which may be somebody in a container, cannot write to it.
+#[derive(Clone, Debug)]
+pub(crate) struct ShimCommand {
+    program: OsString,
+    args: Vec<OsString>,
+    /// The read-only mount; without, where the kernel cannot make one, the program is executed as it is.
+    guarded: Option<Arc<OwnedFd>>,
+}
+
+impl ShimCommand {
+    pub(crate) fn new(command: &[OsString]) -> Result<ShimCommand, Error> {
+        let (program, args) =
+            command.split_first().ok_or_else(|| Error::invalid("shim_command", "it is empty"))?;
+        let guarded = syscall::clone_mount(Path::new(program))
+            .and_then(|copy| syscall::make_mount_read_only(&copy).map(|()| copy));
+        Ok(ShimCommand { program: program.clone(), args: args.to_vec(), guarded: guarded.ok().map(Arc::new) })
+    }
+
+    fn command(&self) -> Command {
+        let path = match &self.guarded {
+            // The child has the descriptor until it executes.
+            Some(guarded) => format!("/proc/self/fd/{}", guarded.as_raw_fd()).into(),
+            None => self.program.clone(),
+        };
+        let mut command = Command::new(path);
+        command.arg0(&self.program).args(&self.args);
+        command
+    }
+}
+
 /// Writes the plan and runs a shim on it; what it made is recorded when this returns.
 pub(crate) fn run_shim<T: serde::Serialize>(
-    command: &[OsString],
+    command: &ShimCommand,
     kind: &str,
     bundle: &Bundle,
     plan: &T,
@@ -87,10 +121,9 @@ pub(crate) fn run_shim<T: serde::Serialize>(
         .create(true)
         .open(&log)
         .map_err(|error| Error::io("create shim log", &log, error))?;
-    let (program, args) =
-        command.split_first().ok_or_else(|| Error::invalid("shim_command", "it is empty"))?;
-    let mut child = Command::new(program)
-        .args(args)
+    let program = PathBuf::from(&command.program);
+    let mut child = command
+        .command()
         .arg(kind)
         .arg(&bundle.dir)
         .env_clear()
@@ -99,7 +132,7 @@ pub(crate) fn run_shim<T: serde::Serialize>(
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .map_err(|error| Error::io("execute shim", PathBuf::from(program), error))?;
+        .map_err(|error| Error::io("execute shim", &program, error))?;
     let pipe: OwnedFd = child.stdout.take().expect("standard output was asked to be a pipe").into();
     let report = Report::receive(pipe, START_TIME_MAX);
     if report.is_err() {
@@ -107,7 +140,7 @@ pub(crate) fn run_shim<T: serde::Serialize>(
         // rest of the clean-up after that.
         let _ = child.kill();
     }
-    child.wait().map_err(|error| Error::io("wait for shim", PathBuf::from(program), error))?;
+    child.wait().map_err(|error| Error::io("wait for shim", program, error))?;
     match report {
         Ok(Some(Report::Running(running))) => Ok(running),
         Ok(Some(Report::Refused(error))) => Err(error.into()),

@@ -195,6 +195,14 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
         .map_err(|error| Error::State { path: path.to_owned(), reason: error.to_string() })
 }
 
+/// Reads a state file that tells no more than nothing when it is torn.
+pub(crate) fn read_unless_torn<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match read(path) {
+        Err(Error::State { .. }) => Ok(None),
+        read => read,
+    }
+}
+
 /// Writes a state file so that a reader sees all of it or nothing, whoever dies in between. Against a
 /// power cut see [`sync`].
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {

@@ -41,6 +41,6 @@ fn set_up(
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     init::prepare(plan, channel).map_err(at(Stage::Prepare))?;
     plan.cgroup.enter().map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
-    namespaces::join_process(init).map_err(at(Stage::Namespaces))?;
-    init::become_process(process, plan.spec.privileged, channel, stdio)
+    let users = namespaces::join_process(init, plan.sandbox.users).map_err(at(Stage::Namespaces))?;
+    init::become_process(process, plan.spec.privileged, users, (channel, stdio))
 }

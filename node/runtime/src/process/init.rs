@@ -3,7 +3,8 @@
 //! after the root is in place ([`become_process`]) is the same for a further process (see `enter`).
 //!
 //! Order matters: cgroups before namespaces (so that the cgroup namespace's root is the container's own
-//! group), mounts before the pivot, everything that needs privilege before the user changes.
+//! group), mounts before the pivot, the pod's user namespace after all that takes the host's rights, everything
+//! that needs privilege before the user changes.
 
 use std::convert::Infallible;
 use std::fs;
@@ -27,6 +28,7 @@ use crate::container::plan::ContainerPlan;
 use crate::container::spec::{ProcessSpec, TerminalSize};
 use crate::container::state::Unenforced;
 use crate::error::{Stage, StartError};
+use crate::namespaces::Users;
 use crate::rootfs::{devices, mounts, overlay, pivot, resolve::Root};
 use crate::{namespaces, rlimits, syscall};
 
@@ -62,23 +64,40 @@ fn set_up(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> Result<I
     prepare(plan, channel).map_err(at(Stage::Prepare))?;
     plan.cgroup.enter().map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
     namespaces::join_sandbox(plan).map_err(at(Stage::Namespaces))?;
+    let users = Users::of_sandbox(plan).map_err(at(Stage::Namespaces))?;
     let own_cgroup_view = namespaces::make_own().map_err(at(Stage::Namespaces))?;
-    make_root(plan, own_cgroup_view)?;
-    become_process(&plan.spec.process, plan.spec.privileged, channel, stdio)
+    make_root(plan, own_cgroup_view, users.as_ref())?;
+    become_process(&plan.spec.process, plan.spec.privileged, users, (channel, stdio))
 }
 
 /// Becomes the program of a process inside the container's root, with its user, limits and rights.
 pub(super) fn become_process(
     process: &ProcessSpec,
     privileged: bool,
-    channel: &InitChannel,
-    stdio: Stdio,
+    namespace: Option<Users>,
+    (channel, stdio): (&InitChannel, Stdio),
 ) -> Result<Infallible, StartError> {
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     let user = users::resolve(&process.user).map_err(at(Stage::User))?;
+    let owner = match &namespace {
+        Some(namespace) => namespace.user_on_host(&user).map_err(at(Stage::User))?,
+        None => Uid::from_raw(user.uid),
+    };
+    if let Stdio::Pipes { stdout, stderr, .. } = &stdio {
+        hand_over(&[stdout, stderr], owner).map_err(at(Stage::Stdio))?;
+    }
+    let limit = || rlimits::apply(&process.rlimits).map_err(|error| Failure::from(error).at(Stage::Rlimits));
+    let limited = namespace.is_some();
+    if let Some(namespace) = namespace {
+        // Raising a limit is the host's right.
+        limit()?;
+        namespace.enter().map_err(at(Stage::Namespaces))?;
+    }
     connect_stdio(channel, stdio, &user).map_err(at(Stage::Stdio))?;
     enter_working_directory(&process.cwd).map_err(at(Stage::Cwd))?;
-    rlimits::apply(&process.rlimits).map_err(|error| Failure::from(error).at(Stage::Rlimits))?;
+    if !limited {
+        limit()?;
+    }
     let capabilities =
         process.capabilities.set(privileged).map_err(|error| Failure::from(error).at(Stage::Capabilities))?;
     let filters = process
@@ -132,20 +151,23 @@ pub(crate) fn set_oom_score_adj(adjustment: i32) -> Result<(), Unenforced> {
     })
 }
 
-fn make_root(plan: &ContainerPlan, own_cgroup_view: bool) -> Result<(), StartError> {
+fn make_root(plan: &ContainerPlan, own_cgroup_view: bool, users: Option<&Users>) -> Result<(), StartError> {
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     let spec = &plan.spec;
     let nodes = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
-    let shared = mounts::copy_shared(spec).map_err(at(Stage::Mount))?;
+    let shared = mounts::copy_shared(spec, users).map_err(at(Stage::Mount))?;
     mounts::detach_from_host().map_err(at(Stage::Rootfs))?;
-    overlay::mount_root(&spec.rootfs, nodes).map_err(at(Stage::Rootfs))?;
+    users.map_or(Ok(()), Users::own_files).map_err(at(Stage::User))?;
+    overlay::mount_root(&spec.rootfs, nodes, users).map_err(at(Stage::Rootfs))?;
     let root = Root::open(&spec.rootfs.merged)
         .map_err(|error| Failure::io("open", &spec.rootfs.merged, error).at(Stage::Rootfs))?;
     // Without a cgroup namespace the mounts would show all of the host's groups.
     let views = if own_cgroup_view { plan.cgroup.views() } else { Vec::new() };
-    mounts::mount_standard(&root, spec, &plan.shm, &views).map_err(at(Stage::Mount))?;
-    devices::make(&root, spec.privileged).map_err(at(Stage::Devices))?;
-    mounts::mount_all(&root, spec, shared).map_err(at(Stage::Mount))?;
+    mounts::mount_standard(&root, spec, (&plan.shm, &views), users).map_err(at(Stage::Mount))?;
+    // Nodes stay the host's: root of a user namespace is nobody to them.
+    let nodes_made = || devices::make(&root, spec.privileged);
+    users.map_or_else(nodes_made, |users| users.as_host(nodes_made)).map_err(at(Stage::Devices))?;
+    mounts::mount_all(&root, spec, shared, users).map_err(at(Stage::Mount))?;
     mounts::guard_paths(&root, spec).map_err(at(Stage::Mount))?;
     drop(root);
     pivot::enter(&spec.rootfs.merged).map_err(at(Stage::Pivot))?;
@@ -160,18 +182,20 @@ fn connect_stdio(channel: &InitChannel, stdio: Stdio, user: &Resolved) -> Result
         Stdio::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
         Stdio::Terminal { size, console } => {
             let end = open_terminal(channel, size, console)?;
+            hand_over(&[&end], Uid::from_raw(user.uid))?;
             let copy = || syscall::duplicate(&end).map_err(|error| Failure::io("copy", "terminal", error));
             (copy()?, copy()?, end)
         }
     };
-    // So that /dev/stdout can be opened anew by a program that is not root.
-    for fd in [&stdout, &stderr] {
-        fchown(fd, Some(Uid::from_raw(user.uid)), None)
-            .map_err(|error| Failure::io("hand over", "standard output", error))?;
-    }
     dup2_stdin(&stdin).map_err(|error| Failure::io("connect", "standard input", error))?;
     dup2_stdout(&stdout).map_err(|error| Failure::io("connect", "standard output", error))?;
     dup2_stderr(&stderr).map_err(|error| Failure::io("connect", "standard error", error))
+}
+
+/// Gives output to a user, so that /dev/stdout can be opened anew by a program that is not root.
+fn hand_over(outputs: &[&OwnedFd], owner: Uid) -> Result<(), Failure> {
+    let given = outputs.iter().try_for_each(|fd| fchown(fd, Some(owner), None));
+    given.map_err(|error| Failure::io("hand over", "standard output", error))
 }
 
 /// Opens a terminal of the container's own `/dev/pts`, sends its controlling side to the shim, makes the

@@ -2,7 +2,7 @@
 //! what hides or protects paths. Targets are found through [`Root`], so they cannot lie outside.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,16 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::resolve::{Root, fd_path, is_dir};
 use crate::container::spec::{ContainerSpec, Mount, MountKind, Propagation};
+use crate::namespaces::Users;
 use crate::process::failure::Failure;
 use crate::syscall;
 
 /// No programs, no devices, no set-uid: for filesystems of the kernel.
 const INERT: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NODEV);
 const DEV_OPTIONS: &str = "mode=755,size=65536k";
-/// Terminals belong to group 5 (`tty`) on every distribution.
-const PTS_OPTIONS: &str = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+const PTS_OPTIONS: &str = "newinstance,ptmxmode=0666,mode=0620";
+/// Terminals belong to this group (`tty`) on every distribution.
+const TTY_GROUP: u32 = 5;
 /// A directory is hidden behind an empty one.
 const MASK_OPTIONS: &str = "size=0,mode=755";
 
@@ -35,8 +37,8 @@ pub(crate) fn detach_from_host() -> Result<(), Failure> {
 pub(crate) fn mount_standard(
     root: &Root,
     spec: &ContainerSpec,
-    shm: &Path,
-    cgroups: &[(String, PathBuf)],
+    (shm, cgroups): (&Path, &[(String, PathBuf)]),
+    users: Option<&Users>,
 ) -> Result<(), Failure> {
     let guarded = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_RDONLY };
     fs_at(root, "/proc", "proc", INERT, None)?;
@@ -48,7 +50,8 @@ pub(crate) fn mount_standard(
     let nodes = if spec.privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
     fs_at(root, "/dev", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME | nodes, Some(DEV_OPTIONS))?;
     let devices = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    fs_at(root, "/dev/pts", "devpts", devices, Some(PTS_OPTIONS))?;
+    let group = users.map_or(TTY_GROUP, |users| users.ids().first + TTY_GROUP);
+    fs_at(root, "/dev/pts", "devpts", devices, Some(&format!("{PTS_OPTIONS},gid={group}")))?;
     fs_at(root, "/dev/mqueue", "mqueue", INERT, None)?;
     let target = dir_at(root, Path::new("/dev/shm"))?;
     bind_onto(shm, &target)
@@ -77,10 +80,17 @@ fn mount_cgroups(root: &Root, views: &[(String, PathBuf)], flags: MsFlags) -> Re
 
 /// Copies of the mounts that give back to the host what is mounted in them, one for each of the caller's
 /// mounts. Taken before [`detach_from_host`]: afterwards nothing reaches the host any more.
-pub(crate) fn copy_shared(spec: &ContainerSpec) -> Result<Vec<Option<OwnedFd>>, Failure> {
+pub(crate) fn copy_shared(
+    spec: &ContainerSpec,
+    users: Option<&Users>,
+) -> Result<Vec<Option<OwnedFd>>, Failure> {
     let copy = |wanted: &Mount| -> Result<Option<OwnedFd>, Failure> {
         if wanted.kind != MountKind::Bind || wanted.propagation != Propagation::Bidirectional {
             return Ok(None);
+        }
+        if users.is_some() {
+            let why = "mounts of a user namespace cannot reach the host: Bidirectional needs hostUsers: true";
+            return Err(Failure::rule(why));
         }
         let (source, _held) = source(wanted)?;
         let copied = syscall::clone_mount(&source);
@@ -94,11 +104,14 @@ pub(crate) fn mount_all(
     root: &Root,
     spec: &ContainerSpec,
     shared: Vec<Option<OwnedFd>>,
+    users: Option<&Users>,
 ) -> Result<(), Failure> {
     for (wanted, shared) in spec.mounts.iter().zip(shared) {
         match wanted.kind {
             MountKind::Tmpfs => mount_tmpfs(root, wanted)?,
-            MountKind::Bind => mount_bind(root, wanted, shared.as_ref(), spec.privileged)?,
+            MountKind::Bind => {
+                mount_bind(root, wanted, (shared.as_ref(), users), spec.privileged)?;
+            }
         }
     }
     Ok(())
@@ -134,10 +147,14 @@ fn mount_tmpfs(root: &Root, wanted: &Mount) -> Result<(), Failure> {
 fn mount_bind(
     root: &Root,
     wanted: &Mount,
-    shared: Option<&OwnedFd>,
+    (shared, users): (Option<&OwnedFd>, Option<&Users>),
     privileged: bool,
 ) -> Result<(), Failure> {
-    let (source, _held) = source(wanted)?;
+    // What is made in a volume is the host's, as the volume is.
+    let (source, _held) = match users {
+        Some(users) => users.as_host(|| source(wanted))?,
+        None => source(wanted)?,
+    };
     let found = std::fs::metadata(&source)
         .map_err(|error| Failure::io("find mount source", &wanted.source, error))?;
     let target = if found.is_dir() {
@@ -146,10 +163,11 @@ fn mount_bind(
         root.make_file(&wanted.target)
             .map_err(|error| Failure::io("make mount point", &wanted.target, error))?
     };
-    match shared {
-        Some(copy) => syscall::attach_mount(copy, &target)
+    match (shared, users) {
+        (Some(copy), _) => syscall::attach_mount(copy, &target)
             .map_err(|error| Failure::io("attach mount", &wanted.source, error))?,
-        None => bind_onto(&source, &target)?,
+        (None, Some(users)) => copy_mapped_from((&source, &wanted.source), users, &target)?,
+        (None, None) => bind_onto(&source, &target)?,
     }
     let mut flags = MsFlags::empty();
     if wanted.read_only {
@@ -194,6 +212,22 @@ pub(crate) fn guard_paths(root: &Root, spec: &ContainerSpec) -> Result<(), Failu
         restrict(root, path, MsFlags::MS_RDONLY)?;
     }
     Ok(())
+}
+
+/// Binds a host directory onto an open one, its files with the ids of a user namespace. What is mounted below
+/// it comes along as it is.
+pub(super) fn copy_mapped(source: &Path, users: &Users, target: &OwnedFd) -> Result<(), Failure> {
+    copy_mapped_from((source, source), users, target)
+}
+
+fn copy_mapped_from((source, named): (&Path, &Path), users: &Users, target: &OwnedFd) -> Result<(), Failure> {
+    let copy = syscall::clone_mount(source).map_err(|error| Failure::io("copy mount", named, error))?;
+    syscall::map_ids(&copy, users.as_fd()).map_err(|error| {
+        let what = "show with the ids of the pod's user namespace (hostUsers: false; the kernel and the \
+                    filesystem must support idmapped mounts)";
+        Failure::io(what, named, error)
+    })?;
+    syscall::attach_mount(&copy, target).map_err(|error| Failure::io("attach mount", named, error))
 }
 
 /// Binds a host path, with what is mounted below it, onto an open file or directory.

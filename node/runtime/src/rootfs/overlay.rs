@@ -9,17 +9,46 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
+use super::mounts::copy_mapped;
+use super::resolve::Root;
 use crate::container::spec::RootfsSpec;
+use crate::namespaces::Users;
 use crate::process::failure::Failure;
 
 /// What the kernel takes as mount options, the final zero included.
 const OPTIONS_BYTES_MAX: usize = 4096;
+/// Of the place for mapped layers: directories only.
+const LAYERS_OPTIONS: &str = "size=64k,mode=700";
 
-/// Mounts the root filesystem at `spec.merged`. Changes the working directory.
-pub(crate) fn mount_root(spec: &RootfsSpec, flags: MsFlags) -> Result<(), Failure> {
+/// Mounts the root filesystem at `spec.merged`. Changes the working directory. With a user namespace the layers'
+/// files have its ids, whatever is on disk.
+pub(crate) fn mount_root(spec: &RootfsSpec, flags: MsFlags, users: Option<&Users>) -> Result<(), Failure> {
     for dir in [&spec.upper, &spec.work, &spec.merged] {
         fs::create_dir_all(dir).map_err(|error| Failure::io("create directory", dir, error))?;
     }
+    let Some(users) = users else { return mount_layers(spec, flags) };
+    let lower_dirs = map_layers(spec, users)?;
+    mount_layers(&RootfsSpec { lower_dirs, ..spec.clone() }, flags)
+}
+
+/// Copies of the layers' mounts with the ids of a user namespace, on a memory filesystem that the overlay then
+/// covers. Nothing of it is on disk, and it goes with the mount namespace.
+fn map_layers(spec: &RootfsSpec, users: &Users) -> Result<Vec<PathBuf>, Failure> {
+    let place = &spec.merged;
+    mount(Some("layers"), place, Some("tmpfs"), MsFlags::MS_NODEV, Some(LAYERS_OPTIONS))
+        .map_err(|error| Failure::io("mount place for layers at", place, error))?;
+    let mut mapped = Vec::with_capacity(spec.lower_dirs.len());
+    for (number, layer) in spec.lower_dirs.iter().enumerate() {
+        let target = place.join(number.to_string());
+        fs::create_dir(&target).map_err(|error| Failure::io("create directory", &target, error))?;
+        let found = Root::open(&target).map_err(|error| Failure::io("open", &target, error))?;
+        copy_mapped(layer, users, &found.into())?;
+        mapped.push(target);
+    }
+    Ok(mapped)
+}
+
+fn mount_layers(spec: &RootfsSpec, flags: MsFlags) -> Result<(), Failure> {
     let common = common_parent(&spec.lower_dirs);
     if let Some(dir) = common {
         env::set_current_dir(dir).map_err(|error| Failure::io("enter", dir, error))?;

@@ -54,6 +54,8 @@ pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
         }
     };
     Report::Running(running).send(report);
+    // Most of what starting took is not needed again.
+    syscall::drop_program_pages();
     match shim.watch() {
         Ok(()) => syscall::exit_now(0),
         Err(error) => fail(&error.to_string()),

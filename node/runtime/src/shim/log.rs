@@ -48,7 +48,12 @@ impl Log {
     /// Opens the file at the log's path anew.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         self.file = None;
-        let file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(&self.spec.path)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(FILE_MODE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&self.spec.path)?;
         self.written = file.metadata()?.len();
         self.file = Some(file);
         Ok(())

@@ -61,6 +61,22 @@ fn run(host: &Host, id: &str, work: &[&str]) -> (ExecExit, String, String) {
     (end_of(&process), stdout, stderr)
 }
 
+/// What a program says that runs in a container, in a terminal or without.
+pub(crate) fn output_of(host: &Host, id: &str, spec: &ExecSpec) -> String {
+    let (process, streams) = host.runtime.exec(id, spec).unwrap();
+    let output = match streams {
+        ExecStreams::Pipes { stdout, .. } => read(stdout),
+        ExecStreams::Terminal(terminal) => {
+            let mut output = Vec::new();
+            // A terminal answers EIO at its end.
+            let _end = File::from(terminal).read_to_end(&mut output);
+            String::from_utf8(output).unwrap()
+        }
+    };
+    assert_eq!(end_of(&process).code, 0, "{output}");
+    output
+}
+
 fn sleeping(host: &Host, id: &str) {
     host.sandbox("s");
     host.start(&host.spec(id, "s", &["sleep"]));

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("failures::a_broken_shim_is_told_and_cleaned_up", a_broken_shim_is_told_and_cleaned_up),
     ("failures::leftovers_of_a_dead_starter_are_deleted", leftovers_of_a_dead_starter_are_deleted),
     ("failures::a_sandbox_that_cannot_be_made", a_sandbox_that_cannot_be_made),
+    ("failures::damaged_plans_hide_nothing", damaged_plans_hide_nothing),
     ("failures::state_of_another_boot_is_understood", state_of_another_boot_is_understood),
 ];
 
@@ -172,6 +173,34 @@ fn state_of_another_boot_is_understood() {
     assert_eq!(seen, expected.map(|(id, word)| (id.to_owned(), word)));
     assert!(after.sandboxes().unwrap()[0].pause.is_none());
     assert!(after.create_sandbox(&host.sandbox_spec("s")).is_err(), "to be deleted first");
+    host.finish();
+}
+
+/// Within a boot as well: what runs is known, and can be removed.
+fn damaged_plans_hide_nothing() {
+    let host = Host::new();
+    host.sandbox("s");
+    host.sandbox("whole");
+    let running = host.start(&host.spec("ran", "s", &["sleep"]));
+    host.start(&host.spec("kept", "whole", &["sleep"]));
+    let state = host.dir.path().join("state");
+    for place in ["containers/ran", "sandboxes/s"] {
+        fs::write(state.join(place).join("plan.json"), "{\"spec\":").unwrap();
+    }
+    let after = host.restarted();
+    let seen: Vec<(String, &str)> =
+        after.list().unwrap().into_iter().map(|found| (found.id, found.state.word())).collect();
+    assert_eq!(seen, [("kept".to_owned(), "running"), ("ran".to_owned(), "running")]);
+    let sandboxes: Vec<String> = after.sandboxes().unwrap().into_iter().map(|found| found.id).collect();
+    assert_eq!(sandboxes, ["s", "whole"]);
+    after.delete_container("ran").unwrap();
+    assert!(!running.process.is_alive());
+    after.delete_sandbox("s").unwrap();
+    // What the damaged plans said is made anew and goes in the usual way.
+    host.sandbox("s");
+    host.runtime.delete_sandbox("s").unwrap();
+    assert_eq!(host.state("kept").unwrap().word(), "running");
+    fs::remove_dir_all(host.dir.path().join("files/ran")).unwrap();
     host.finish();
 }
 

@@ -55,6 +55,11 @@ fn it_is_alone() {
     let processes = run(&host, "ps", &["list", "/proc"], |_| {});
     let pids: Vec<&str> = processes.split_whitespace().filter(|name| name.parse::<u32>().is_ok()).collect();
     assert_eq!(pids, ["1"]);
+    let namespaces = run(&host, "namespaces", &["namespaces"], |_| {});
+    for kind in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let own = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_ne!(value(&namespaces, kind), own.to_str().unwrap(), "{kind}");
+    }
     let links = run(&host, "links", &["list", "/sys/class/net"], |_| {});
     assert!(!links.contains("eth0") && links.contains("lo"), "{links}");
     host.finish();

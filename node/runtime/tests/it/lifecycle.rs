@@ -238,6 +238,12 @@ fn private_kib(pid: i32) -> u64 {
     lines.map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
 }
 
+fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+}
+
 fn a_shim_is_small_and_a_start_is_quick() {
     const ROUNDS: usize = 10;
     let host = Host::new();
@@ -247,6 +253,10 @@ fn a_shim_is_small_and_a_start_is_quick() {
     let (shim, pause) = (private_kib(shim_of(&host, "c")), private_kib(sandbox.process.pid));
     println!("    shim {shim} KiB, pause {pause} KiB of private memory");
     assert!(shim <= 1024 && pause <= 1024);
+    // They let go of what they do not use just after the start was told.
+    let resident = || [shim_of(&host, "c"), sandbox.process.pid].map(resident_kib);
+    eventually("shim and pause are small", || resident().iter().sum::<u64>() <= 2048);
+    println!("    shim and pause: {:?} KiB resident", resident());
     assert!(started.process.is_alive());
     let times: Vec<[Duration; 3]> = (0..ROUNDS)
         .map(|number| {

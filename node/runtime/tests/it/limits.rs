@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
         "limits::limits_are_in_force_before_the_first_instruction",
         limits_are_in_force_before_the_first_instruction,
     ),
+    ("limits::version_2_has_them_in_its_own_files", version_2_has_them_in_its_own_files),
     ("limits::a_container_without_limits_has_none", a_container_without_limits_has_none),
     ("limits::what_cannot_be_enforced_is_reported", what_cannot_be_enforced_is_reported),
 ];
@@ -163,6 +164,48 @@ fn limits_are_in_force_before_the_first_instruction() {
     spec.cgroup.cpuset_cpus = Some("4095".to_owned());
     let refused = host.runtime.start_container(&spec).unwrap_err().to_string();
     assert!(refused.contains("cpuset.cpus"), "{refused}");
+    host.finish();
+}
+
+/// The same where version 2 has the controllers (`tests/virtual_machine.sh` makes such a host).
+fn version_2_has_them_in_its_own_files() {
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !controllers.contains("memory") {
+        println!("    skipped: version 2 has no controllers on this host");
+        return;
+    }
+    let host = Host::new();
+    host.sandbox("s");
+    let read = |id: &str, file: &str, limited: bool| {
+        let mut spec = host.spec(id, "s", &["cat", &format!("/sys/fs/cgroup/{file}")]);
+        if limited {
+            spec.cgroup.memory_limit = Some(100 * MIB);
+            spec.cgroup.swap_limit = Some(0);
+            spec.cgroup.cpu_quota_us = Some(50_000);
+            spec.cgroup.cpuset_cpus = Some("0".to_owned());
+            spec.cgroup.pids_limit = Some(20);
+        }
+        host.run(&spec).1.trim().to_owned()
+    };
+    for (number, (file, limited, free)) in [
+        ("memory.max", "104857600", "max"),
+        ("memory.swap.max", "0", "max"),
+        ("cpu.max", "50000 100000", "max 100000"),
+        ("pids.max", "20", "max"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if !fs::exists(format!("/sys/fs/cgroup/{}", host.cgroup_root.join("pod-s").join(file).display()))
+            .unwrap()
+        {
+            println!("    skipped: this kernel has no {file}");
+            continue;
+        }
+        assert_eq!(read(&format!("limited{number}"), file, true), limited, "{file}");
+        assert_eq!(read(&format!("free{number}"), file, false), free, "{file}");
+    }
+    assert_eq!(read("processor", "cpuset.cpus", true), "0");
     host.finish();
 }
 

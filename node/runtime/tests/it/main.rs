@@ -10,8 +10,11 @@
 )]
 
 mod attach;
+mod escapes;
 mod exec;
 mod failures;
+mod faults;
+mod forbidden;
 mod isolation;
 mod layers;
 mod lifecycle;
@@ -19,6 +22,8 @@ mod limits;
 mod logs;
 mod network;
 mod support;
+mod tracer;
+mod users;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,6 +38,9 @@ fn main() -> ExitCode {
     match args.next().as_ref().and_then(|arg| arg.to_str()) {
         Some("shim") => runtime::shim::main(args),
         Some("work") => workload::main(args),
+        Some("traced") => tracer::traced(args),
+        Some("trace") => tracer::trace(args),
+        Some("tracee") => tracer::tracee(args),
         Some("start-and-die") => lifecycle::start_and_die(args),
         _ => run(std::env::args().skip(1).collect()),
     }
@@ -46,6 +54,9 @@ fn run(args: Vec<String>) -> ExitCode {
         logs::TESTS,
         limits::TESTS,
         failures::TESTS,
+        faults::TESTS,
+        users::TESTS,
+        escapes::TESTS,
         exec::TESTS,
         attach::TESTS,
         layers::TESTS,

@@ -1,5 +1,6 @@
 //! Links, addresses, routes and namespaces, and containers that reach each other.
 
+use std::fs;
 use std::net::IpAddr;
 
 use runtime::net::{LinkKind, NetNs, Netlink, Prefix, Route, VethPair, netns, sysctl};
@@ -8,6 +9,8 @@ use crate::Test;
 use crate::support::{Host, eventually};
 
 pub(crate) const TESTS: &[Test] = &[
+    ("network::localhost_is_there_in_both_versions", localhost_is_there_in_both_versions),
+    ("network::what_one_container_makes_of_the_network_stays", what_one_container_makes_of_the_network_stays),
     ("network::a_namespace_is_made_once_and_deleted_twice", a_namespace_is_made_once_and_deleted_twice),
     ("network::links_addresses_and_routes_are_idempotent", links_addresses_and_routes_are_idempotent),
     ("network::mistakes_are_told_apart", mistakes_are_told_apart),
@@ -167,5 +170,33 @@ fn sandboxes_reach_each_other_over_a_bridge() {
     assert!(output.contains("refused"), "the server has answered once and is gone: {output}");
     host.runtime.delete_sandbox("b").unwrap();
     eventually("the veth goes with the sandbox", || net.link("veth-b").unwrap().is_none());
+    host.finish();
+}
+
+/// KIA-NET-005.
+fn localhost_is_there_in_both_versions() {
+    let host = Host::new();
+    host.sandbox("s");
+    host.start(&host.spec("server", "s", &["serve-both", "8080"]));
+    host.await_output("server", "listening");
+    let call = |id: &str, address: &str| host.run(&host.spec(id, "s", &["call", address])).1;
+    assert_eq!(call("four", "127.0.0.1:8080"), "hello ::ffff:127.0.0.1\n");
+    match fs::metadata("/proc/net/if_inet6") {
+        Ok(_) => assert_eq!(call("six", "[::1]:8080"), "hello ::1\n"),
+        Err(_) => println!("skipped: the kernel has no IPv6"),
+    }
+    host.finish();
+}
+
+/// KIA-NET-006: as an init container does for those after it.
+fn what_one_container_makes_of_the_network_stays() {
+    let host = Host::new();
+    host.sandbox("s");
+    let mut maker = host.spec("maker", "s", &["make-bridge", "made"]);
+    maker.process.capabilities.add = vec!["NET_ADMIN".into()];
+    assert_eq!(host.run(&maker).1, "made\n");
+    host.runtime.delete_container("maker").unwrap();
+    let seen = host.run(&host.spec("user", "s", &["list", "/sys/class/net"])).1;
+    assert!(seen.split_whitespace().any(|name| name == "made"), "{seen}");
     host.finish();
 }

@@ -43,12 +43,45 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
             Err(error) => println!("error: {error}"),
         },
         ["probe-devices", dir] => probe_devices(dir),
+        ["probe-disk", dir, major, minor] => {
+            use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+            let path = format!("{dir}/disk");
+            let number = makedev(major.parse().unwrap(), minor.parse().unwrap());
+            let made = mknod(path.as_str(), SFlag::S_IFBLK, Mode::from_bits_truncate(0o666), number);
+            let opened = if fs::File::open(&path).is_ok() { "opened" } else { "not opened" };
+            println!("{made:?} {opened}");
+        }
+        ["forbidden-calls"] => crate::forbidden::try_all(),
+        ["release-agent"] => release_agent(),
+        ["owner", ..] => owners(&args[1..]),
+        ["open-disks"] => open_disks(),
+        ["set-clock"] => {
+            use nix::time::{ClockId, clock_gettime, clock_settime};
+            let now = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
+            println!("{:?}", clock_settime(ClockId::CLOCK_REALTIME, now));
+        }
+        ["rename-host", name] => match nix::unistd::sethostname(name) {
+            Ok(()) => println!("renamed"),
+            Err(error) => println!("error: {error}"),
+        },
+        ["make-bridge", name] => match runtime::net::Netlink::open().unwrap().add_bridge(name) {
+            Ok(_) => println!("made"),
+            Err(error) => println!("error: {error}"),
+        },
         ["obey"] => obey(),
         ["hoard", bytes] => hoard(bytes.parse().unwrap()),
         ["fork", count] => fork(count.parse().unwrap()),
         ["spin", millis] => spin(millis.parse().unwrap()),
         ["orphan"] => orphan(),
         ["serve", port] => serve(port.parse().unwrap()),
+        ["serve-both", port] => {
+            let listener = TcpListener::bind(format!("[::]:{port}")).unwrap();
+            println!("listening");
+            loop {
+                let (mut connection, peer) = listener.accept().unwrap();
+                connection.write_all(format!("hello {}\n", peer.ip()).as_bytes()).unwrap();
+            }
+        }
         ["call", address] => call(address),
         ["abort"] => std::process::abort(),
         ["terminal"] => terminal(),
@@ -123,6 +156,10 @@ fn call_kernel() {
     let vsock = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None).map(drop);
     println!("vsock={}", told(vsock));
     println!("thread={}", std::thread::spawn(|| "ok").join().unwrap());
+    // The kernel knows a thread for a moment longer than its library, and gives no user namespace to two.
+    while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
+        std::thread::yield_now();
+    }
     println!("unshare={}", told(unshare(CloneFlags::CLONE_NEWUSER)));
     println!("mkdir={}", told(nix::unistd::mkdir("/tmp-made", nix::sys::stat::Mode::S_IRWXU)));
 }
@@ -132,6 +169,41 @@ fn list(path: &str) {
         fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     println!("{}", names.join(" "));
+}
+
+/// Mounts a hierarchy and names a program for the host to execute.
+fn release_agent() {
+    use nix::mount::{MsFlags, mount};
+    fs::create_dir_all("/tmp/groups").unwrap();
+    let mounted = mount(Some("x"), "/tmp/groups", Some("cgroup"), MsFlags::empty(), Some("memory"));
+    if let Err(error) = mounted {
+        return println!("mount: {error:?}");
+    }
+    match fs::write("/tmp/groups/release_agent", "/bin/false") {
+        Ok(()) => println!("written"),
+        Err(error) => println!("write: {error}"),
+    }
+}
+
+fn owners(paths: &[&str]) {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = |path: &&str| {
+        let found = fs::metadata(path).unwrap();
+        format!("{}:{}", found.uid(), found.gid())
+    };
+    println!("{}", paths.iter().map(owner).collect::<Vec<_>>().join(" "));
+}
+
+/// Opens every block device that it sees.
+fn open_disks() {
+    let mut opened = Vec::new();
+    for entry in fs::read_dir("/dev").unwrap().map(Result::unwrap) {
+        let is_disk = entry.metadata().is_ok_and(|found| found.file_type().is_block_device());
+        if is_disk && fs::File::open(entry.path()).is_ok() {
+            opened.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    println!("{}", if opened.is_empty() { "none opened".to_owned() } else { opened.join(" ") });
 }
 
 /// Makes a node of the memory device and tries to open it.
