@@ -3,6 +3,7 @@
 //! They need root and run one after the other. Where something is missing they say what, and count as skipped.
 
 mod attach;
+mod books;
 mod by_hand;
 mod exec;
 mod first_pod;
