@@ -64,7 +64,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Image(crate::commands::image::ImageCommand),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
-    Hello(HelloArgs),
+    Hello(crate::demo::HelloArgs),
+    /// Runs the other programs of the books' examples.
+    #[command(subcommand)]
+    Demo(crate::demo::DemoCommand),
     /// Measures.
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),
@@ -234,12 +237,4 @@ pub(crate) struct StoreArgs {
     /// Flags of etcd.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) flags: Vec<std::ffi::OsString>,
-}
-
-/// Flags of `hello`.
-#[derive(Debug, Args)]
-pub(crate) struct HelloArgs {
-    /// The port to listen on.
-    #[arg(long, default_value_t = 8080)]
-    pub(crate) port: u16,
 }

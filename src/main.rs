@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod demo;
 mod endpoint;
 mod gathered;
 mod kubeconfig;
@@ -81,7 +82,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Snapshot(command) => commands::snapshot::run(command),
         Command::Store(args) => store::run(args.flags.iter().cloned()),
         Command::Image(command) => commands::image::run(command),
-        Command::Hello(args) => commands::hello::run(args),
+        Command::Hello(args) => demo::run_hello(args),
+        Command::Demo(command) => demo::run(command),
         Command::Bench(command) => commands::bench::run(command),
         Command::Version => commands::version::run(),
     }

@@ -110,6 +110,8 @@ pub(crate) async fn run(
         let mut until = deadline;
         while !(closed && exit.is_some()) {
             tokio::select! {
+                // What is there is read before the end of the wait counts.
+                biased;
                 () = &mut gather, if !closed => closed = true,
                 ended = exec.exit(), if exit.is_none() => {
                     exit = Some(ended.map_err(failed)?);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use tokio::sync::mpsc;
@@ -16,6 +16,12 @@ use crate::pods::worker::Notice;
 
 /// How long a failed program's container is given to turn out to have ended.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long after a container's start its postStart request may be refused before that is a failure. The hook is fired at
+/// once, which here is sooner than any program can listen.
+const LISTEN_TIME_MAX: Duration = Duration::from_secs(1);
+/// The pause before a refused request is sent again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which hook of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +85,7 @@ impl Hooks {
         let (sender, container, instance) = (self.sender.clone(), name.to_owned(), id.clone());
         let task = tokio::spawn(async move {
             let failure = match target {
-                Some(target) => handlers::hook(&handler, &target).await.err(),
+                Some(target) => run(&handler, &target, kind).await.err(),
                 None => Some(HookFailure { error: "the pod has no address".into(), output: String::new() }),
             };
             if failure.is_some() && handler.exec.is_some() {
@@ -97,6 +103,20 @@ impl Hooks {
     pub(crate) fn stop(&mut self, name: &str) {
         if let Some(running) = self.tasks.remove(name) {
             running.task.abort();
+        }
+    }
+}
+
+/// Runs a hook once; a postStart request that is refused, until the program had the time to listen.
+async fn run(handler: &LifecycleHandler, target: &Target, kind: HookKind) -> Result<(), HookFailure> {
+    let until = Instant::now() + LISTEN_TIME_MAX;
+    let patient = kind == HookKind::PostStart && handler.http_get.is_some();
+    loop {
+        match handlers::hook(handler, target).await {
+            Err(failure) if patient && failure.refused() && Instant::now() < until => {
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+            outcome => return outcome,
         }
     }
 }

@@ -4,7 +4,6 @@ pub(crate) mod bench;
 pub(crate) mod control;
 pub(crate) mod down;
 pub(crate) mod endpoint;
-pub(crate) mod hello;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
 pub(crate) mod leader;

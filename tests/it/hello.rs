@@ -26,6 +26,7 @@ fn hello_answers_with_host_and_caller_logs_requests_and_ends_at_term() {
     assert_eq!(server.line(), format!("Received request for /some/path from {caller}"));
 
     assert_eq!(server.terminate(), Some(0));
+    assert_eq!(server.line(), "Received SIGTERM. Server shutting down...");
 }
 
 #[test]

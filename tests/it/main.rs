@@ -4,6 +4,7 @@
 
 mod cluster;
 mod command_line;
+mod demo;
 mod down;
 mod endpoint;
 mod etcd_clients;

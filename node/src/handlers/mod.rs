@@ -34,12 +34,22 @@ pub(crate) struct Target {
     pub(crate) ip: IpAddr,
 }
 
+/// How the error of a refused connection ends, in Go's words.
+const REFUSED: &str = "connection refused";
+
 /// Why a hook did not end well.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HookFailure {
     pub(crate) error: String,
     /// What it printed or answered.
     pub(crate) output: String,
+}
+
+impl HookFailure {
+    /// Whether nobody listens where the request went.
+    pub(crate) fn refused(&self) -> bool {
+        self.error.ends_with(REFUSED)
+    }
 }
 
 impl Target {
@@ -160,7 +170,7 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
 
 fn words(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        io::ErrorKind::ConnectionRefused => REFUSED.into(),
         io::ErrorKind::HostUnreachable => "no route to host".into(),
         io::ErrorKind::NetworkUnreachable => "network is unreachable".into(),
         io::ErrorKind::ConnectionReset => "connection reset by peer".into(),

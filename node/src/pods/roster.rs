@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use super::record::PodRecord;
+use super::record::{InstanceState, PodRecord};
 
 /// The pods of the node by uid.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ struct Entry {
     status: Option<Arc<PodStatus>>,
     /// Attempt numbers by container id, of the instances whose logs are kept.
     attempts: BTreeMap<String, u32>,
+    /// Ids of the instances whose process runs, by container name. While a postStart hook runs the status says less.
+    running: BTreeMap<String, String>,
     /// Once the sandbox is ready: its network namespace, or none of its own.
     network: Option<Option<PathBuf>>,
 }
@@ -41,6 +43,11 @@ impl Roster {
         self.lock().get(uid)?.attempts.get(id).copied()
     }
 
+    /// The id of the instance of a container whose process runs.
+    pub(crate) fn running(&self, uid: &str, container: &str) -> Option<String> {
+        self.lock().get(uid)?.running.get(container).cloned()
+    }
+
     /// The network of the pod's sandbox, if it is ready: its namespace, or `None` for the host's.
     pub(crate) fn network(&self, uid: &str) -> Option<Option<PathBuf>> {
         self.lock().get(uid)?.network.clone()
@@ -52,7 +59,13 @@ impl Roster {
             Some(entry) => entry.pod = pod,
             None => drop(pods.insert(
                 uid.to_owned(),
-                Entry { pod, status: None, attempts: BTreeMap::new(), network: None },
+                Entry {
+                    pod,
+                    status: None,
+                    attempts: BTreeMap::new(),
+                    running: BTreeMap::new(),
+                    network: None,
+                },
             )),
         }
     }
@@ -68,6 +81,16 @@ impl Roster {
         });
         entry.attempts = instances.collect();
         entry.network = record.sandbox.as_ref().filter(|s| s.ready).map(|s| s.netns.clone());
+    }
+
+    /// Which processes run; this may change without any change of the status.
+    pub(super) fn set_running(&self, record: &PodRecord) {
+        let running = record.containers.iter().filter_map(|(name, c)| Some((name, c.current.as_ref()?)));
+        let running = running.filter(|(_, i)| matches!(i.state, InstanceState::Running { .. }));
+        let running = running.map(|(name, i)| (name.clone(), i.id.clone())).collect();
+        if let Some(entry) = self.lock().get_mut(record.uid()) {
+            entry.running = running;
+        }
     }
 
     pub(super) fn remove(&self, uid: &str) {

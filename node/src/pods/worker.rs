@@ -118,6 +118,7 @@ impl Worker {
         self.take_desired();
         self.recheck().await;
         self.resend_stops().await;
+        self.context.roster.set_running(&self.record);
         self.context.roster.set_status(&self.record);
         loop {
             self.take_desired();
@@ -146,9 +147,10 @@ impl Worker {
                 }
                 // KIA-INIT-004: containers that are started one after the other are told of together.
                 let more = matches!(steps.peek(), Some(plan::Step::StartContainer { .. }));
-                if !(starting && more) {
-                    self.publish();
+                if starting && more {
+                    continue;
                 }
+                self.publish();
                 if self.desired.has_changed().unwrap_or(false) {
                     break;
                 }
@@ -343,6 +345,7 @@ impl Worker {
 
     /// Tells the status if it differs from what was told.
     pub(super) fn publish(&mut self) {
+        self.context.roster.set_running(&self.record);
         let status = self.status();
         if self.told && self.record.last_status.as_ref() == Some(&status) {
             return;

@@ -115,8 +115,10 @@ async fn read_all(
             ended.cancelled().await;
             tokio::time::sleep(DRAIN_TIME_MAX).await;
         };
-        // An error of a pipe or a connection is its end.
+        // An error of a pipe or a connection is its end. What is there is read before silence is found: on a busy machine
+        // the bytes and the end of the wait may be seen at the same time.
         let length = tokio::select! {
+            biased;
             read = reader.read_buf(&mut chunk) => read.unwrap_or(0),
             () = silent => 0,
         };

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use proto::node::ContainerTarget;
 
-use super::logs::{CONTAINER_ID_PREFIX, find};
 use crate::pods::containers::ContainerError;
 use crate::pods::roster::Roster;
 
@@ -43,17 +42,13 @@ impl StreamError {
     }
 }
 
-/// The id of the container's running instance.
+/// The id of the container's running instance. Its process counts, also while its postStart hook still runs.
 pub(super) fn running(roster: &Roster, target: &ContainerTarget) -> Result<String, StreamError> {
     if roster.get(&target.pod_uid).is_none() {
         return Err(StreamError::NoPod(target.pod.clone()));
     }
-    let missing = || StreamError::NoContainer(target.container.clone());
-    let status = roster.status(&target.pod_uid).ok_or_else(missing)?;
-    let container = find(&status, &target.container).ok_or_else(missing)?;
-    let runs = container.state.as_ref().is_some_and(|state| state.running.is_some());
-    let id = container.container_id.as_deref().and_then(|id| id.strip_prefix(CONTAINER_ID_PREFIX));
-    id.filter(|_| runs).map(str::to_owned).ok_or_else(missing)
+    let id = roster.running(&target.pod_uid, &target.container);
+    id.ok_or_else(|| StreamError::NoContainer(target.container.clone()))
 }
 
 /// The pod's network namespace; `None`: the host's.

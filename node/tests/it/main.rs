@@ -24,6 +24,7 @@ mod order;
 mod probes;
 mod pull_policies;
 mod pulls;
+mod pushes;
 mod registry;
 mod restarts;
 mod users;
@@ -67,6 +68,7 @@ fn run(args: Vec<String>) -> ExitCode {
         instances::TESTS,
         probes::TESTS,
         pulls::TESTS,
+        pushes::TESTS,
         pull_policies::TESTS,
         adoption::TESTS,
         leadership::TESTS,

@@ -66,8 +66,8 @@ impl Drop for Registry {
 }
 
 /// Gives a node's agent these settings for images.
-fn configure(cluster: &Cluster, settings: &Value) {
-    let file = cluster.directory().join("node-1/config.yaml");
+pub(super) fn configure(cluster: &Cluster, node: &str, settings: &Value) {
+    let file = cluster.directory().join(node).join("config.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let without: String = text
         .split_inclusive('\n')
@@ -77,10 +77,10 @@ fn configure(cluster: &Cluster, settings: &Value) {
         })
         .collect();
     std::fs::write(&file, format!("{}\nimages: {settings}\n", without.trim_end())).unwrap();
-    let stat = format!("/proc/{}/stat", cluster.pid("node-1").unwrap());
-    cluster.kill("node-1").unwrap();
+    let stat = format!("/proc/{}/stat", cluster.pid(node).unwrap());
+    cluster.kill(node).unwrap();
     let ended = || std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "));
-    assert!(until(PATIENCE, || ended().then_some(())).is_some(), "node-1 does not end");
+    assert!(until(PATIENCE, || ended().then_some(())).is_some(), "{node} does not end");
     cluster.complete().unwrap();
 }
 
@@ -127,7 +127,7 @@ async fn pods_run_what_a_registry_has() {
     let gateway = format!("{}.1", node.rsplit_once('.').unwrap().0);
     let mut registry = Registry::new(program, lab.directory.path(), &gateway);
     let host = registry.address.to_string();
-    configure(&lab.cluster, &json!({"registries": {&host: {"insecure": true}}}));
+    configure(&lab.cluster, "node-1", &json!({"registries": {&host: {"insecure": true}}}));
 
     // Pushed from the node's own store, while its agent runs.
     let login = lab.directory.path().join("login.json");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::PATIENCE;
 use super::first_pod::run_pod;
-use super::streams::{Stage, scripts};
+use super::stage::{Stage, scripts};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 

@@ -2,15 +2,19 @@
 //!
 //! They need root and run one after the other. Where something is missing they say what, and count as skipped.
 
+mod attach;
+mod books;
 mod by_hand;
 mod deployments;
+mod exec;
 mod first_pod;
+mod forward;
 mod images;
 mod leader_loss;
 mod logs;
 mod pod_life;
 mod power_cut;
-mod streams;
+mod stage;
 mod volumes;
 
 use std::io::Write as _;
