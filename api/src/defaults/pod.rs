@@ -13,13 +13,19 @@ use crate::qos::QosClass;
 const TOLERATION_S: i64 = 300;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Mode of projected files: 0644.
 const FILE_MODE: i64 = 0o644;
 
 pub(super) fn apply(object: &mut Value) {
+    // A mirror pod shows what runs without the API: it is nobody to it.
+    let is_mirror = object["metadata"]["annotations"][MIRROR_ANNOTATION].is_string();
     let Some(pod) = object.as_object_mut() else { return };
     let Some(spec) = child_mut(pod, "spec") else { return };
     pod_spec(spec);
+    if !is_mirror {
+        service_account(spec);
+    }
     priority(spec);
     tolerations(spec);
     let class = QosClass::of(object);
@@ -33,13 +39,7 @@ pub(super) fn apply(object: &mut Value) {
     }
 }
 
-fn pod_spec(spec: &mut Map<String, Value>) {
-    set(spec, "dnsPolicy", "ClusterFirst");
-    set(spec, "restartPolicy", "Always");
-    set(spec, "securityContext", json!({}));
-    set(spec, "terminationGracePeriodSeconds", 30);
-    set(spec, "schedulerName", "default-scheduler");
-    set(spec, "enableServiceLinks", true);
+fn service_account(spec: &mut Map<String, Value>) {
     if let Some(old) =
         spec.get("serviceAccount").filter(|a| a.as_str().is_some_and(|t| !t.is_empty())).cloned()
     {
@@ -49,6 +49,15 @@ fn pod_spec(spec: &mut Map<String, Value>) {
     if let Some(account) = spec.get("serviceAccountName").cloned() {
         spec.insert("serviceAccount".to_owned(), account);
     }
+}
+
+fn pod_spec(spec: &mut Map<String, Value>) {
+    set(spec, "dnsPolicy", "ClusterFirst");
+    set(spec, "restartPolicy", "Always");
+    set(spec, "securityContext", json!({}));
+    set(spec, "terminationGracePeriodSeconds", 30);
+    set(spec, "schedulerName", "default-scheduler");
+    set(spec, "enableServiceLinks", true);
     let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in items(spec, list) {

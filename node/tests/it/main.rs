@@ -15,16 +15,20 @@ mod adoption;
 mod control;
 mod hooks;
 mod host;
+mod host_ports;
 mod images;
 mod instances;
 mod leadership;
 mod lifecycle;
 mod order;
+mod pressure;
 mod probes;
 mod pull_policies;
 mod pulls;
 mod registry;
 mod restarts;
+mod shutdown;
+mod static_pods;
 mod volumes;
 mod workload;
 
@@ -69,6 +73,10 @@ fn run(args: Vec<String>) -> ExitCode {
         adoption::TESTS,
         leadership::TESTS,
         volumes::TESTS,
+        pressure::TESTS,
+        host_ports::TESTS,
+        static_pods::TESTS,
+        shutdown::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {
