@@ -26,6 +26,21 @@ pub(crate) fn shutdown_token() -> anyhow::Result<CancellationToken> {
     Ok(token)
 }
 
+/// A token that is cancelled at the first PWR: the host goes down. Call inside a tokio runtime.
+pub(crate) fn host_shutdown_token() -> anyhow::Result<CancellationToken> {
+    let kind = SignalKind::from_raw(nix::sys::signal::Signal::SIGPWR as i32);
+    let mut power = signal(kind).context("cannot listen for PWR")?;
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        if power.recv().await.is_some() {
+            tracing::info!(signal = "PWR", "the host goes down");
+            cancel.cancel();
+        }
+    });
+    Ok(token)
+}
+
 /// TERM and INT as a sequence.
 pub(crate) struct Signals {
     terminate: Signal,

@@ -1,9 +1,10 @@
 //! The composition root of the node agent: start order, stop order.
 //!
-//! Start: directories and lock, identity, images, runtime, network, workers of known pods (they adopt what
-//! runs before any control plane has answered), sessions. Stop: sessions and workers put their pens down;
+//! Start: directories and lock, images, runtime, network, workers of known and static pods (they adopt what
+//! runs before any control plane has answered), identity, sessions. Stop: sessions and workers put their pens down;
 //! containers go on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,29 +13,26 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::allocatable::Groups;
+use crate::eviction::{self, Evictor};
 use crate::images::{self, GcError, ImageStore, Puller};
 use crate::network::BridgeNetwork;
+use crate::node_state::{NodeState, Pressure};
 use crate::node_status::NodeReporter;
-use crate::objects::Objects;
 use crate::pods::containers::ContainerRuntime;
 use crate::pods::context::{Context, NodeResources};
-use crate::pods::dispatcher::Dispatcher;
-use crate::pods::roster::Roster;
-use crate::session::outbox::{EventKind, EventRecord, Outbox};
+use crate::pods::dispatcher::{Command, Dispatcher};
+use crate::session::outbox::{EventKind, EventRecord, Outbox, node_record};
 use crate::session::{self, Parts, Shared};
 use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
-use crate::tokens::Tokens;
 use crate::user_ids::UserIdPool;
-use crate::{Config, Error, allocatable, join};
+use crate::{Config, ConfigError, Error, host_shutdown, join, static_pods};
 
-/// How often the node looks at itself.
-const STATUS_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// How often an unchanged status is sent.
-const STATUS_REPORT_INTERVAL: Duration = Duration::from_secs(300);
 /// How long the lock of an agent that has just died is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,6 +41,15 @@ const NETWORK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the node agent until `shutdown` is cancelled. Containers go on when it returns.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    run_until(config, shutdown, CancellationToken::new()).await
+}
+
+/// The same; when `host_shutdown` is cancelled the host goes down, and pods end before the agent does.
+pub async fn run_until(
+    config: Config,
+    shutdown: CancellationToken,
+    host_shutdown: CancellationToken,
+) -> Result<(), Error> {
     config.validate()?;
     let runtime = runtime::RuntimeConfig {
         state_dir: config.run_dir.join("runtime"),
@@ -52,62 +59,120 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     make_dirs(&config)?;
     let _lock = lock(&config).await?;
     let runtime: Arc<dyn ContainerRuntime> = Arc::new(runtime::Runtime::new(runtime)?);
-    let files = tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        files = join::ensure_identity(&config) => files?,
-    };
-    let tls = session::client_tls(&files)?;
     let images = Arc::new(ImageStore::open(config.data_dir.join("images"))?);
     let network = Arc::new(BridgeNetwork::open(&config.data_dir.join("network"), &config.bridge_name)?);
     let user_ids = UserIdPool::open(&config.data_dir.join("users"), config.user_namespaces, config.max_pods)?;
-    let reporter = Arc::new(NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network)));
-    let outbox = Arc::new(Outbox::default());
-    let roster = Arc::new(Roster::default());
-    let objects = Arc::new(Objects::default());
-    let tokens = Arc::new(Tokens::default());
+    let state = Arc::new(NodeState::default());
+    let reporter =
+        NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network), Arc::clone(&state));
     import_images(&config, &images).await?;
-    let streamed = Arc::clone(&runtime);
     let context = Arc::new(Context {
-        config: config.clone(),
         runtime,
-        images: Arc::clone(&images),
         puller: Puller::new(Arc::clone(&images), config.images.clone(), Arc::new(|_, _| {})),
+        images,
         network: Arc::clone(&network) as Arc<dyn crate::network::PodNetwork>,
         user_ids: Arc::new(user_ids),
-        outbox: Arc::clone(&outbox),
-        roster: Arc::clone(&roster),
-        objects: Arc::clone(&objects),
-        tokens: Arc::clone(&tokens),
+        outbox: Arc::default(),
+        roster: Arc::default(),
+        objects: Arc::default(),
+        tokens: Arc::default(),
         resources: reporter.resources(),
-    });
-    let gc_config = config.clone();
-    let enforced = enforce_allocatable(&config, reporter.resources());
-    let dispatcher = Dispatcher::open(context, shutdown.clone())?;
-    let registered = Arc::clone(&reporter);
-    let shared = Shared::new(Parts {
-        tls,
-        outbox: Arc::clone(&outbox),
-        network,
-        objects,
-        tokens,
-        pods: dispatcher.sender(),
-        streams: Sources { logs: LogSource { roster, log_dir: config.log_dir() }, runtime: streamed },
-        node_json: Box::new(move || json(&registered.node())),
+        state,
         config,
     });
-    let tracker = TaskTracker::new();
-    tell_start(&shared.config, &outbox, enforced);
-    let shared = Arc::new(shared);
-    session::spawn(Arc::clone(&shared), &tracker, &shutdown);
-    tracker.spawn(settle_network(Arc::clone(&shared.network), shutdown.clone()));
-    tracker.spawn(report(shared, reporter, shutdown.clone()));
-    tracker.spawn(flush(Arc::clone(&images), shutdown.clone()));
-    tracker.spawn(collect_garbage(images, gc_config, outbox, shutdown.clone()));
-    tracker.close();
-    dispatcher.run().await;
-    tracker.wait().await;
+    // The host's shutdown ends the agent, too.
+    let shutdown = shutdown.child_token();
+    let dispatcher = Dispatcher::open(Arc::clone(&context), shutdown.clone())?;
+    let agent = Agent { context, network, pods: dispatcher.sender(), tracker: TaskTracker::new(), shutdown };
+    agent.watch_over_node(host_shutdown).await?;
+    // Pods run from here on: those of an agent before this one, and static ones. The rest needs a leader.
+    let dispatching = tokio::spawn(dispatcher.run());
+    let connected = agent.connect(Arc::new(reporter)).await;
+    if connected.is_err() {
+        agent.shutdown.cancel();
+    }
+    dispatching.await.expect("dispatching pods does not panic");
+    agent.tracker.close();
+    agent.tracker.wait().await;
     tracing::info!("node agent stopped; containers go on");
-    Ok(())
+    connected
+}
+
+/// The parts of a running agent.
+struct Agent {
+    context: Arc<Context>,
+    network: Arc<BridgeNetwork>,
+    pods: mpsc::Sender<Command>,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Agent {
+    /// Starts what looks after the node itself: it needs no control plane.
+    async fn watch_over_node(&self, host_shutdown: CancellationToken) -> Result<(), Error> {
+        let Context { config, images, outbox, roster, resources, state, .. } = &*self.context;
+        let groups = Groups::detect(&config.cgroup_root)
+            .inspect_err(|error| tracing::warn!(%error, "the memory of pods is not counted"))
+            .ok();
+        let enforced = groups.as_ref().is_some_and(|groups| enforce_allocatable(groups, *resources));
+        let thresholds = eviction::thresholds(config)
+            .map_err(|(key, problem)| Error::Config(ConfigError::Value { key, problem }))?;
+        let parts = eviction::Parts {
+            config: config.clone(),
+            resources: *resources,
+            groups,
+            state: Arc::clone(state),
+            images: Arc::clone(images),
+            roster: Arc::clone(roster),
+            outbox: Arc::clone(outbox),
+            pods: self.pods.clone(),
+        };
+        let evictor = Evictor::open(parts, thresholds).await;
+        tell_start(config, outbox, enforced, &state.pressure());
+        let parts = host_shutdown::Parts {
+            config: config.clone(),
+            state: Arc::clone(state),
+            roster: Arc::clone(roster),
+            outbox: Arc::clone(outbox),
+            pods: self.pods.clone(),
+        };
+        let shutdown = || self.shutdown.clone();
+        self.tracker.spawn(evictor.run(shutdown()));
+        self.tracker.spawn(host_shutdown::run(parts, host_shutdown, shutdown()));
+        self.tracker.spawn(static_pods::run(config.clone(), self.pods.clone(), shutdown()));
+        self.tracker.spawn(settle_network(Arc::clone(&self.network), shutdown()));
+        self.tracker.spawn(flush(Arc::clone(images), shutdown()));
+        let (images, outbox) = (Arc::clone(images), Arc::clone(outbox));
+        self.tracker.spawn(collect_garbage(images, config.clone(), outbox, shutdown()));
+        Ok(())
+    }
+
+    /// Joins the cluster if need be, and speaks with its replicas from then on.
+    async fn connect(&self, reporter: Arc<NodeReporter>) -> Result<(), Error> {
+        let Context { config, runtime, outbox, roster, objects, tokens, .. } = &*self.context;
+        let files = tokio::select! {
+            () = self.shutdown.cancelled() => return Ok(()),
+            files = join::ensure_identity(config) => files?,
+        };
+        let registered = Arc::clone(&reporter);
+        let shared = Arc::new(Shared::new(Parts {
+            tls: session::client_tls(&files)?,
+            outbox: Arc::clone(outbox),
+            network: Arc::clone(&self.network),
+            objects: Arc::clone(objects),
+            tokens: Arc::clone(tokens),
+            pods: self.pods.clone(),
+            streams: Sources {
+                logs: LogSource { roster: Arc::clone(roster), log_dir: config.log_dir() },
+                runtime: Arc::clone(runtime),
+            },
+            node_json: Box::new(move || json(&registered.node())),
+            config: config.clone(),
+        }));
+        session::spawn(Arc::clone(&shared), &self.tracker, &self.shutdown);
+        self.tracker.spawn(report(shared, reporter, self.shutdown.clone()));
+        Ok(())
+    }
 }
 
 fn make_dirs(config: &Config) -> Result<(), Error> {
@@ -142,9 +207,8 @@ async fn lock(config: &Config) -> Result<Flock<fs::File>, Error> {
 }
 
 /// Limits all pods together to what the node offers them. Not being able to is told, not fatal.
-fn enforce_allocatable(config: &Config, resources: NodeResources) -> bool {
-    let limit = resources.allocatable_memory_bytes.max(0) as u64;
-    match allocatable::enforce(&config.cgroup_root, limit) {
+fn enforce_allocatable(groups: &Groups, resources: NodeResources) -> bool {
+    match groups.enforce(resources.pods_memory_limit_bytes) {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%error, "pods together are not held to the node's allocatable memory");
@@ -171,68 +235,57 @@ async fn import_images(config: &Config, images: &Arc<ImageStore>) -> Result<(), 
 }
 
 /// KIA-NODE-019: what a starting agent tells, in this order.
-fn tell_start(config: &Config, outbox: &Outbox, enforced: bool) {
-    let name = &config.node_name;
-    let is_now = |state: &str| format!("Node {name} status is now: {state}");
-    let told = [
-        ("Starting", "Starting kubelet.".to_owned()),
-        ("NodeAllocatableEnforced", "Updated Node Allocatable limit across pods".to_owned()),
-        ("NodeHasSufficientMemory", is_now("NodeHasSufficientMemory")),
-        ("NodeHasNoDiskPressure", is_now("NodeHasNoDiskPressure")),
-        ("NodeHasSufficientPID", is_now("NodeHasSufficientPID")),
-    ];
-    for (reason, message) in told {
-        if reason == "NodeAllocatableEnforced" && !enforced {
-            continue;
-        }
-        node_event(config, outbox, reason, message);
+fn tell_start(config: &Config, outbox: &Outbox, enforced: bool, pressure: &BTreeSet<Pressure>) {
+    node_event(config, outbox, "Starting", "Starting kubelet.".to_owned());
+    if enforced {
+        let message = "Updated Node Allocatable limit across pods".to_owned();
+        node_event(config, outbox, "NodeAllocatableEnforced", message);
     }
+    for kind in Pressure::ALL {
+        tell_state(config, outbox, kind.event(pressure.contains(&kind)));
+    }
+}
+
+fn tell_state(config: &Config, outbox: &Outbox, state: &str) {
+    node_event(config, outbox, state, format!("Node {} status is now: {state}", config.node_name));
 }
 
 fn node_event(config: &Config, outbox: &Outbox, reason: &str, message: String) {
-    outbox.event(node_record(config, reason, message));
-}
-
-fn node_record(config: &Config, reason: &str, message: String) -> EventRecord {
-    let name = &config.node_name;
-    EventRecord {
-        api_version: "",
-        kind: "Node",
-        namespace: String::new(),
-        name: name.clone(),
-        uid: name.clone(),
-        field_path: String::new(),
-        event_kind: EventKind::Normal,
-        reason: reason.to_owned(),
-        message,
-    }
+    outbox.event(node_record(&config.node_name, reason, message));
 }
 
 /// Reports the node's status when it changes, and now and then.
 async fn report(node: Arc<Shared>, reporter: Arc<NodeReporter>, shutdown: CancellationToken) {
-    let outbox = &node.outbox;
+    let (outbox, state) = (&node.outbox, reporter.state());
     let mut last = None;
     let mut was_ready = false;
+    let mut pressure = state.pressure();
     let mut reported_at = tokio::time::Instant::now();
     loop {
-        let changed = node.network.changed();
+        let (network_changed, state_changed) = (node.network.changed(), state.changed());
         let status = reporter.status();
         let essence = NodeReporter::essence(&status);
-        if last.as_ref() != Some(&essence) || reported_at.elapsed() >= STATUS_REPORT_INTERVAL {
+        if last.as_ref() != Some(&essence)
+            || reported_at.elapsed() >= node.config.node_status_report_frequency
+        {
             outbox.node_status(json(&status));
             reported_at = tokio::time::Instant::now();
         }
+        let before = std::mem::replace(&mut pressure, state.pressure());
+        for kind in pressure.symmetric_difference(&before) {
+            tell_state(&node.config, outbox, kind.event(pressure.contains(kind)));
+        }
         let ready = essence.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-        if ready && !was_ready {
-            let message = format!("Node {} status is now: NodeReady", node.config.node_name);
-            node_event(&node.config, outbox, "NodeReady", message);
+        if ready != was_ready {
+            tell_state(&node.config, outbox, if ready { "NodeReady" } else { "NodeNotReady" });
         }
         was_ready = ready;
         last = Some(essence);
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = changed => {}
-            () = tokio::time::sleep(STATUS_CHECK_INTERVAL) => {}
+            () = network_changed => {}
+            () = state_changed => {}
+            () = tokio::time::sleep(node.config.node_status_update_frequency) => {}
         }
     }
 }
@@ -296,7 +349,7 @@ async fn collect_garbage(
                 };
                 outbox.event(EventRecord {
                     event_kind: EventKind::Warning,
-                    ..node_record(&config, reason, error.to_string())
+                    ..node_record(&config.node_name, reason, error.to_string())
                 });
             }
         }

@@ -102,6 +102,59 @@ pub struct Config {
     /// Pulling images and removing those that nobody uses.
     #[serde(default)]
     pub images: ImagesConfig,
+    /// How often the node looks at itself.
+    #[serde(default = "default_node_status_update_frequency", with = "duration_text")]
+    pub node_status_update_frequency: Duration,
+    /// How often it tells a status in which nothing has changed.
+    #[serde(default = "default_node_status_report_frequency", with = "duration_text")]
+    pub node_status_report_frequency: Duration,
+    /// Below which amounts (or percentages) pods are evicted at once, by signal: `memory.available`,
+    /// `nodefs.available`, `nodefs.inodesFree`, `imagefs.available`, `imagefs.inodesFree`, `pid.available`.
+    #[serde(default = "default_eviction_hard")]
+    pub eviction_hard: BTreeMap<String, String>,
+    /// The same after a grace period, with which pods are ended gracefully.
+    #[serde(default)]
+    pub eviction_soft: BTreeMap<String, String>,
+    /// How long each signal of `evictionSoft` must have been too low.
+    #[serde(default)]
+    pub eviction_soft_grace_period: BTreeMap<String, String>,
+    /// How much more than the threshold eviction goes on for.
+    #[serde(default)]
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// How long a condition of pressure stays after it was last true.
+    #[serde(default = "default_eviction_pressure_transition_period", with = "duration_text")]
+    pub eviction_pressure_transition_period: Duration,
+    /// The longest grace, in seconds, that a pod gets when a soft threshold ends it.
+    #[serde(default)]
+    pub eviction_max_pod_grace_period: u32,
+    /// How often signals are looked at.
+    #[serde(default = "default_eviction_monitoring_interval", with = "duration_text")]
+    pub eviction_monitoring_interval: Duration,
+    /// A directory of manifests of static pods, or one such file. Empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub static_pod_path: Option<PathBuf>,
+    /// How often it is read even if nothing seems to have changed.
+    #[serde(default = "default_file_check_frequency", with = "duration_text")]
+    pub file_check_frequency: Duration,
+    /// How long pods get in all when the host goes down. Zero: they are not ended by the agent.
+    #[serde(default, with = "duration_text")]
+    pub shutdown_grace_period: Duration,
+    /// The part of it that is kept for critical pods, which end last.
+    #[serde(default, with = "duration_text")]
+    pub shutdown_grace_period_critical_pods: Duration,
+    /// In place of both: what pods from a priority upwards get.
+    #[serde(default)]
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGrace>,
+}
+
+/// What pods from a priority upwards get when the host goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShutdownGrace {
+    /// The lowest priority of the group.
+    pub priority: i32,
+    /// How long the group may take.
+    pub shutdown_grace_period_seconds: u32,
 }
 
 /// Where the node's certificate lies. All three are PEM files.
@@ -243,10 +296,40 @@ impl Config {
         if let Some((key, problem)) = self.images.problem() {
             return refuse(key, problem);
         }
+        self.validate_node_edges()?;
         for (key, dir) in [("dataDir", &self.data_dir), ("runDir", &self.run_dir)] {
             if !dir.is_absolute() {
                 return refuse(key, format!("{} must be an absolute path", dir.display()));
             }
+        }
+        Ok(())
+    }
+
+    /// Pressure, static pods, the host's shutdown.
+    fn validate_node_edges(&self) -> Result<(), ConfigError> {
+        let refuse = |key, problem: String| Err(ConfigError::Value { key, problem });
+        if let Err((key, problem)) = crate::eviction::thresholds(self) {
+            return refuse(key, problem);
+        }
+        for (key, interval) in [
+            ("evictionMonitoringInterval", self.eviction_monitoring_interval),
+            ("fileCheckFrequency", self.file_check_frequency),
+            ("nodeStatusUpdateFrequency", self.node_status_update_frequency),
+        ] {
+            if interval < Duration::from_millis(10) {
+                return refuse(key, "must be at least 10ms".into());
+            }
+        }
+        if self.static_pod_path.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return refuse("staticPodPath", "must be an absolute path".into());
+        }
+        if self.shutdown_grace_period_critical_pods > self.shutdown_grace_period {
+            let problem = "is a part of shutdownGracePeriod: it cannot be longer".to_owned();
+            return refuse("shutdownGracePeriodCriticalPods", problem);
+        }
+        if !self.shutdown_grace_period.is_zero() && !self.shutdown_grace_period_by_pod_priority.is_empty() {
+            let problem = "cannot be set beside shutdownGracePeriod: say one of them".to_owned();
+            return refuse("shutdownGracePeriodByPodPriority", problem);
         }
         Ok(())
     }
@@ -316,6 +399,37 @@ fn default_seccomp_dir() -> PathBuf {
     "/var/lib/barque/seccomp".into()
 }
 
+fn default_eviction_hard() -> BTreeMap<String, String> {
+    let defaults = [
+        ("memory.available", "100Mi"),
+        ("nodefs.available", "10%"),
+        ("nodefs.inodesFree", "5%"),
+        ("imagefs.available", "15%"),
+        ("imagefs.inodesFree", "5%"),
+    ];
+    defaults.map(|(signal, least)| (signal.to_owned(), least.to_owned())).into()
+}
+
+fn default_node_status_update_frequency() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_node_status_report_frequency() -> Duration {
+    Duration::from_secs(300)
+}
+
+fn default_eviction_pressure_transition_period() -> Duration {
+    Duration::from_secs(300)
+}
+
+fn default_eviction_monitoring_interval() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_file_check_frequency() -> Duration {
+    Duration::from_secs(20)
+}
+
 fn default_max_pods() -> u32 {
     110
 }
@@ -356,59 +470,4 @@ pub(crate) mod duration_text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str =
-        "nodeName: node1\ncontrolAddresses: [10.0.0.1:6443]\ninternalIp: 10.0.0.4\njoinToken: t\n";
-
-    #[test]
-    fn fills_in_defaults() {
-        let config = Config::parse(MINIMAL).unwrap();
-        assert_eq!(config.heartbeat_interval, Duration::from_millis(500));
-        assert_eq!(config.max_pods, 110);
-        assert_eq!(config.restart_backoff, BackoffConfig::default());
-        assert_eq!(config.tls_files().key, PathBuf::from("/var/lib/barque/node/pki/node.key"));
-    }
-
-    #[test]
-    fn survives_its_own_yaml() {
-        let mut config = Config::parse(MINIMAL).unwrap();
-        config.taints = vec![Taint { key: "a".into(), value: String::new(), effect: "NoExecute".into() }];
-        let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(Config::parse(&text).unwrap(), config);
-    }
-
-    #[test]
-    fn refuses_unknown_keys_and_bad_values() {
-        for (extra, word) in [
-            ("nodename: x\n", "nodename"),
-            ("heartbeatInterval: 5\n", "5"),
-            ("heartbeatInterval: 1ms\n", "heartbeatInterval"),
-            ("bridgeName: a-name-that-is-too-long\n", "bridgeName"),
-            ("taints: [{key: a, effect: Never}]\n", "Never"),
-            ("dataDir: here\n", "dataDir"),
-            ("maxPods: 0\n", "maxPods"),
-            ("userNamespaces: {idsPerPod: 1000}\n", "userNamespaces.idsPerPod"),
-            ("userNamespaces: {firstId: 4294901760}\n", "userNamespaces.firstId"),
-            ("images: {maxParallelPulls: 0}\n", "maxParallelPulls"),
-            ("images: {gcLowThresholdPercent: 90}\n", "gcLowThresholdPercent"),
-            ("images: {registries: {'http://r.lab': {}}}\n", "without http://"),
-            ("images: {registries: {r.lab: {mirrors: ['a b']}}}\n", "a b"),
-        ] {
-            let error = Config::parse(&format!("{MINIMAL}{extra}")).unwrap_err().to_string();
-            assert!(error.contains(word), "{extra}: {error}");
-        }
-        let error =
-            Config::parse("nodeName: Node_1\ncontrolAddresses: []\ninternalIp: 1.1.1.1\n").unwrap_err();
-        assert!(error.to_string().contains("nodeName"), "{error}");
-    }
-
-    #[test]
-    fn reads_durations() {
-        assert_eq!(duration_text::parse("5m"), Some(Duration::from_secs(300)));
-        assert_eq!(duration_text::parse("5"), None);
-        assert_eq!(duration_text::parse("5d"), None);
-        assert_eq!(duration_text::parse(""), None);
-    }
-}
+mod tests;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use api::quantity::Quantity as Amount;
@@ -17,8 +16,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::Config;
+use crate::eviction::{Signal, kept_back};
 use crate::images::ImageStore;
+use crate::machine::{cpus, memory, read, storage};
 use crate::network::BridgeNetwork;
+use crate::node_state::{NodeState, Pressure};
 use crate::pods::context::NodeResources;
 
 /// The Kubernetes version whose node behaviour this agent follows.
@@ -28,17 +30,16 @@ const RUNTIME_VERSION: &str = concat!("barque://", env!("CARGO_PKG_VERSION"));
 const KUBELET_PORT: i32 = 10250;
 /// Images listed at most, as the kubelet does.
 const IMAGES_MAX: usize = 50;
-/// Thresholds of pressure: the kubelet's defaults for hard eviction.
-const MEMORY_AVAILABLE_MIN_BYTES: u64 = 100 << 20;
-const DISK_AVAILABLE_MIN_PERCENT: u64 = 10;
-const INODES_FREE_MIN_PERCENT: u64 = 5;
-const PIDS_FREE_MIN_PERCENT: u64 = 2;
+/// Why a node is not ready before the leader has told it its range.
+const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+     message:the control plane has not assigned a pod address range yet";
 
 /// Measures the machine and keeps what conditions need to remember.
 pub(crate) struct NodeReporter {
     config: Config,
     images: Arc<ImageStore>,
     network: Arc<BridgeNetwork>,
+    state: Arc<NodeState>,
     capacity: Capacity,
     info: NodeSystemInfo,
     /// Condition type → status and since when.
@@ -61,7 +62,12 @@ struct Verdict {
 }
 
 impl NodeReporter {
-    pub(crate) fn new(config: Config, images: Arc<ImageStore>, network: Arc<BridgeNetwork>) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        images: Arc<ImageStore>,
+        network: Arc<BridgeNetwork>,
+        state: Arc<NodeState>,
+    ) -> Self {
         let storage = storage(&config.data_dir);
         let overridden = |key: &str| config.capacity.get(key).and_then(|text| Amount::parse(text).ok());
         let capacity = Capacity {
@@ -72,16 +78,20 @@ impl NodeReporter {
                 .map_or_else(|| storage.map_or(0, |s| s.total_bytes), |q| q.value().max(0) as u64),
         };
         let info = system_info(&config);
-        Self { config, images, network, capacity, info, transitions: Mutex::default() }
+        Self { config, images, network, state, capacity, info, transitions: Mutex::default() }
     }
 
     /// What pod workers need to know of the machine's size.
     pub(crate) fn resources(&self) -> NodeResources {
         let reserved = self.reserved();
+        let kept_back = kept_back(&self.config, Signal::MemoryAvailable, self.capacity.memory_bytes);
+        let allocatable = self.capacity.memory_bytes.saturating_sub(reserved.memory_bytes);
         NodeResources {
             memory_bytes: self.capacity.memory_bytes,
+            // Pods that come too near to it are evicted before the kernel kills in them.
+            pods_memory_limit_bytes: allocatable + kept_back,
             allocatable_cpu_milli: self.capacity.cpu_milli - reserved.cpu_milli,
-            allocatable_memory_bytes: self.capacity.memory_bytes.saturating_sub(reserved.memory_bytes) as i64,
+            allocatable_memory_bytes: allocatable as i64,
         }
     }
 
@@ -90,10 +100,16 @@ impl NodeReporter {
         let bytes = |key: &str| given(key).map_or(0, |q| q.value().max(0) as u64);
         Capacity {
             cpu_milli: given("cpu").map_or(0, |q| q.milli_value()),
-            memory_bytes: bytes("memory") + MEMORY_AVAILABLE_MIN_BYTES,
+            memory_bytes: bytes("memory")
+                + kept_back(&self.config, Signal::MemoryAvailable, self.capacity.memory_bytes),
             storage_bytes: bytes("ephemeral-storage")
-                + self.capacity.storage_bytes / 100 * DISK_AVAILABLE_MIN_PERCENT,
+                + kept_back(&self.config, Signal::NodeFsAvailable, self.capacity.storage_bytes),
         }
+    }
+
+    /// What the node is going through.
+    pub(crate) fn state(&self) -> Arc<NodeState> {
+        Arc::clone(&self.state)
     }
 
     /// The Node object to register with.
@@ -196,41 +212,26 @@ impl NodeReporter {
     }
 
     fn conditions(&self) -> Vec<NodeCondition> {
-        let pressure = |type_, under, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
-            let (reason, message) = if under { yes } else { no };
-            Verdict { type_, holds: under, reason, message }
+        let pressure = self.state.pressure();
+        let mut verdicts: Vec<Verdict> = Pressure::ALL
+            .into_iter()
+            .map(|kind| {
+                let holds = pressure.contains(&kind);
+                let (reason, message) = kind.words(holds);
+                Verdict { type_: kind.condition(), holds, reason, message }
+            })
+            .collect();
+        let unready = match (self.state.is_shutting_down(), self.network.pod_cidr()) {
+            (true, _) => Some("node is shutting down"),
+            (false, None) => Some(NO_NETWORK),
+            (false, Some(_)) => None,
         };
-        let network_ready = self.network.pod_cidr().is_some();
-        let verdicts = [
-            pressure(
-                "MemoryPressure",
-                memory("MemAvailable") < MEMORY_AVAILABLE_MIN_BYTES,
-                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
-                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            ),
-            pressure(
-                "DiskPressure",
-                storage(&self.config.data_dir).is_some_and(|s| s.under_pressure()),
-                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
-                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            ),
-            pressure(
-                "PIDPressure",
-                pids_short(),
-                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
-                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            ),
-            pressure(
-                "Ready",
-                network_ready,
-                ("KubeletReady", "kubelet is posting ready status"),
-                (
-                    "KubeletNotReady",
-                    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
-                     message:the control plane has not assigned a pod address range yet",
-                ),
-            ),
-        ];
+        verdicts.push(Verdict {
+            type_: "Ready",
+            holds: unready.is_none(),
+            reason: if unready.is_none() { "KubeletReady" } else { "KubeletNotReady" },
+            message: unready.unwrap_or("kubelet is posting ready status"),
+        });
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_else(|_| Timestamp::now());
         let mut transitions = self.transitions.lock().expect("no holder of the conditions panics");
         let condition = |verdict: Verdict| {
@@ -249,56 +250,6 @@ impl NodeReporter {
         };
         verdicts.into_iter().map(condition).collect()
     }
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
-}
-
-fn cpus() -> i64 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as i64)
-}
-
-/// A line of /proc/meminfo, in bytes.
-fn memory(key: &str) -> u64 {
-    let text = read("/proc/meminfo");
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let kibibytes = line.and_then(|l| l.split_ascii_whitespace().next()?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Storage {
-    total_bytes: u64,
-    available_bytes: u64,
-    inodes: u64,
-    inodes_free: u64,
-}
-
-impl Storage {
-    fn under_pressure(&self) -> bool {
-        self.available_bytes < self.total_bytes / 100 * DISK_AVAILABLE_MIN_PERCENT
-            || (self.inodes > 0 && self.inodes_free < self.inodes / 100 * INODES_FREE_MIN_PERCENT)
-    }
-}
-
-fn storage(path: &Path) -> Option<Storage> {
-    let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    let block = stat.fragment_size();
-    Some(Storage {
-        total_bytes: stat.blocks() * block,
-        available_bytes: stat.blocks_available() * block,
-        inodes: stat.files(),
-        inodes_free: stat.files_free(),
-    })
-}
-
-fn pids_short() -> bool {
-    let Ok(max) = read("/proc/sys/kernel/pid_max").parse::<u64>() else { return false };
-    let load = read("/proc/loadavg");
-    let used =
-        load.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/')?.1.parse::<u64>().ok());
-    used.is_some_and(|used| max.saturating_sub(used) < max * PIDS_FREE_MIN_PERCENT / 100)
 }
 
 /// Huge pages of the machine as `2Mi` → `0`.

@@ -13,16 +13,21 @@ use crate::qos::QosClass;
 const TOLERATION_S: i64 = 300;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Mode of projected files: 0644.
 const FILE_MODE: i64 = 0o644;
 
 pub(super) fn apply(object: &mut Value) {
+    // A mirror pod shows what runs without the API: it is nobody to it.
+    let is_mirror = object["metadata"]["annotations"][MIRROR_ANNOTATION].is_string();
     let Some(pod) = object.as_object_mut() else { return };
     let Some(spec) = child_mut(pod, "spec") else { return };
     pod_spec(spec);
     set(spec, "enableServiceLinks", true);
-    set(spec, "serviceAccountName", "default");
-    account_twice(spec);
+    if !is_mirror {
+        set(spec, "serviceAccountName", "default");
+        account_twice(spec);
+    }
     for list in ["initContainers", "containers"] {
         items(spec, list).for_each(requests_from_limits);
     }

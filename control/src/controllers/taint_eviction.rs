@@ -12,11 +12,12 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use scheduler::{Effect, Taint, Toleration};
+use serde_json::Value;
 
 use super::{Context, WRITES_MAX, core_kind, settled};
 use crate::leader::Epoch;
 use crate::reflector::{Delta, Feed};
-use crate::registry::{DeleteOptions, EventRecord, EventType, Object, Regarding, Target};
+use crate::registry::{DeleteOptions, EventRecord, EventType, Object, Regarding, Target, WriteOptions};
 
 /// Who reports.
 const COMPONENT: &str = "taint-eviction-controller";
@@ -107,11 +108,21 @@ impl Eviction<'_> {
             let taints: Vec<Dated> =
                 node.taints.iter().filter(|dated| !(total_outage && is_outage(dated))).cloned().collect();
             let pods = self.context.pods.indexed(name);
-            leaving.extend(pods.into_iter().filter(|pod| self.has_to_go(pod, &taints, now)));
+            let unreachable = |dated: &Dated| dated.taint.key == OUTAGE_TAINTS[1];
+            let is_lost = !node.is_ready && taints.iter().any(unreachable);
+            let going = pods.into_iter().filter(|pod| self.has_to_go(pod, &taints, now));
+            leaving.extend(going.map(|pod| (pod, is_lost.then_some(name.as_str()))));
         }
         stream::iter(leaving)
-            .for_each_concurrent(WRITES_MAX, |pod| async move {
-                if let Err(status) = settled(self.evict(&pod).await) {
+            .for_each_concurrent(WRITES_MAX, |(pod, lost_with)| async move {
+                let evicted = async {
+                    self.evict(&pod).await?;
+                    match lost_with {
+                        Some(node) => self.mark_lost(&pod, node).await,
+                        None => Ok(()),
+                    }
+                };
+                if let Err(status) = settled(evicted.await) {
                     tracing::warn!(pod = pod.name(), %status, "the pod was not evicted");
                 }
             })
@@ -130,6 +141,23 @@ impl Eviction<'_> {
         let spec = pod.spec.unwrap_or_default();
         let tolerations: Vec<_> = spec.tolerations.iter().flatten().filter_map(Toleration::new).collect();
         due(taints, &tolerations, self.context.timings.eviction_after).is_some_and(|due| due <= now)
+    }
+
+    /// KIA-POD-020: nobody knows what such a pod does. Its node, should it come back, says so itself.
+    async fn mark_lost(&self, pod: &Object, node: &str) -> Result<(), Status> {
+        let uid = object::uid(pod.value());
+        let options = WriteOptions { fence: self.epoch.fence(), ..WriteOptions::default() };
+        let target = Target::status(core_kind("Pod"), pod.namespace(), pod.name());
+        let change = |value: &mut Value| {
+            if object::uid(value) == uid && object::deletion_timestamp(value).is_some() {
+                set_lost(value, node);
+            }
+            Ok(())
+        };
+        match self.context.registry.modify(target, &options, change).await {
+            Err(status) if status.reason() == "NotFound" => Ok(()),
+            marked => marked.map(|_| ()),
+        }
     }
 
     async fn evict(&self, pod: &Object) -> Result<(), Status> {
@@ -155,6 +183,13 @@ impl Eviction<'_> {
         self.context.events.say(record, self.epoch.fence());
         Ok(())
     }
+}
+
+/// What is said of a pod that has to go while nobody hears of its node.
+fn set_lost(pod: &mut Value, node: &str) {
+    let message = format!("Node {node} which was running pod {} is unresponsive", object::name(pod));
+    pod["status"]["reason"] = Value::from("NodeLost");
+    pod["status"]["message"] = Value::from(message);
 }
 
 fn since_epoch(at: Timestamp) -> Duration {

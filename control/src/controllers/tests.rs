@@ -187,6 +187,9 @@ async fn pods_leave_an_unreachable_node_after_their_toleration() {
         assert_eq!(long["metadata"]["deletionTimestamp"], Value::Null);
         let message = cluster.event("TaintManagerEviction", "short").await;
         assert_eq!(message, "Marking for deletion Pod default/short");
+        let is_lost = |pod: &Value| pod["status"]["reason"] == "NodeLost";
+        let lost = cluster.until("Pod", "default", "short", is_lost).await;
+        assert_eq!(lost["status"]["message"], "Node n1 which was running pod short is unresponsive");
     };
     tokio::select! {
         () = beating => {}

@@ -197,6 +197,16 @@ impl ImageStore {
         }
     }
 
+    /// Removes every image that nobody uses and that is old enough. Returns the bytes freed.
+    pub fn remove_unused(&self, config: &ImagesConfig, in_use: &InUse) -> Result<u64, ImageError> {
+        let unused = eligible(self.list(), in_use, config.gc_minimum_age, SystemTime::now());
+        // Names are not taken away for nothing: while an image is brought in, no content goes.
+        if !unused.is_empty() && self.removing()?.is_some() {
+            self.forget(&unused.into_iter().flat_map(|image| image.names).collect())?;
+        }
+        Ok(self.sweep()?.unwrap_or(0))
+    }
+
     fn disk(&self) -> Result<Disk, ImageError> {
         let failed = |e: nix::Error| ImageError::io("look at the disk of", self.root())(e.into());
         let stat = nix::sys::statvfs::statvfs(self.root()).map_err(failed)?;

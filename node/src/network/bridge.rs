@@ -8,6 +8,7 @@
 //! The topology (own range, peers) comes from the leader and is kept in a file, so that a restarted agent
 //! can go on before any leader has spoken.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::host_ports::{HostPorts, forwards};
 use super::ipam::{Ipam, Range};
 use super::{NetworkError, PodNetwork};
+use crate::pods::admission::HostPort;
 
 /// The pod's interface.
 const POD_LINK: &str = "eth0";
@@ -44,6 +47,7 @@ pub(crate) struct Peer {
 pub(crate) struct BridgeNetwork {
     bridge: String,
     ipam: Ipam,
+    host_ports: HostPorts,
     topology_file: PathBuf,
     /// What is in force; the lock also serialises changes.
     topology: Mutex<Option<Topology>>,
@@ -58,6 +62,7 @@ impl BridgeNetwork {
         let network = Self {
             bridge: bridge.to_owned(),
             ipam: Ipam::open(dir.join("addresses"))?,
+            host_ports: HostPorts::new(bridge),
             topology_file: dir.join("topology.json"),
             topology: Mutex::default(),
             unsettled: Mutex::default(),
@@ -155,6 +160,13 @@ impl BridgeNetwork {
         Ok(())
     }
 
+    /// The range that this node's pods are in.
+    fn pods_network(&self) -> Result<Prefix, NetworkError> {
+        let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
+        let range = Range::parse(&pod_cidr)?;
+        Ok(prefix(IpAddr::V4(range.gateway()), range.prefix_length()).network())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Topology>> {
         self.topology.lock().expect("no holder of the topology panics")
     }
@@ -200,7 +212,25 @@ impl PodNetwork for BridgeNetwork {
         Ok(())
     }
 
+    fn publish(&self, uid: &str, ip: IpAddr, ports: &[HostPort]) -> Result<(), NetworkError> {
+        self.host_ports.publish(uid, &host_link(uid), forwards(ip, ports), self.pods_network()?)
+    }
+
+    fn publish_all(&self, pods: &[(String, IpAddr, Vec<HostPort>)]) -> Result<(), NetworkError> {
+        let all = pods.iter().map(|(uid, ip, ports)| (uid.clone(), forwards(*ip, ports)));
+        let all: BTreeMap<_, _> = all.filter(|(_, forwards)| !forwards.is_empty()).collect();
+        match self.pods_network() {
+            // Without a range there never was a pod that could have had ports.
+            Err(NetworkError::NotReady) => Ok(()),
+            network => self.host_ports.set_all(all, network?),
+        }
+    }
+
     fn release(&self, uid: &str) -> Result<(), NetworkError> {
+        match self.pods_network() {
+            Err(NetworkError::NotReady) => {}
+            network => self.host_ports.withdraw(uid, network?)?,
+        }
         let mut netlink = Netlink::open()?;
         netlink.delete_link(&host_link(uid))?;
         self.ipam.release(uid)

@@ -1,10 +1,11 @@
 //! Pod networking: one bridge per node, one veth and one address per pod, routes to the other nodes' pods.
 //!
-//! The agent's own network namespace is "the host". Owns the bridge, the veths, the routes through which the
+//! The agent's own network namespace is "the host". Owns the bridge, the veths, the forwarded ports of the host, the routes through which the
 //! node reaches its peers' pods, and the files that say which pod has which address. Promises: an address is
 //! written down before it is used and never belongs to two pods; every call may be repeated.
 
 mod bridge;
+mod host_ports;
 mod ipam;
 
 use std::io;
@@ -12,6 +13,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bridge::{BridgeNetwork, Peer, Topology};
+
+use crate::pods::admission::HostPort;
 
 /// Why networking failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,10 @@ pub(crate) trait PodNetwork: Send + Sync + 'static {
     fn reserve(&self, uid: &str) -> Result<IpAddr, NetworkError>;
     /// Connects a network namespace: eth0 with the address, lo, a default route.
     fn attach(&self, uid: &str, ip: IpAddr, netns: &Path) -> Result<(), NetworkError>;
+    /// Makes ports of the host lead to a connected pod.
+    fn publish(&self, uid: &str, ip: IpAddr, ports: &[HostPort]) -> Result<(), NetworkError>;
+    /// Makes ports of the host lead to exactly these connected pods.
+    fn publish_all(&self, pods: &[(String, IpAddr, Vec<HostPort>)]) -> Result<(), NetworkError>;
     /// Disconnects the pod and frees its address. Nothing there is no error.
     fn release(&self, uid: &str) -> Result<(), NetworkError>;
     /// The pods that have addresses.

@@ -82,7 +82,7 @@ pub(crate) fn container(
     image: &Image,
 ) -> Result<ContainerSpec, String> {
     let refused = support::unsupported_pod(record.spec());
-    if let Some(what) = refused.or_else(|| support::unsupported_container(container, record.host_network())) {
+    if let Some(what) = refused.or_else(|| support::unsupported_container(container)) {
         return Err(support::sentence(what));
     }
     if let Some(reason) = confinement::app_armor_refusal(&record.pod, container) {

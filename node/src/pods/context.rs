@@ -21,6 +21,7 @@ use super::status::NodeFacts;
 use crate::Config;
 use crate::images::{ImageStore, Puller};
 use crate::network::PodNetwork;
+use crate::node_state::NodeState;
 use crate::objects::Objects;
 use crate::session::outbox::Outbox;
 use crate::tokens::Tokens;
@@ -39,12 +40,15 @@ pub(crate) struct Context {
     pub(crate) objects: Arc<Objects>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) resources: NodeResources,
+    pub(crate) state: Arc<NodeState>,
 }
 
 /// The machine's size, as workers need it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeResources {
     pub(crate) memory_bytes: u64,
+    /// What all pods together are held to.
+    pub(crate) pods_memory_limit_bytes: u64,
     pub(crate) allocatable_cpu_milli: i64,
     pub(crate) allocatable_memory_bytes: i64,
 }

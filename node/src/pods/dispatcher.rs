@@ -10,15 +10,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::SOURCE_ANNOTATION;
 use super::context::Context;
-use super::record::PodRecord;
+use super::events::{Told, tell};
+use super::mirrors::Mirrors;
+use super::record::{End, Failure, PodRecord};
 use super::roster::Roster;
 use super::worker::{Desired, Ending, Notice, Worker};
-use super::{checkpoint, steps};
+use super::{admission, checkpoint, steps};
 use crate::Error;
 
 /// Commands that may wait for the dispatcher; senders wait when it is full.
@@ -35,6 +39,10 @@ pub(crate) enum Command {
     Changed(Box<Pod>),
     /// One pod's object is gone.
     Removed { uid: String },
+    /// Every static pod of the node; others of them end.
+    Static(Vec<Pod>),
+    /// The node ends a pod.
+    End { uid: String, end: Box<End> },
     /// A worker's task is over.
     Over { uid: String, ending: Ending },
 }
@@ -52,6 +60,11 @@ pub(crate) struct Dispatcher {
     commands: mpsc::Receiver<Command>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    /// Static pods that should run, by uid.
+    statics: BTreeMap<String, Pod>,
+    /// Static pods that have a worker, those that end included.
+    shown: BTreeMap<String, Arc<Pod>>,
+    mirrors: Mirrors,
     /// Cleared once what no pod owns was removed.
     leftovers_unknown: bool,
     /// Pods of which something runs and no record is left.
@@ -83,9 +96,13 @@ impl Dispatcher {
             commands,
             tracker: TaskTracker::new(),
             shutdown,
+            statics: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            mirrors: Mirrors::default(),
             leftovers_unknown: true,
             strays,
         };
+        dispatcher.publish_ports(&records);
         for record in records {
             let desired = Desired { pod: Arc::clone(&record.pod), removed: record.removed };
             dispatcher.spawn(record, desired);
@@ -121,18 +138,32 @@ impl Dispatcher {
             Command::All(pods) => self.all(pods).await,
             Command::Changed(pod) => self.changed(*pod).await,
             Command::Removed { uid } => self.removed(&uid),
+            Command::Static(pods) => self.set_statics(pods).await,
+            Command::End { uid, end } => {
+                if let Some(worker) = self.workers.get(&uid) {
+                    // A worker that is so far behind is asked again by whoever wants the end.
+                    drop(worker.notices.try_send(Notice::End(end)));
+                }
+            }
             Command::Over { uid, ending } => {
                 if ending == Ending::Finished {
                     self.workers.remove(&uid);
+                    self.shown.remove(&uid);
                     self.roster().remove(&uid);
+                    // A pod of the same name may have waited for it.
+                    self.start_statics().await;
                 }
             }
         }
+        self.show_statics();
     }
 
     async fn all(&mut self, pods: Vec<Pod>) {
+        let (mirrors, pods): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(admission::is_mirror);
+        self.mirrors.all(mirrors.iter());
         let wanted: BTreeSet<String> = pods.iter().filter_map(|p| p.metadata.uid.clone()).collect();
-        let gone: Vec<String> = self.workers.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
+        let is_gone = |uid: &&String| !wanted.contains(*uid) && !self.shown.contains_key(*uid);
+        let gone: Vec<String> = self.workers.keys().filter(is_gone).cloned().collect();
         for uid in gone {
             self.removed(&uid);
         }
@@ -144,7 +175,23 @@ impl Dispatcher {
         }
     }
 
-    async fn changed(&mut self, pod: Pod) {
+    async fn changed(&mut self, mut pod: Pod) {
+        if admission::is_mirror(&pod) {
+            return self.mirrors.changed(&pod);
+        }
+        if admission::is_static(&pod) {
+            // Only this node's files make static pods: an object that calls itself one is run as any other.
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(SOURCE_ANNOTATION.to_owned(), "api".to_owned());
+        }
+        if self.statics.contains_key(pod.metadata.uid.as_deref().unwrap_or_default()) {
+            tracing::warn!(pod = ?pod.metadata.name, "a pod with the uid of a static pod was sent; ignored");
+            return;
+        }
+        self.take(pod).await;
+    }
+
+    async fn take(&mut self, pod: Pod) {
         let Some(uid) = pod.metadata.uid.clone() else {
             tracing::warn!(pod = ?pod.metadata.name, "a pod without uid was sent; ignored");
             return;
@@ -172,7 +219,87 @@ impl Dispatcher {
             return;
         }
         let desired = Desired { pod: Arc::clone(&pod), removed: false };
-        self.spawn(PodRecord::new(pod, Timestamp::now()), desired);
+        let mut record = PodRecord::new(pod, Timestamp::now());
+        if !record.ended_before && !record.terminating() {
+            self.admit(&mut record);
+        }
+        self.spawn(record, desired);
+    }
+
+    /// Asks whether the node takes a new pod on; one that it does not is over before it begins.
+    fn admit(&self, record: &mut PodRecord) {
+        let all = self.roster().all();
+        // To the API a pod whose object is gone stands in nobody's way.
+        let is_removed = |uid: &str| self.workers.get(uid).is_some_and(|w| w.desired.borrow().removed);
+        let active = all.into_iter().filter(|looked| !looked.over && !is_removed(&looked.uid));
+        let pods: Vec<Arc<Pod>> = active.map(|looked| looked.pod).collect();
+        let (pressure, shutting_down) =
+            (self.context.state.pressure(), self.context.state.is_shutting_down());
+        let node = admission::Node { pressure, shutting_down, pods: &pods };
+        let Err(refusal) = admission::admit(&record.pod, &node) else { return };
+        tracing::warn!(pod = %record.full_name(), reason = refusal.reason, message = %refusal.message, "pod refused");
+        tell(&self.context, record, None, Told::warning(refusal.reason, refusal.message.clone()));
+        record.failure = Some(Failure {
+            reason: refusal.reason.to_owned(),
+            message: format!("Pod was rejected: {}", refusal.message),
+            at: Timestamp::now(),
+            refused: true,
+            ..Failure::default()
+        });
+    }
+
+    /// These are the static pods now: others end with the grace that they ask for.
+    async fn set_statics(&mut self, pods: Vec<Pod>) {
+        self.statics = pods.into_iter().filter_map(|pod| Some((pod.metadata.uid.clone()?, pod))).collect();
+        for (uid, pod) in &mut self.shown {
+            let ends = pod.metadata.deletion_timestamp.is_some();
+            let Some(worker) = self.workers.get(uid).filter(|_| !ends && !self.statics.contains_key(uid))
+            else {
+                continue;
+            };
+            *pod = Arc::new(deleted((**pod).clone(), Timestamp::now()));
+            self.context.roster.set_pod(uid, Arc::clone(pod));
+            worker.desired.send_modify(|desired| desired.pod = Arc::clone(pod));
+        }
+        self.start_statics().await;
+    }
+
+    /// Begins those that do not run yet. One whose name another still has waits for its end.
+    async fn start_statics(&mut self) {
+        let waiting = self.statics.iter().filter(|(uid, _)| !self.workers.contains_key(*uid));
+        let waiting: Vec<Pod> = waiting.map(|(_, pod)| pod.clone()).collect();
+        for pod in waiting {
+            let same = |other: &Pod| {
+                let (a, b) = (&other.metadata, &pod.metadata);
+                a.name == b.name && a.namespace == b.namespace
+            };
+            if !self.roster().all().iter().any(|looked| same(&looked.pod)) {
+                self.take(pod).await;
+            }
+        }
+    }
+
+    /// Sees to it that the API shows the static pods that run.
+    fn show_statics(&mut self) {
+        let shown = || self.shown.values().map(|pod| &**pod);
+        for uid in self.context.roster.set_aliases(self.mirrors.aliases(shown())) {
+            self.context.outbox.retell(&uid);
+        }
+        for wish in self.mirrors.wishes(shown()) {
+            self.context.outbox.mirror(wish);
+        }
+    }
+
+    /// Says again which ports of the host lead where: what an agent that died had said may be old.
+    fn publish_ports(&self, records: &[PodRecord]) {
+        let connected = records.iter().filter_map(|record| {
+            let sandbox = record.sandbox.as_ref().filter(|sandbox| sandbox.ready)?;
+            Some((record.uid().to_owned(), sandbox.ip?, admission::host_ports(record.spec())))
+        });
+        let pods: Vec<_> = connected.collect();
+        if let Err(error) = self.context.network.publish_all(&pods) {
+            tracing::error!(%error, "ports of the host do not lead to the pods of an earlier agent");
+        }
     }
 
     /// Ends what runs of a pod whose record was lost, so that the pod can begin anew.
@@ -189,6 +316,9 @@ impl Dispatcher {
     }
 
     fn removed(&mut self, uid: &str) {
+        if self.mirrors.removed(uid) {
+            return;
+        }
         match self.workers.get(uid) {
             Some(worker) => worker.desired.send_modify(|desired| desired.removed = true),
             None => self.context.outbox.forget_pod(uid),
@@ -202,6 +332,9 @@ impl Dispatcher {
     fn spawn(&mut self, record: PodRecord, desired: Desired) {
         let uid = record.uid().to_owned();
         self.roster().set_pod(&uid, Arc::clone(&desired.pod));
+        if admission::is_static(&desired.pod) {
+            self.shown.insert(uid.clone(), Arc::clone(&desired.pod));
+        }
         let (desired, receiver) = watch::channel(desired);
         let (worker, notices) = Worker::new(Arc::clone(&self.context), record, receiver);
         let (sender, shutdown) = (self.sender.clone(), self.shutdown.clone());
@@ -214,6 +347,8 @@ impl Dispatcher {
 
     /// Wakes workers whose pods may have changed without their notice.
     async fn relist(&mut self) {
+        self.mirrors.ask_again();
+        self.show_statics();
         let context = Arc::clone(&self.context);
         let listed = tokio::task::spawn_blocking(move || context.runtime.list()).await;
         let (sandboxes, _) = match listed.expect("listing does not panic") {
@@ -243,6 +378,14 @@ impl Dispatcher {
             self.leftovers_unknown = true;
         }
     }
+}
+
+/// A pod that somebody has just deleted.
+fn deleted(mut pod: Pod, now: Timestamp) -> Pod {
+    let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    pod.metadata.deletion_timestamp = Some(Time(now));
+    pod.metadata.deletion_grace_period_seconds = grace;
+    pod
 }
 
 /// Ends sandboxes and containers, and frees addresses, of the pods that `unowned` names.

@@ -8,6 +8,7 @@
 //! A worker's whole knowledge is a [`record::PodRecord`]; every decision is written to its checkpoint before
 //! it is acted upon, so that an agent which dies anywhere is replaced by one that can tell what exists.
 
+pub(crate) mod admission;
 mod backoff;
 mod checkpoint;
 mod confinement;
@@ -20,10 +21,11 @@ mod env_from;
 mod events;
 mod files;
 mod hooks;
+mod mirrors;
 mod needs;
 mod plan;
 mod pull;
-mod qos;
+pub(crate) mod qos;
 pub(crate) mod record;
 pub(crate) mod roster;
 mod start;

@@ -41,6 +41,8 @@ pub(crate) enum Step {
     EndHook { name: String },
     /// Make a container end.
     KillContainer { name: String },
+    /// Remove volumes: nothing runs that could use them.
+    FreeVolumes,
     /// Remove volumes, logs and directories.
     Release,
     /// Tell that nothing of the pod is left; the worker ends.
@@ -74,10 +76,13 @@ pub(crate) fn plan(record: &PodRecord, backoff: &BackoffConfig, now: Timestamp) 
     }
     if record.done() {
         let until = record.done_at().unwrap_or(now);
-        let grace = record.spec_grace_seconds();
+        let grace = record.ending_grace_seconds();
         stop_all(record, later(until, grace), grace, now, &mut plan);
-        if !record.any_running() && record.sandbox.is_some() {
-            plan.steps.push(Step::DeleteSandbox);
+        match (record.any_running(), &record.sandbox) {
+            (true, _) => {}
+            (false, Some(_)) => plan.steps.push(Step::DeleteSandbox),
+            (false, None) if !record.volumes_freed => plan.steps.push(Step::FreeVolumes),
+            (false, None) => {}
         }
         return plan;
     }
@@ -236,7 +241,8 @@ fn drive_stop(name: &str, stop: &Stop, now: Timestamp, plan: &mut Plan) {
 /// Ends everything that runs by `until`: all at once, but sidecars only when nothing that may need them is
 /// left, the last one first.
 fn stop_all(record: &PodRecord, until: Timestamp, grace_seconds: i64, now: Timestamp, plan: &mut Plan) {
-    let left = until.duration_since(now).as_secs();
+    // Who was given three seconds is not asked to end in two and a bit.
+    let left = ((until.duration_since(now).as_millis() + 999) / 1000) as i64;
     let grace_seconds = if grace_seconds == 0 { 0 } else { left.max(GRACE_SECONDS_MIN).min(grace_seconds) };
     let stop = |name: &str, state: &ContainerRecord, plan: &mut Plan| match &state.current {
         Some(Instance { stop: Some(stop), .. }) if grace_seconds == 0 && !stop.killed => {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, Po
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
+use crate::session::outbox::EventKind;
 
 /// What a container is given to end when nobody says otherwise.
 const GRACE_SECONDS_DEFAULT: i64 = 30;
@@ -47,6 +48,9 @@ pub(crate) struct PodRecord {
     pub(crate) containers: BTreeMap<String, ContainerRecord>,
     /// Volumes, log files and directories are gone.
     pub(crate) released: bool,
+    /// Volumes are gone; logs stay as long as the object.
+    #[serde(default)]
+    pub(crate) volumes_freed: bool,
     /// The API already knew the pod as Succeeded or Failed when this node first saw it.
     pub(crate) ended_before: bool,
     /// What was last told; transition times are taken from it.
@@ -83,11 +87,28 @@ pub(crate) struct ContainerRecord {
 }
 
 /// Why the node ended a pod that was not asked to end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) at: Timestamp,
+    /// What its containers are given to end, if not what the pod itself says.
+    #[serde(default)]
+    pub(crate) grace_seconds: Option<i64>,
+    /// The pod was never taken on: nothing of it exists.
+    #[serde(default)]
+    pub(crate) refused: bool,
+    /// The node ended it for the node's sake.
+    #[serde(default)]
+    pub(crate) disrupted: bool,
+}
+
+/// That a pod has to end, and the event that tells of it.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    pub(crate) failure: Failure,
+    /// Kind, reason, message.
+    pub(crate) event: Option<(EventKind, String, String)>,
 }
 
 /// A reason and a message, as `state.waiting` carries them.
@@ -173,6 +194,7 @@ impl PodRecord {
             sandbox_retry_at: None,
             containers: BTreeMap::new(),
             released: false,
+            volumes_freed: false,
             ended_before: false,
             last_status: None,
         };
@@ -321,6 +343,12 @@ impl PodRecord {
     /// What a requested stop gives when the pod itself goes on.
     pub(crate) fn spec_grace_seconds(&self) -> i64 {
         self.spec().termination_grace_period_seconds.unwrap_or(GRACE_SECONDS_DEFAULT).max(0)
+    }
+
+    /// What a pod whose work is over gives what still runs of it.
+    pub(crate) fn ending_grace_seconds(&self) -> i64 {
+        let given = self.failure.as_ref().and_then(|failure| failure.grace_seconds);
+        given.unwrap_or_else(|| self.spec_grace_seconds())
     }
 
     /// Until when the pod may be active, if that is limited.

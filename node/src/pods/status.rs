@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::qos;
-use super::record::{ContainerRecord, Ended, InstanceState, PodRecord, RestartPolicy, Termination};
+use super::record::{ContainerRecord, Ended, Failure, InstanceState, PodRecord, RestartPolicy, Termination};
 
 /// What the node adds to every status.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,9 @@ pub(crate) struct NodeFacts {
 pub(crate) fn pod_status(record: &PodRecord, node: NodeFacts, over: bool, now: Timestamp) -> PodStatus {
     if let Some(status) = record.last_status.as_ref().filter(|_| record.ended_before) {
         return status.clone();
+    }
+    if let Some(failure) = record.failure.as_ref().filter(|failure| failure.refused) {
+        return refused(record, failure);
     }
     let init: Vec<ContainerStatus> =
         record.init_containers().iter().map(|c| container_status(record, c, over)).collect();
@@ -56,6 +59,18 @@ pub(crate) fn pod_status(record: &PodRecord, node: NodeFacts, over: bool, now: T
         host_ips: Some(vec![HostIP { ip: host_ip }]),
         pod_ips: pod_ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip,
+        qos_class: Some(qos::class(record.spec()).as_str().to_owned()),
+        start_time: Some(Time(seconds(record.accepted_at))),
+        ..PodStatus::default()
+    }
+}
+
+/// The status of a pod that the node did not take on.
+fn refused(record: &PodRecord, failure: &Failure) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(failure.reason.clone()),
+        message: Some(failure.message.clone()),
         qos_class: Some(qos::class(record.spec()).as_str().to_owned()),
         start_time: Some(Time(seconds(record.accepted_at))),
         ..PodStatus::default()
@@ -264,7 +279,13 @@ fn conditions(
         Verdict { type_: "Ready", problem: ready, reason: None },
         Verdict { type_: "ContainersReady", problem: containers_ready, reason: None },
     ];
-    verdicts.into_iter().map(|verdict| condition(record, verdict, now)).collect()
+    let disruption = record.failure.as_ref().filter(|failure| failure.disrupted).map(|failure| {
+        let verdict =
+            Verdict { type_: "DisruptionTarget", problem: None, reason: Some("TerminationByKubelet") };
+        PodCondition { message: Some(failure.message.clone()), ..condition(record, verdict, now) }
+    });
+    let verdicts = verdicts.into_iter().map(|verdict| condition(record, verdict, now));
+    disruption.into_iter().chain(verdicts).collect()
 }
 
 fn unmet_gates(record: &PodRecord) -> Option<(&'static str, Option<String>)> {

@@ -18,9 +18,9 @@ use super::context::Context;
 use super::events::{Told, tell};
 use super::needs::TOKEN_PATIENCE;
 use super::plan::{CRASH_LOOP, Step};
-use super::record::{Failure, InstanceState, PodRecord, SandboxRecord, Stop, Waiting};
+use super::record::{End, Failure, InstanceState, PodRecord, SandboxRecord, Stop, Waiting};
 use super::worker::{Worker, add};
-use super::{backoff, files, volumes};
+use super::{admission, backoff, files, volumes};
 use crate::hooks::HookKind;
 use crate::network::NetworkError;
 use crate::user_ids::UserIdsError;
@@ -68,6 +68,7 @@ impl Worker {
             Step::FailPod => self.fail_pod(),
             Step::EndHook { name } => self.end_hook(&name).await?,
             Step::KillContainer { name } => self.kill_container(&name).await?,
+            Step::FreeVolumes => self.free_volumes().await?,
             Step::Release => self.release().await?,
             Step::Finish => self.finish()?,
         }
@@ -172,11 +173,29 @@ impl Worker {
     fn fail_pod(&mut self) {
         let (reason, message) =
             ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
-        self.record.failure =
-            Some(Failure { reason: reason.to_owned(), message: message.to_owned(), at: Timestamp::now() });
+        self.record.failure = Some(Failure {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            at: Timestamp::now(),
+            ..Failure::default()
+        });
         self.probes.stop_all();
         self.save();
         tell(&self.context, &self.record, None, Told::normal(reason, message));
+    }
+
+    /// The node ends the pod. One that ends already, or has ended, keeps its own reason.
+    pub(super) fn end_pod(&mut self, end: End) {
+        if self.record.terminating() || self.record.done() {
+            return;
+        }
+        self.record.failure = Some(end.failure);
+        self.probes.stop_all();
+        self.stop_pulls();
+        self.save();
+        if let Some((kind, reason, message)) = end.event {
+            tell(&self.context, &self.record, None, Told { kind, reason: &reason, message });
+        }
     }
 
     /// Asks a container to end; `message` is what its Killing event says.
@@ -256,6 +275,15 @@ impl Worker {
         }
     }
 
+    async fn free_volumes(&mut self) -> Result<(), StepError> {
+        let dir = self.context.pod_dir(self.record.uid()).join("volumes");
+        let freed = self.blocking(move |_| volumes::release(&dir).and_then(|()| remove_dir(&dir))).await;
+        freed?;
+        self.record.volumes_freed = true;
+        self.save();
+        Ok(())
+    }
+
     async fn release(&mut self) -> Result<(), StepError> {
         let record = self.record.clone();
         self.blocking(move |context| release_files(context, &record)).await?;
@@ -269,6 +297,8 @@ impl Worker {
     fn finish(&mut self) -> io::Result<()> {
         let status = serde_json::to_vec(&self.status()).expect("a status has string keys only");
         remove_dir(&self.context.pod_dir(self.record.uid()))?;
+        // Before it is told: whoever comes in its place must not find its ports taken.
+        self.context.roster.set_over(self.record.uid(), true);
         self.context.outbox.pod_terminated(self.key(), status.into());
         Ok(())
     }
@@ -313,6 +343,8 @@ fn make_sandbox(
     let namespaces_made = Instant::now();
     if let (Some(ip), Some(netns)) = (ip, &sandbox.netns) {
         context.network.attach(&uid, ip, netns).map_err(SandboxFailure::Network)?;
+        let ports = admission::host_ports(record.spec());
+        context.network.publish(&uid, ip, &ports).map_err(SandboxFailure::Network)?;
     }
     tracing::debug!(
         pod = %record.full_name(),

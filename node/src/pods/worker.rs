@@ -15,7 +15,7 @@ use super::containers::Seen;
 use super::context::Context;
 use super::needs::Needs;
 use super::plan::{self, Plan};
-use super::record::{InstanceState, PodRecord};
+use super::record::{End, InstanceState, PodRecord};
 use super::{checkpoint, pull, status, termination};
 use crate::hooks::{HookEnd, Hooks};
 use crate::probes::{Probes, Verdict};
@@ -47,6 +47,8 @@ pub(crate) enum Notice {
     Recheck,
     Probe(Verdict),
     Hook(HookEnd),
+    /// The node ends the pod.
+    End(Box<End>),
     /// A pull has ended, well or not.
     PullEnded {
         name: String,
@@ -127,6 +129,7 @@ impl Worker {
             let plan = self.plan(now);
             self.publish();
             if plan.steps.is_empty() {
+                self.context.roster.set_over(self.record.uid(), self.record.finished());
                 if !self.wait(plan.wake_at, &shutdown).await {
                     return Ending::Stopped;
                 }
@@ -202,6 +205,7 @@ impl Worker {
             Notice::Recheck => self.recheck().await,
             Notice::Probe(verdict) => self.probed(verdict).await,
             Notice::Hook(end) => self.hooked(end).await,
+            Notice::End(end) => self.end_pod(*end),
             Notice::PullEnded { name, ended } => self.pull_ended(name, *ended),
         }
     }

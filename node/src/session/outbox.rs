@@ -36,6 +36,21 @@ pub(crate) struct EventRecord {
     pub(crate) message: String,
 }
 
+/// An ordinary event about the node itself.
+pub(crate) fn node_record(node_name: &str, reason: &str, message: String) -> EventRecord {
+    EventRecord {
+        api_version: "",
+        kind: "Node",
+        namespace: String::new(),
+        name: node_name.to_owned(),
+        uid: node_name.to_owned(),
+        field_path: String::new(),
+        event_kind: EventKind::Normal,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
 /// Which pod a message is about.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PodKey {
@@ -58,6 +73,8 @@ struct State {
     pods: BTreeMap<String, PodMessage>,
     node: Option<NodeMessage>,
     events: VecDeque<wire::Event>,
+    /// What is asked about mirror pods, by namespace and name, until it is done.
+    mirrors: BTreeMap<(String, String), wire::MirrorPod>,
 }
 
 #[derive(Debug)]
@@ -98,6 +115,36 @@ impl Outbox {
             .insert(key.uid.clone(), PodMessage { sequence, key, status, terminated, acknowledged: false });
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// What should become of a mirror pod; the newest wish about a name counts.
+    pub(crate) fn mirror(&self, mut wish: wire::MirrorPod) {
+        let mut state = self.lock();
+        wish.sequence = state.next();
+        state.mirrors.insert((wish.namespace.clone(), wish.name.clone()), wish);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Tells a pod's newest status once more: the object that it is for was not there.
+    pub(crate) fn retell(&self, uid: &str) {
+        let mut state = self.lock();
+        let sequence = state.next();
+        if let Some(pod) = state.pods.get_mut(uid) {
+            pod.sequence = sequence;
+            pod.acknowledged = false;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the leader has stored everything that it was told.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.events.is_empty()
+            && state.mirrors.is_empty()
+            && state.pods.values().all(|pod| pod.acknowledged)
+            && state.node.as_ref().is_none_or(|node| node.acknowledged)
     }
 
     /// The node's newest status.
@@ -148,6 +195,10 @@ impl Outbox {
             node.acknowledged = true;
         } else if let Some(at) = state.events.iter().position(|e| e.sequence == sequence) {
             state.events.remove(at);
+        } else if let Some(key) =
+            state.mirrors.iter().find(|(_, m)| m.sequence == sequence).map(|(k, _)| k.clone())
+        {
+            state.mirrors.remove(&key);
         } else if let Some(pod) = state.pods.values_mut().find(|m| m.sequence == sequence) {
             pod.acknowledged = true;
             if pod.terminated {
@@ -180,6 +231,9 @@ impl Outbox {
         }
         for event in state.events.iter().filter(|e| e.sequence > after) {
             messages.push((event.sequence, from_node::Message::Event(event.clone())));
+        }
+        for mirror in state.mirrors.values().filter(|m| m.sequence > after) {
+            messages.push((mirror.sequence, from_node::Message::MirrorPod(mirror.clone())));
         }
         messages.sort_by_key(|(sequence, _)| *sequence);
         messages

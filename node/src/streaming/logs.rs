@@ -68,7 +68,8 @@ impl LogSource {
                 request.container, request.pod
             ))
         })?;
-        let dir = pod_log_dir(&self.log_dir, &request.namespace, &request.pod, &request.pod_uid);
+        let uid = self.roster.own(&request.pod_uid).into_owned();
+        let dir = pod_log_dir(&self.log_dir, &request.namespace, &request.pod, &uid);
         let path = dir.join(&request.container).join(format!("{attempt}.log"));
         let wanted = wanted(&request)?;
         let mut reader = unblock(move || LogReader::open(&path, wanted)).await?;

@@ -14,9 +14,9 @@ use proto::control::{
 };
 use proto::node::node_sessions_server::{NodeSessions, NodeSessionsServer};
 use proto::node::{
-    Ack, Event, FromNode, LogsRequest, NodeNetwork, ObjectChange, ObjectIndex, ObjectKey, ObjectRemoved,
-    OpenStream, PodChange, PodRemoved, PodSet, Role, StreamFrame, ToNode, TokenRequest, TokenResponse,
-    from_node, open_stream, stream_frame, to_node,
+    Ack, Event, FromNode, LogsRequest, MirrorPod, NodeNetwork, ObjectChange, ObjectIndex, ObjectKey,
+    ObjectRemoved, OpenStream, PodChange, PodRemoved, PodSet, Role, StreamFrame, ToNode, TokenRequest,
+    TokenResponse, from_node, open_stream, stream_frame, to_node,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair,
@@ -304,6 +304,7 @@ impl Control {
                 heard.node_status = Some(serde_json::from_slice(&status.status_json).unwrap());
                 status.sequence
             }
+            from_node::Message::MirrorPod(wish) => heard.mirror(wish),
             from_node::Message::Event(event) => {
                 let sequence = event.sequence;
                 heard.events.push(event);
@@ -327,6 +328,33 @@ impl Heard {
             expires_at_s: issued_at_s + self.token_seconds,
             error: String::new(),
         }));
+    }
+
+    /// Makes or removes a mirror pod, as a real replica does for the node's own.
+    fn mirror(&mut self, wish: MirrorPod) -> u64 {
+        let epoch = self.leads.unwrap();
+        if wish.pod_json.is_empty() {
+            self.pods.remove(&wish.uid);
+            self.say(to_node::Message::PodRemoved(PodRemoved {
+                epoch,
+                uid: wish.uid,
+                ..PodRemoved::default()
+            }));
+            return wish.sequence;
+        }
+        let mut pod: Pod = serde_json::from_slice(&wish.pod_json).unwrap();
+        self.versions += 1;
+        let uid = format!("mirror-{}", self.versions);
+        pod.metadata.uid = Some(uid.clone());
+        let pod_json = serde_json::to_vec(&pod).unwrap().into();
+        self.pods.insert(uid, pod);
+        self.say(to_node::Message::PodChange(PodChange { epoch, pod_json }));
+        wish.sequence
+    }
+
+    /// The object of this name, if there is one.
+    pub(crate) fn named(&self, name: &str) -> Option<Pod> {
+        self.pods.values().find(|pod| pod.metadata.name.as_deref() == Some(name)).cloned()
     }
 
     /// Reasons and messages of all events, in order.

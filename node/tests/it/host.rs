@@ -40,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) config: Config,
     pub(crate) pod_cidr: String,
+    /// Says that the host goes down.
+    pub(crate) power: CancellationToken,
     agent: Option<(JoinHandle<Result<(), node::Error>>, CancellationToken)>,
 }
 
@@ -74,13 +76,22 @@ impl Host {
             reset_after: Duration::from_secs(600),
         };
         config.image_backoff = config.restart_backoff;
-        Self { dir, config, pod_cidr: format!("10.{}.{number}.0/24", 100 + number % 100), agent: None }
+        // How full the machine's own disk is must not matter to a test.
+        config.eviction_hard = [("memory.available".to_owned(), "100Mi".to_owned())].into();
+        Self {
+            dir,
+            config,
+            pod_cidr: format!("10.{}.{number}.0/24", 100 + number % 100),
+            power: CancellationToken::new(),
+            agent: None,
+        }
     }
 
     /// Starts the agent.
     pub(crate) fn start(&mut self) {
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(node::run(self.config.clone(), shutdown.clone()));
+        self.power = CancellationToken::new();
+        let task = tokio::spawn(node::run_until(self.config.clone(), shutdown.clone(), self.power.clone()));
         self.agent = Some((task, shutdown));
     }
 
@@ -91,6 +102,11 @@ impl Host {
         // Its command line must not name the host's directory: what does so is counted as left over.
         let mut command = Command::new(std::env::current_exe().unwrap());
         AgentProcess(command.current_dir(self.dir.path()).args(["agent", "config.yaml"]).spawn().unwrap())
+    }
+
+    /// Whether the agent has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.agent.as_ref().is_none_or(|(task, _)| task.is_finished())
     }
 
     /// Stops the agent as a signal does.

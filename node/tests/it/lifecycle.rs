@@ -4,15 +4,19 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{NodeStatus, PodStatus};
 use proto::node::{LogsRequest, stream_frame};
 
 use crate::Test;
 use crate::control::{Authority, Control};
 use crate::host::{Host, PATIENCE, pod, run};
 
+/// This machine's, in the API's words.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::a_node_registers", || run(a_node_registers())),
+    ("lifecycle::conditions_beat_together", || run(conditions_beat_together())),
     ("lifecycle::a_pod_runs_answers_and_ends", || run(a_pod_runs_answers_and_ends())),
     ("lifecycle::logs_follow_to_the_end", || run(logs_follow_to_the_end())),
     ("lifecycle::grace_ends_in_kill", || run(grace_ends_in_kill())),
@@ -44,7 +48,12 @@ async fn a_node_registers() {
     let (host, control) = led_host().await;
     let node = control.until("Hello", |h| h.node.clone()).await;
     let labels = node.metadata.labels.unwrap();
-    assert_eq!(labels["kubernetes.io/os"], "linux");
+    for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
+        assert_eq!(
+            (labels[&format!("{prefix}/os")].as_str(), &labels[&format!("{prefix}/arch")][..]),
+            ("linux", ARCHITECTURE)
+        );
+    }
     assert_eq!(labels["kubernetes.io/hostname"], host.config.node_name);
     let ready = |h: &crate::control::Heard| {
         let status = h.node_status.clone()?;
@@ -67,9 +76,7 @@ async fn a_node_registers() {
             ("Ready", "KubeletReady"),
         ]
     );
-    let capacity = status.capacity.unwrap();
-    assert_eq!(capacity["pods"].0, "110");
-    assert!(capacity["memory"].0.ends_with("Ki"));
+    check_health(&host, &status);
     assert!(
         status.images.unwrap()[0].names.as_ref().unwrap().contains(&"docker.io/barque/hello:1.0".to_owned())
     );
@@ -91,6 +98,72 @@ async fn a_node_registers() {
         ]
     );
     control.until("heartbeats", |h| (h.heartbeats > 2).then_some(())).await;
+    host.finish().await;
+}
+
+/// What a healthy node's status says, in the kubelet's words and units.
+fn check_health(host: &Host, status: &NodeStatus) {
+    let messages: Vec<&str> =
+        status.conditions.iter().flatten().filter_map(|condition| condition.message.as_deref()).collect();
+    assert_eq!(
+        messages,
+        [
+            "kubelet has sufficient memory available",
+            "kubelet has no disk pressure",
+            "kubelet has sufficient PID available",
+            "kubelet is posting ready status",
+        ]
+    );
+    let keys =
+        ["cpu", "ephemeral-storage", "hugepages-1Gi", "hugepages-2Mi", "memory", "pods"].map(str::to_owned);
+    for amounts in [&status.capacity, &status.allocatable] {
+        let amounts = amounts.as_ref().unwrap();
+        assert_eq!(amounts.keys().cloned().collect::<Vec<_>>(), keys);
+        assert_eq!(amounts["pods"].0, "110");
+        assert!(amounts["memory"].0.ends_with("Ki"), "{amounts:?}");
+    }
+    assert!(status.capacity.as_ref().unwrap()["ephemeral-storage"].0.ends_with("Ki"));
+    let addresses = status.addresses.iter().flatten().map(|a| (a.type_.as_str(), a.address.as_str()));
+    let addresses: Vec<(&str, &str)> = addresses.collect();
+    assert_eq!(addresses, [("InternalIP", "127.0.0.1"), ("Hostname", host.config.node_name.as_str())]);
+    let info = status.node_info.as_ref().unwrap();
+    assert_eq!((info.operating_system.as_str(), info.architecture.as_str()), ("linux", ARCHITECTURE));
+    let (runtime, kernel) = (&info.container_runtime_version, &info.kernel_version);
+    assert!(runtime.starts_with("barque://") && info.kubelet_version.starts_with('v'), "{info:?}");
+    assert_eq!(*kernel, std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim());
+    for id in [&info.boot_id, &info.machine_id, &info.system_uuid, &info.os_image] {
+        assert!(!id.is_empty(), "{info:?}");
+    }
+}
+
+/// A fresh node is not ready before it has a network; its other conditions are told with the first status. Then
+/// they beat together, and the times of their flips stay.
+async fn conditions_beat_together() {
+    let authority = Authority::new();
+    let control = Control::start(&authority).await;
+    let mut host = Host::new(&authority, &[&control]);
+    host.config.node_status_update_frequency = Duration::from_millis(200);
+    host.config.node_status_report_frequency = Duration::from_secs(1);
+    host.start();
+    let first = control.until("Hello", |h| h.node.clone()).await.status.unwrap().conditions.unwrap();
+    let ready = first.last().unwrap();
+    assert_eq!((ready.type_.as_str(), ready.status.as_str()), ("Ready", "False"));
+    assert_eq!(ready.reason.as_deref(), Some("KubeletNotReady"));
+    assert!(first[..3].iter().all(|condition| condition.status == "False"), "{first:?}");
+    control.lead(1, &host.pod_cidr);
+    let conditions = |h: &crate::control::Heard| {
+        let conditions = h.node_status.clone()?.conditions?;
+        (conditions[3].status == "True").then_some(conditions)
+    };
+    let ready = control.until("it is ready", conditions).await;
+    let beat = |h: &crate::control::Heard| {
+        conditions(h).filter(|now| now[0].last_heartbeat_time != ready[0].last_heartbeat_time)
+    };
+    let later = control.until("a heartbeat", beat).await;
+    for (now, before) in later.iter().zip(&ready) {
+        assert_eq!(now.last_heartbeat_time, later[0].last_heartbeat_time, "{}", now.type_);
+        assert_eq!(now.last_transition_time, before.last_transition_time, "{}", now.type_);
+    }
     host.finish().await;
 }
 

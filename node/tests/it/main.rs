@@ -16,11 +16,13 @@ mod control;
 mod faults;
 mod hooks;
 mod host;
+mod host_ports;
 mod images;
 mod instances;
 mod leadership;
 mod lifecycle;
 mod order;
+mod pressure;
 mod probes;
 mod pull_policies;
 mod pulls;
@@ -28,6 +30,8 @@ mod pushes;
 mod registry;
 mod restarts;
 mod users;
+mod shutdown;
+mod static_pods;
 mod volumes;
 mod workload;
 
@@ -75,6 +79,10 @@ fn run(args: Vec<String>) -> ExitCode {
         volumes::TESTS,
         users::TESTS,
         faults::TESTS,
+        pressure::TESTS,
+        host_ports::TESTS,
+        static_pods::TESTS,
+        shutdown::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {

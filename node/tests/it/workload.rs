@@ -118,6 +118,41 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
                 std::thread::sleep(Duration::from_secs(1));
             }
         }
+        // Takes so many megabytes of memory, and stays.
+        "hoard" => {
+            on_term(|| std::process::exit(0));
+            let megabytes: usize = argument.parse().unwrap();
+            let mut held: Vec<Vec<u8>> = Vec::new();
+            for _ in 0..megabytes {
+                held.push(vec![1; 1 << 20]);
+            }
+            println!("hoarded {}", held.len());
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        // Writes so many megabytes into a file, and stays.
+        "fill" => {
+            on_term(|| std::process::exit(0));
+            let mut file = std::fs::File::create(&argument).unwrap();
+            for _ in 0..args[2].parse::<usize>().unwrap() {
+                file.write_all(&vec![1; 1 << 20]).unwrap();
+            }
+            println!("filled");
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        // Sends datagrams back to whoever sent them.
+        "echo" => {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:5353").unwrap();
+            println!("listening");
+            loop {
+                let mut buffer = [0; 64];
+                let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+                socket.send_to(&buffer[..length], peer).unwrap();
+            }
+        }
         // Does not obey TERM.
         "stubborn" => {
             on_term(|| println!("no"));

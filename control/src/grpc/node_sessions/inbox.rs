@@ -14,9 +14,9 @@ use proto::node::{Event, NodeStatus, ObjectReference, PodStatus, PodTerminated, 
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::NodeSessions;
 use super::mailbox::{ACKS_MAX, Mailbox};
-use super::register::node_kind;
+use super::register::{self, node_kind};
+use super::{NodeSessions, mirrors};
 use crate::leader::{Epoch, EpochReceiver};
 use crate::registry::{DeleteOptions, EventRecord, EventType, Regarding, Target, WriteOptions};
 
@@ -84,6 +84,9 @@ fn coalesce(messages: impl Iterator<Item = from_node::Message>) -> Vec<Job> {
             from_node::Message::PodTerminated(end) => (Some(format!("pod {}", end.uid)), end.sequence),
             from_node::Message::NodeStatus(status) => (Some("node".to_owned()), status.sequence),
             from_node::Message::Event(event) => (None, event.sequence),
+            from_node::Message::MirrorPod(wish) => {
+                (Some(format!("mirror {}/{}", wish.namespace, wish.name)), wish.sequence)
+            }
             from_node::Message::TokenRequest(_) => continue,
             from_node::Message::Hello(_) | from_node::Message::Heartbeat(_) => continue,
         };
@@ -133,6 +136,7 @@ impl Writer<'_> {
             from_node::Message::PodTerminated(said) => self.pod_terminated(said).await,
             from_node::Message::NodeStatus(said) => self.node_status(said).await,
             from_node::Message::Event(said) => self.event(said).await,
+            from_node::Message::MirrorPod(said) => self.sessions.mirror(self.node, said, self.epoch).await,
             from_node::Message::Hello(_)
             | from_node::Message::Heartbeat(_)
             | from_node::Message::TokenRequest(_) => Ok(()),
@@ -141,6 +145,11 @@ impl Writer<'_> {
 
     fn options(&self) -> WriteOptions {
         WriteOptions { fence: self.epoch.fence(), ..WriteOptions::default() }
+    }
+
+    /// Whether the object is the pod that the node speaks of: a static pod by what its mirror shows.
+    fn is_meant(&self, pod: &Value, uid: &str) -> bool {
+        mirrors::shown(pod).unwrap_or(object::uid(pod)) == uid && pod["spec"]["nodeName"] == self.node
     }
 
     async fn pod_status(&self, said: &PodStatus) -> Result<(), Status> {
@@ -152,7 +161,7 @@ impl Writer<'_> {
             .registry
             .modify(target, &self.options(), |pod| {
                 // Another life of the name, or another node's pod: nothing that this node may speak of.
-                if object::uid(pod) == said.uid && pod["spec"]["nodeName"] == self.node {
+                if self.is_meant(pod, &said.uid) {
                     set_status(pod, status.clone());
                 }
                 Ok(())
@@ -168,7 +177,9 @@ impl Writer<'_> {
             pod => pod?,
         };
         let pod = pod.value();
-        if object::uid(pod) != said.uid || pod["spec"]["nodeName"] != self.node {
+        // A mirror pod is removed when its node asks for that, not when what it shows has ended.
+        let is_mirror = mirrors::shown(pod).is_some();
+        if !self.is_meant(pod, &said.uid) {
             return Ok(());
         }
         let is_deleted = object::deletion_timestamp(pod).is_some();
@@ -183,7 +194,7 @@ impl Writer<'_> {
             })
             .await?;
         }
-        if !is_deleted {
+        if !is_deleted || is_mirror {
             return Ok(());
         }
         let options = DeleteOptions { fence: self.epoch.fence(), ..DeleteOptions::now(&said.uid) };
@@ -198,7 +209,7 @@ impl Writer<'_> {
         let status = parse(&said.status_json, "node status")?;
         let target = Target::status(node_kind(), "", self.node);
         let change = |node: &mut Value| {
-            node["status"] = status.clone();
+            register::set_status(node, &status);
             Ok(())
         };
         match self.sessions.inner.registry.modify(target, &self.options(), change).await {
@@ -216,11 +227,11 @@ impl Writer<'_> {
     }
 }
 
-fn pod_kind() -> &'static Kind {
+pub(super) fn pod_kind() -> &'static Kind {
     api::kinds::by_kind("", "v1", "Pod").expect("the table of kinds has Pod")
 }
 
-fn parse(json: &[u8], what: &str) -> Result<Value, Status> {
+pub(super) fn parse(json: &[u8], what: &str) -> Result<Value, Status> {
     match serde_json::from_slice::<Value>(json) {
         Ok(value) if value.is_object() => Ok(value),
         _ => Err(Status::bad_request(format!("the {what} is no JSON object"))),
@@ -264,7 +275,7 @@ fn event_record(said: &Event, node: &str) -> EventRecord {
     }
 }
 
-fn unless_gone(written: Result<(), Status>) -> Result<(), Status> {
+pub(super) fn unless_gone(written: Result<(), Status>) -> Result<(), Status> {
     match written {
         Err(status) if status.reason() == "NotFound" => Ok(()),
         written => written,

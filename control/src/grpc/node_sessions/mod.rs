@@ -17,6 +17,7 @@
 
 mod inbox;
 mod mailbox;
+mod mirrors;
 mod objects;
 mod register;
 mod session;

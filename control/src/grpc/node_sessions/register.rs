@@ -72,7 +72,7 @@ impl NodeSessions {
         if with_status && said["status"].is_object() {
             registry
                 .modify(Target::status(node_kind(), "", node), options, |value| {
-                    value["status"] = said["status"].clone();
+                    set_status(value, &said["status"]);
                     Ok(())
                 })
                 .await?;
@@ -110,6 +110,27 @@ fn new_node(name: &str, said: &Value, range: &str) -> Value {
     node
 }
 
+/// The node is the author of its status. Since when a condition is what it is, the store knows better: a node
+/// forgets that when its agent starts anew, and has not seen what was said of it while it was silent.
+pub(super) fn set_status(node: &mut Value, said: &Value) {
+    let mut status = said.clone();
+    let known = node["status"]["conditions"].take();
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        let same_type = |known: &&Value| known["type"] == condition["type"];
+        let Some(known) = known.as_array().into_iter().flatten().find(same_type) else { continue };
+        let time = |condition: &Value| object::parse_timestamp(condition["lastTransitionTime"].as_str()?);
+        let since = match known["status"] == condition["status"] {
+            true => known["lastTransitionTime"].clone(),
+            false if time(condition) < time(known) => condition["lastHeartbeatTime"].clone(),
+            false => continue,
+        };
+        if since.is_string() {
+            condition["lastTransitionTime"] = since;
+        }
+    }
+    node["status"] = status;
+}
+
 fn set_range(node: &mut Value, range: &str) {
     node["spec"]["podCIDR"] = Value::from(range);
     node["spec"]["podCIDRs"] = json!([range]);
@@ -125,5 +146,32 @@ fn merge(node: &mut Value, said: &Value, field: &str) {
     }
     for (key, entry) in entries {
         node["metadata"][field][key] = entry.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_keep_the_time_of_their_last_flip() {
+        let ready = |status: &str, since: &str, heard: &str| {
+            json!({"conditions": [
+            {"type": "Ready", "status": status, "lastTransitionTime": since, "lastHeartbeatTime": heard}]})
+        };
+        let mut node = json!({"status": ready("True", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00Z")});
+        let mut since = |status, since, heard| {
+            set_status(&mut node, &ready(status, since, heard));
+            let condition = &node["status"]["conditions"][0];
+            assert_eq!(condition["lastHeartbeatTime"], heard);
+            condition["lastTransitionTime"].as_str().unwrap_or_default().to_owned()
+        };
+        // The agent has started anew.
+        let restarted = since("True", "2024-01-02T00:00:00Z", "2024-01-02T00:00:01Z");
+        assert_eq!(restarted, "2024-01-01T00:00:00Z");
+        assert_eq!(since("False", "2024-01-03T00:00:00Z", "2024-01-03T00:00:00Z"), "2024-01-03T00:00:00Z");
+        // It was silent, and is back with what it remembers.
+        let back = since("True", "2024-01-02T00:00:00Z", "2024-01-04T00:00:00Z");
+        assert_eq!(back, "2024-01-04T00:00:00Z");
     }
 }

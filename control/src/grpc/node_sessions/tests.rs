@@ -1,5 +1,8 @@
 //! Sessions end to end: a node's client over an in-process connection, against the whole work of a replica.
 
+mod mirrors;
+mod nodes;
+
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;

@@ -19,7 +19,7 @@ const TOKEN_SECONDS: i64 = 3607;
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 pub(super) fn admit(kind: &Kind, operation: Operation, object: &mut Value) -> Result<(), Status> {
-    if !is_pod(kind) || operation != Operation::Create {
+    if !is_pod(kind) || operation != Operation::Create || is_mirror(object) {
         return Ok(());
     }
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
@@ -44,7 +44,7 @@ pub(in crate::registry) async fn mount(
     pod: &mut Value,
     consistency: Consistency,
 ) -> Result<(), Status> {
-    if !is_pod(kind) || !pod["metadata"]["annotations"][MIRROR_ANNOTATION].is_null() {
+    if !is_pod(kind) || is_mirror(pod) {
         return Ok(());
     }
     let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or(ACCOUNT_DEFAULT).to_owned();
@@ -68,6 +68,11 @@ pub(in crate::registry) async fn mount(
         mount_token(spec);
     }
     Ok(())
+}
+
+/// A mirror pod shows what runs without the API: it is nobody to it.
+fn is_mirror(pod: &Value) -> bool {
+    !pod["metadata"]["annotations"][MIRROR_ANNOTATION].is_null()
 }
 
 fn mount_token(spec: &mut Map<String, Value>) {

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use nix::errno::Errno;
 
@@ -151,6 +152,18 @@ impl Netlink {
     /// Sets a link's hardware address.
     pub fn set_mac(&mut self, name: &str, mac: [u8; 6]) -> Result<(), Error> {
         self.set("set hardware address of", name, vec![LinkAttribute::Address(mac.to_vec())])
+    }
+
+    /// Lets a bridge send frames back over the port that they came from: to whoever calls itself by an address
+    /// of the host's. The port must be the bridge's already.
+    pub fn set_hairpin(&mut self, name: &str, on: bool) -> Result<(), Error> {
+        check_name(name)?;
+        let mut message = LinkMessage::default();
+        let mode = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)]);
+        let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(mode)];
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
+        // Port data is heard in this message only, which makes nothing without being asked to.
+        self.change("set hairpin mode of", &name, RouteNetlinkMessage::NewLink(message), 0)
     }
 
     /// Sets a link up.

@@ -1,7 +1,8 @@
-//! Network plumbing over synchronous netlink: bridges, veth pairs, addresses, routes, network
-//! namespaces and per-namespace sysctls. It needs no external tool.
+//! Network plumbing over synchronous netlink: bridges, veth pairs, addresses, routes, forwarded ports,
+//! network namespaces and per-namespace sysctls. It needs no external tool.
 //!
-//! Owns: the wire conversation with `NETLINK_ROUTE` and the pinned namespaces under `/run/netns`.
+//! Owns: the wire conversation with `NETLINK_ROUTE` and `NETLINK_NETFILTER`, and the pinned namespaces
+//! under `/run/netns`.
 //! Promises: every call is idempotent (adding what is there and deleting what is gone succeed), and
 //! returns only when the kernel has acknowledged it.
 //! Does not: remember what it made. Whoever asks for a link or a namespace is its one owner and
@@ -14,6 +15,8 @@
 mod address;
 mod link;
 pub mod netns;
+mod nft;
+mod port_forward;
 mod prefix;
 mod route;
 mod socket;
@@ -25,6 +28,7 @@ use std::path::PathBuf;
 pub use address::Address;
 pub use link::{Link, LinkKind, VethPair, mac_of};
 pub use netns::NetNs;
+pub use port_forward::{Behind, PortForward, Transport, set_port_forwards};
 pub use prefix::{ParsePrefixError, Prefix};
 pub use route::Route;
 pub use socket::Netlink;

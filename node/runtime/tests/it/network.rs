@@ -1,9 +1,14 @@
 //! Links, addresses, routes and namespaces, and containers that reach each other.
 
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
-use runtime::net::{LinkKind, NetNs, Netlink, Prefix, Route, VethPair, netns, sysctl};
+use runtime::net::{
+    Behind, LinkKind, NetNs, Netlink, PortForward, Prefix, Route, Transport, VethPair, netns,
+    set_port_forwards, sysctl,
+};
 
 use crate::Test;
 use crate::support::{Host, eventually};
@@ -16,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("network::mistakes_are_told_apart", mistakes_are_told_apart),
     ("network::settings_belong_to_a_namespace", settings_belong_to_a_namespace),
     ("network::sandboxes_reach_each_other_over_a_bridge", sandboxes_reach_each_other_over_a_bridge),
+    ("network::ports_of_the_host_lead_into_a_namespace", ports_of_the_host_lead_into_a_namespace),
 ];
 
 fn name(what: &str) -> String {
@@ -199,4 +205,111 @@ fn what_one_container_makes_of_the_network_stays() {
     let seen = host.run(&host.spec("user", "s", &["list", "/sys/class/net"])).1;
     assert!(seen.split_whitespace().any(|name| name == "made"), "{seen}");
     host.finish();
+}
+
+/// A namespace behind a link of the host's: a pod at its bridge, or somebody outside.
+fn behind(host: &NetNs, what: &str, link: &str, (near, far): (Option<&str>, &str)) -> (Scratch, NetNs) {
+    let (scratch, inside) = Scratch::new(what);
+    let mut net = Netlink::open_in(host).unwrap();
+    let master = near.is_none().then_some("br");
+    net.add_veth(VethPair {
+        name: link,
+        peer_name: "eth0",
+        peer_netns: Some(&inside),
+        mtu: None,
+        master,
+        up: true,
+    })
+    .unwrap();
+    if let Some(near) = near {
+        net.add_address(link, prefix(near)).unwrap();
+    }
+    let gateway = near.map_or("10.88.0.1", |near| near.split('/').next().unwrap());
+    let mut pod = Netlink::open_in(&inside).unwrap();
+    pod.add_address("eth0", prefix(far)).unwrap();
+    pod.set_up("lo").unwrap();
+    pod.set_up("eth0").unwrap();
+    pod.replace_route(&Route::via(Prefix::DEFAULT_V4, ip(gateway))).unwrap();
+    (scratch, inside)
+}
+
+/// Who the server says that the caller is.
+fn answer(from: &NetNs, at: &str) -> Result<String, std::io::ErrorKind> {
+    let at: SocketAddr = at.parse().unwrap();
+    let called = from.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(3))).unwrap();
+    let mut stream = called.map_err(|error| error.kind())?;
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(|error| error.kind())?;
+    Ok(text)
+}
+
+fn ports_of_the_host_lead_into_a_namespace() {
+    let (_scratch, host) = Scratch::new("h");
+    let mut net = Netlink::open_in(&host).unwrap();
+    net.set_up("lo").unwrap();
+    net.add_bridge("br").unwrap();
+    net.add_address("br", prefix("10.88.0.1/24")).unwrap();
+    net.set_up("br").unwrap();
+    sysctl::set_in(&host, "net.ipv4.ip_forward", "1").unwrap();
+    let (_scratch2, pod) = behind(&host, "p1", "v1", (None, "10.88.0.2/24"));
+    net.set_hairpin("v1", true).unwrap();
+    let (_scratch3, neighbour) = behind(&host, "p2", "v2", (None, "10.88.0.3/24"));
+    let (_scratch4, outside) = behind(&host, "o", "up", (Some("192.0.2.1/24"), "192.0.2.9/24"));
+    let listener = pod.run(|| TcpListener::bind("0.0.0.0:8080")).unwrap().unwrap();
+    let datagrams = pod.run(|| UdpSocket::bind("0.0.0.0:5353")).unwrap().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let peer = stream.peer_addr().unwrap().ip();
+            drop(write!(stream, "{peer}"));
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, peer)) = datagrams.recv_from(&mut buffer) {
+            drop(datagrams.send_to(&buffer[..length], peer));
+        }
+    });
+    let forward = |transport, host_address: Option<&str>, host_port, port| PortForward {
+        transport,
+        host_address: host_address.map(|address| address.parse().unwrap()),
+        host_port,
+        address: "10.88.0.2".parse().unwrap(),
+        port,
+    };
+    let forwards = [
+        forward(Transport::Tcp, None, 80, 8080),
+        forward(Transport::Tcp, Some("127.0.0.1"), 81, 8080),
+        forward(Transport::Udp, Some("192.0.2.1"), 53, 5353),
+        forward(Transport::Sctp, None, 99, 99),
+    ];
+    let behind = |bridge| Behind { bridge, network: prefix("10.88.0.0/24") };
+    let set = |forwards: &[PortForward]| {
+        host.run(|| set_port_forwards("barque-test", behind("br"), forwards)).unwrap()
+    };
+    for _ in 0..2 {
+        set(&forwards).unwrap();
+    }
+    assert_eq!(answer(&outside, "192.0.2.1:80").as_deref(), Ok("192.0.2.9"), "the caller is not hidden");
+    assert_eq!(answer(&host, "192.0.2.1:80").as_deref(), Ok("192.0.2.1"));
+    assert_eq!(answer(&host, "127.0.0.1:80").as_deref(), Ok("10.88.0.1"));
+    assert_eq!(answer(&host, "127.0.0.1:81").as_deref(), Ok("10.88.0.1"));
+    assert_eq!(answer(&pod, "192.0.2.1:80").as_deref(), Ok("10.88.0.1"), "to itself, past the host");
+    assert_eq!(answer(&neighbour, "10.88.0.1:80").as_deref(), Ok("10.88.0.1"));
+    assert!(answer(&outside, "192.0.2.1:81").is_err(), "that port is the loopback's alone");
+    let caller = outside.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    caller.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    caller.send_to(b"ping", "192.0.2.1:53").unwrap();
+    let mut buffer = [0; 64];
+    let (length, from) = caller.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from.to_string().as_str()), (&b"ping"[..], "192.0.2.1:53"));
+
+    set(&forwards[1..]).unwrap();
+    assert_eq!(answer(&outside, "192.0.2.1:80"), Err(std::io::ErrorKind::ConnectionRefused));
+    set(&[]).unwrap();
+    set(&[]).unwrap();
+    assert_eq!(answer(&host, "127.0.0.1:81"), Err(std::io::ErrorKind::ConnectionRefused));
+    let wrong = behind("no-such-bridge");
+    let error = host.run(|| set_port_forwards("barque-test", wrong, &forwards)).unwrap().unwrap_err();
+    assert!(error.to_string().contains("no-such-bridge"), "{error}");
 }

@@ -105,6 +105,8 @@ fn init_containers_run_one_by_one() {
     exit(&mut pod, "i", 1, 0);
     assert_eq!(steps(&pod, 0), [Step::DeleteSandbox], "nothing of the pod will ever run");
     pod.sandbox = None;
+    assert_eq!(steps(&pod, 0), [Step::FreeVolumes]);
+    pod.volumes_freed = true;
     assert_eq!(steps(&pod, 0), []);
 }
 
@@ -320,12 +322,19 @@ fn a_pod_is_active_for_so_long() {
     run(&mut pod, "a");
     assert_eq!(plan(&pod, &BackoffConfig::default(), at(4)), Plan { steps: vec![], wake_at: Some(at(10)) });
     assert_eq!(steps(&pod, 10), [Step::FailPod]);
-    let failure = super::super::record::Failure { reason: "r".into(), message: "m".into(), at: at(10) };
+    let failure = super::super::record::Failure {
+        reason: "r".into(),
+        message: "m".into(),
+        at: at(10),
+        ..Default::default()
+    };
     pod.failure = Some(failure);
     assert_eq!(steps(&pod, 10), [stop("a", 3)]);
     exit(&mut pod, "a", 143, 11);
     assert_eq!(steps(&pod, 11), [Step::DeleteSandbox]);
     pod.sandbox = None;
+    assert_eq!(steps(&pod, 11), [Step::FreeVolumes]);
+    pod.volumes_freed = true;
     assert_eq!(steps(&pod, 11), []);
 }
 

@@ -257,8 +257,12 @@ fn a_container_whose_post_start_hook_runs_is_being_created() {
 #[test]
 fn a_pod_that_the_node_ended_says_why() {
     let mut pod = pair("Always");
-    let failure =
-        super::super::record::Failure { reason: "DeadlineExceeded".into(), message: "m".into(), at: at(3) };
+    let failure = super::super::record::Failure {
+        reason: "DeadlineExceeded".into(),
+        message: "m".into(),
+        at: at(3),
+        ..Default::default()
+    };
     pod.failure = Some(failure);
     set(&mut pod, "a", ended(0));
     set(&mut pod, "b", ended(0));
