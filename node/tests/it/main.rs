@@ -29,9 +29,9 @@ mod pulls;
 mod pushes;
 mod registry;
 mod restarts;
-mod users;
 mod shutdown;
 mod static_pods;
+mod users;
 mod volumes;
 mod workload;
 
