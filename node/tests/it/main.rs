@@ -13,6 +13,7 @@
 
 mod adoption;
 mod control;
+mod cri;
 mod hooks;
 mod host;
 mod images;
@@ -69,6 +70,7 @@ fn run(args: Vec<String>) -> ExitCode {
         adoption::TESTS,
         leadership::TESTS,
         volumes::TESTS,
+        cri::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {
