@@ -11,6 +11,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "etcd/lock.proto",
         "etcd/election.proto",
         "grpc/health.proto",
+        "cri/runtime/v1/common.proto",
+        "cri/runtime/v1/windows.proto",
+        "cri/runtime/v1/sandbox.proto",
+        "cri/runtime/v1/container.proto",
+        "cri/runtime/v1/stats.proto",
+        "cri/runtime/v1/image.proto",
+        "cri/runtime/v1/runtime.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

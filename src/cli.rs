@@ -45,6 +45,12 @@ pub(crate) enum Command {
     Control(ConfigFile),
     /// Runs the node agent of a machine that runs pods.
     Node(ConfigFile),
+    /// Serves this machine's container runtime on a unix socket, for crictl or a kubelet (Kubernetes' CRI, v1).
+    ///
+    /// It has a runtime, images and a network of its own, apart from those of `barque node`. Without --config:
+    /// socket /run/barque/cri.sock, data in /var/lib/barque/cri, sandboxes in 10.88.0.0/16 on the bridge cri0.
+    /// Containers go on when it ends, and are found again. Needs root.
+    Cri(CriArgs),
     /// Runs a local TCP endpoint that follows the healthy masters.
     Endpoint(EndpointArgs),
     /// Runs one member of a store alone, in place of etcd. `barque store --help` lists its flags, which are
@@ -213,6 +219,17 @@ pub(crate) struct ConfigFile {
     /// The configuration file (YAML).
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+/// Flags of `cri`.
+#[derive(Debug, Args)]
+pub(crate) struct CriArgs {
+    /// The configuration file (YAML); every key has a default.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The socket to serve on, instead of what the configuration says.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// Flags of `endpoint`.

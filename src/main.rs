@@ -64,7 +64,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.new_session {
         nix::unistd::setsid().map_err(|errno| anyhow::anyhow!("cannot begin a new session: {errno}"))?;
     }
-    let long_running = matches!(cli.command, Command::Control(_) | Command::Node(_) | Command::Endpoint(_));
+    let long_running = matches!(
+        cli.command,
+        Command::Control(_) | Command::Node(_) | Command::Cri(_) | Command::Endpoint(_)
+    );
     if long_running {
         logging::start(&cli.log_level)?;
     }
@@ -76,6 +79,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Token(command) => commands::token::run(command),
         Command::Control(args) => commands::control::run(args),
         Command::Node(args) => commands::node::run(args),
+        Command::Cri(args) => commands::cri::run(args),
         Command::Endpoint(args) => commands::endpoint::run(args),
         Command::Member(command) => commands::member::run(command),
         Command::Leader(command) => commands::leader::run(command),

@@ -38,8 +38,23 @@ pub(crate) struct Outcome {
     pub(crate) exit_code: i32,
     /// The beginning of its standard output and error, as they came.
     pub(crate) output: Vec<u8>,
+    /// Up to where in it each piece reaches, and whether it came on standard error.
+    pieces: Vec<(usize, bool)>,
     /// Whether it was killed because its time was up.
     pub(crate) timed_out: bool,
+}
+
+impl Outcome {
+    /// Standard output and standard error, each for itself.
+    pub(crate) fn split(&self) -> (Vec<u8>, Vec<u8>) {
+        let (mut stdout, mut stderr, mut from) = (Vec::new(), Vec::new(), 0);
+        for (to, is_error) in &self.pieces {
+            let into = if *is_error { &mut stderr } else { &mut stdout };
+            into.extend_from_slice(&self.output[from..*to]);
+            from = *to;
+        }
+        (stdout, stderr)
+    }
 }
 
 /// A program that runs in a container; dropping it kills it.
@@ -101,10 +116,10 @@ pub(crate) async fn run(
     };
     let mut stdout = pipe::Receiver::from_owned_fd(stdout).map_err(failed)?;
     let mut stderr = pipe::Receiver::from_owned_fd(stderr).map_err(failed)?;
-    let mut output = Vec::new();
+    let mut gathered = Gathered { bytes_max: limits.output_bytes_max, ..Gathered::default() };
     let (mut exit, mut timed_out) = (None, false);
     {
-        let gather = gather(&mut stdout, &mut stderr, &mut output, limits.output_bytes_max);
+        let gather = gather(&mut stdout, &mut stderr, &mut gathered);
         tokio::pin!(gather);
         let mut closed = false;
         let mut until = deadline;
@@ -129,28 +144,47 @@ pub(crate) async fn run(
         }
     }
     match exit {
-        Some(exit) => Ok(Outcome { exit_code: exit.code, output, timed_out }),
+        Some(exit) => {
+            let Gathered { output, pieces, .. } = gathered;
+            Ok(Outcome { exit_code: exit.code, output, pieces, timed_out })
+        }
         None => Err(ContainerError::Refused("a killed program does not end".into())),
     }
 }
 
-/// Reads both until their ends.
-async fn gather(
-    stdout: &mut pipe::Receiver,
-    stderr: &mut pipe::Receiver,
-    output: &mut Vec<u8>,
+/// What a program has said so far.
+#[derive(Debug, Default)]
+struct Gathered {
+    output: Vec<u8>,
+    pieces: Vec<(usize, bool)>,
     bytes_max: usize,
-) {
+}
+
+impl Gathered {
+    fn take(&mut self, chunk: &[u8], is_error: bool) {
+        let room = self.bytes_max.saturating_sub(self.output.len());
+        self.output.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        match self.pieces.last_mut() {
+            Some((to, last)) if *last == is_error => *to = self.output.len(),
+            _ => self.pieces.push((self.output.len(), is_error)),
+        }
+    }
+}
+
+/// Reads both until their ends.
+async fn gather(stdout: &mut pipe::Receiver, stderr: &mut pipe::Receiver, gathered: &mut Gathered) {
     let (mut out_open, mut err_open) = (true, true);
     let (mut out, mut err) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
     while out_open || err_open {
-        let (chunk, open) = tokio::select! {
-            read = read_some(stdout, &mut out), if out_open => (&out[..read], &mut out_open),
-            read = read_some(stderr, &mut err), if err_open => (&err[..read], &mut err_open),
+        let (chunk, open, is_error) = tokio::select! {
+            read = read_some(stdout, &mut out), if out_open => (&out[..read], &mut out_open, false),
+            read = read_some(stderr, &mut err), if err_open => (&err[..read], &mut err_open, true),
         };
         *open = !chunk.is_empty();
-        let room = bytes_max.saturating_sub(output.len());
-        output.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        // Beyond the bound nothing is kept, and nothing is noted.
+        if gathered.output.len() < gathered.bytes_max {
+            gathered.take(chunk, is_error);
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod agent;
 mod allocatable;
 mod config;
+pub mod cri;
 mod error;
 mod eviction;
 mod exec;

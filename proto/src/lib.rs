@@ -1,7 +1,7 @@
 //! The `.proto` files as Rust types and gRPC stubs. Generated code only, no logic.
 //!
 //! These types are the wire: they stop at the edges of the packages that speak it (the peer client and
-//! service in `raft-store`, its `etcd/` services, `grpc/` in `control`, the session in `node`).
+//! service in `raft-store`, its `etcd/` services, `grpc/` in `control`, the session and `cri` in `node`).
 
 /// `barque.raft.v1`: what members of the consensus group say to each other.
 pub mod raft {
@@ -25,6 +25,12 @@ pub mod control {
 pub mod health {
     #![allow(missing_docs, clippy::all)]
     tonic::include_proto!("grpc.health.v1");
+}
+
+/// `runtime.v1`: the Kubernetes container runtime interface (CRI).
+pub mod cri {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("runtime.v1");
 }
 
 /// etcd's v3 protocol: five packages under the names that its clients use.

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod control;
+pub(crate) mod cri;
 pub(crate) mod down;
 pub(crate) mod endpoint;
 pub(crate) mod image;

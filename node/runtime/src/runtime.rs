@@ -17,10 +17,10 @@ use crate::cgroups::detect::Hierarchies;
 use crate::cgroups::{Cgroup, Stats};
 use crate::container::exec::{self, AttachSpec, Attachment, ExecProcess, ExecSpec, ExecStreams};
 use crate::container::plan::{Bundle, ContainerPlan, SandboxPlan};
-use crate::container::spec::{ContainerSpec, NamespaceMode, SandboxSpec, check_id};
+use crate::container::spec::{CgroupSpec, ContainerSpec, NamespaceMode, SandboxSpec, check_id};
 use crate::container::start::{START_TIME_MAX, ShimCommand, claim, claim_new, is_claimed, run_shim};
 use crate::container::state::{
-    self, ContainerState, Exit, Observed, ObservedSandbox, ProcessId, Running, Sandbox, Started,
+    self, ContainerState, Exit, Observed, ObservedSandbox, ProcessId, Running, Sandbox, Started, Unenforced,
     read_unless_torn,
 };
 use crate::container::{delete, plan, reboot};
@@ -319,6 +319,14 @@ impl Runtime {
         let bundle = self.existing_bundle(id)?;
         let plan: Option<ContainerPlan> = state::read(&bundle.plan())?;
         Ok(plan.ok_or_else(|| not_found(id))?.cgroup.stats())
+    }
+
+    /// Changes the limits of a container; the path in them is not looked at, and what they do not name stays.
+    /// Returns what this host does not enforce.
+    pub fn update(&self, id: &str, limits: CgroupSpec) -> Result<Vec<Unenforced>, Error> {
+        let bundle = self.existing_bundle(id)?;
+        let plan: Option<ContainerPlan> = state::read(&bundle.plan())?;
+        plan.ok_or_else(|| not_found(id))?.cgroup.create(&limits)
     }
 
     /// Ends a container and removes what was made for it, its writable layer included; its log stays.

@@ -36,6 +36,11 @@ pub(crate) enum NetworkError {
     File { path: PathBuf, source: io::Error },
 }
 
+/// What is wrong with a range of pod addresses, if anything is.
+pub(crate) fn check_range(text: &str) -> Option<String> {
+    ipam::Range::parse(text).err().map(|error| error.to_string())
+}
+
 /// What pod workers need of the network. Calls block.
 pub(crate) trait PodNetwork: Send + Sync + 'static {
     /// The pod's address; the same one on every call until it is released.

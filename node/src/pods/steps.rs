@@ -305,7 +305,7 @@ impl Worker {
 }
 
 /// 64 hex digits, as every container tool names containers.
-pub(super) fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 

@@ -1,5 +1,7 @@
 //! `exec`: a program in a running container, its input and output over a stream.
 
+use std::sync::Arc;
+
 use proto::node::stream_frame::Frame;
 use proto::node::{ExecRequest, ProgramExit};
 use runtime::{ExecExit, ExecSpec, ExecStreams, TerminalSize};
@@ -10,7 +12,7 @@ use super::pump::{Ends, Terminal};
 use super::target::{self, StreamError};
 use super::{Link, Sources};
 use crate::exec::Exec;
-use crate::pods::containers::ContainerError;
+use crate::pods::containers::{ContainerError, ContainerRuntime};
 
 /// A terminal's window until the client names one.
 const WINDOW: TerminalSize = TerminalSize { rows: 24, columns: 80 };
@@ -22,17 +24,28 @@ pub(super) async fn serve(
 ) -> Result<(), StreamError> {
     let target = request.target.clone().unwrap_or_default();
     let id = target::running(&sources.logs.roster, &target)?;
+    run_in(&sources.runtime, &id, request, link).await
+}
+
+/// The same in a container of this id.
+pub(super) async fn run_in(
+    runtime: &Arc<dyn ContainerRuntime>,
+    id: &str,
+    request: ExecRequest,
+    link: &mut Link,
+) -> Result<(), StreamError> {
+    let name = request.target.clone().unwrap_or_default().container;
     let spec = ExecSpec {
         args: request.command.clone(),
         terminal: request.tty.then_some(WINDOW),
         stdin: request.stdin,
     };
-    let (exec, streams) = match Exec::start(&sources.runtime, &id, spec).await {
+    let (exec, streams) = match Exec::start(runtime, id, spec).await {
         Ok(started) => started,
         Err(ContainerError::Start { exit_code, message }) => {
             return not_started(link, &request, exit_code, &message).await;
         }
-        Err(ContainerError::Gone(_)) => return Err(StreamError::NoContainer(target.container)),
+        Err(ContainerError::Gone(_)) => return Err(StreamError::NoContainer(name)),
         Err(error) => return Err(error.into()),
     };
     let ends = ends(&request, streams)?;

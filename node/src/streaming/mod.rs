@@ -11,15 +11,18 @@
 
 mod attach;
 mod exec;
+pub(crate) mod local;
 pub(crate) mod log_files;
 pub(crate) mod logs;
 mod port_forward;
 mod pump;
 mod target;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{Stream, StreamExt as _};
 use proto::node::node_sessions_client::NodeSessionsClient;
 use proto::node::{OpenStream, StreamError, StreamFrame, open_stream, stream_frame};
 use tokio::sync::mpsc;
@@ -42,10 +45,13 @@ pub(crate) struct Sources {
     pub(crate) runtime: Arc<dyn ContainerRuntime>,
 }
 
+/// What the other side sends.
+type Incoming = Pin<Box<dyn Stream<Item = Result<StreamFrame, tonic::Status>> + Send + Sync>>;
+
 /// Both directions of one stream.
 struct Link {
     out: mpsc::Sender<StreamFrame>,
-    incoming: tonic::Streaming<StreamFrame>,
+    incoming: Incoming,
 }
 
 impl Link {
@@ -73,7 +79,7 @@ async fn serve(
     let first = frame(stream_frame::Frame::StreamId(open.stream_id));
     sender.try_send(first).expect("the queue is empty");
     let incoming = client.stream(ReceiverStream::new(receiver)).await?.into_inner();
-    let mut link = Link { out: sender, incoming };
+    let mut link = Link { out: sender, incoming: Box::pin(incoming) };
     let ended = match open.request {
         Some(open_stream::Request::Logs(request)) => return read_logs(sources.logs, request, link).await,
         Some(open_stream::Request::Exec(request)) => exec::serve(&sources, request, &mut link).await,
@@ -99,7 +105,7 @@ async fn serve(
 async fn linger(link: Link) {
     let Link { out, mut incoming } = link;
     drop(out);
-    let hung_up = async { while let Ok(Some(_)) = incoming.message().await {} };
+    let hung_up = async { while let Some(Ok(_)) = incoming.next().await {} };
     let _late = tokio::time::timeout(LINGER, hung_up).await;
 }
 
@@ -109,7 +115,7 @@ async fn read_logs(
     link: Link,
 ) -> Result<(), tonic::Status> {
     let Link { out, mut incoming } = link;
-    let hung_up = async { while let Ok(Some(_)) = incoming.message().await {} };
+    let hung_up = async { while let Some(Ok(_)) = incoming.next().await {} };
     let read = async move {
         let last = match logs.read(request, &out).await {
             Ok(()) => stream_frame::Frame::End(true),

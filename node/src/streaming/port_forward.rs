@@ -24,7 +24,16 @@ pub(super) async fn serve(
     let netns = target::network(&sources.logs.roster, &request.pod_uid, &request.pod)?;
     let port = u16::try_from(request.port)
         .map_err(|_| StreamError::Connect(format!("{} is no port", request.port)))?;
-    let pod = format!("{}/{}", request.namespace, request.pod);
+    connect_in(netns, port, format!("{}/{}", request.namespace, request.pod), link).await
+}
+
+/// The same in a network namespace; `None`: the host's.
+pub(super) async fn connect_in(
+    netns: Option<PathBuf>,
+    port: u16,
+    pod: String,
+    link: &mut Link,
+) -> Result<(), StreamError> {
     let connecting = tokio::task::spawn_blocking(move || connect(netns, port, &pod));
     let connection = connecting.await.expect("connecting does not panic")?;
     connection.set_nonblocking(true)?;

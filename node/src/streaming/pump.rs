@@ -53,9 +53,9 @@ impl Ends {
             let taken = async {
                 let mut input = input;
                 loop {
-                    let frame = match incoming.message().await {
-                        Ok(Some(frame)) => frame.frame,
-                        Ok(None) | Err(_) => return StreamError::HungUp,
+                    let frame = match incoming.next().await {
+                        Some(Ok(frame)) => frame.frame,
+                        None | Some(Err(_)) => return StreamError::HungUp,
                     };
                     match frame {
                         Some(Frame::Stdin(bytes)) => {

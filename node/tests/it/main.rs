@@ -13,6 +13,7 @@
 
 mod adoption;
 mod control;
+mod cri;
 mod faults;
 mod hooks;
 mod host;
@@ -83,6 +84,7 @@ fn run(args: Vec<String>) -> ExitCode {
         host_ports::TESTS,
         static_pods::TESTS,
         shutdown::TESTS,
+        cri::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {

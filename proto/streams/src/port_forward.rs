@@ -31,13 +31,15 @@ const FRAMES_MAX: usize = 16;
 const TUNNEL_BYTES: usize = 64 << 10;
 
 /// What connections are made with.
-pub(super) struct Session {
-    pub(super) streams: Arc<dyn PodStreams>,
-    pub(super) target: StreamTarget,
+pub struct Session {
+    /// Where connections to the pod come from.
+    pub streams: Arc<dyn PodStreams>,
+    /// The pod.
+    pub target: StreamTarget,
 }
 
 /// Serves a connection until the client ends it.
-pub(super) async fn serve(upgrade: OnUpgrade, transport: Transport, session: Session) {
+pub async fn serve(upgrade: OnUpgrade, transport: Transport, session: Session) {
     let io: TokioIo<Upgraded> = match tokio::time::timeout(OPEN_TIMEOUT, upgrade).await {
         Ok(Ok(upgraded)) => TokioIo::new(upgraded),
         Ok(Err(error)) => return tracing::debug!(%error, "a stream's connection was not upgraded"),

@@ -17,7 +17,7 @@ use super::{ClientFrame, NodeFrame, NodeStream, StreamEnds, websocket};
 /// How long a client may take to finish the upgrade and open its streams.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to close a connection on which everything was said.
-pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest message of a resize, and what is kept of one that came in pieces.
 const RESIZE_BYTES_MAX: usize = 1024;
 
@@ -33,7 +33,7 @@ enum Ending {
 }
 
 /// Serves a connection until the process or the client ends.
-pub(super) async fn serve(upgrade: OnUpgrade, protocol: RemoteCommand, ends: StreamEnds, node: NodeStream) {
+pub async fn serve(upgrade: OnUpgrade, protocol: RemoteCommand, ends: StreamEnds, node: NodeStream) {
     let io = match tokio::time::timeout(OPEN_TIMEOUT, upgrade).await {
         Ok(Ok(upgraded)) => TokioIo::new(upgraded),
         Ok(Err(error)) => return tracing::debug!(%error, "a stream's connection was not upgraded"),
@@ -294,7 +294,7 @@ fn status(ending: &Ending, version: u8) -> Vec<u8> {
 }
 
 /// A client's word about its window; `None` if it is none (yet). Of several the last counts.
-pub(super) fn window(text: &[u8]) -> Option<ClientFrame> {
+pub(crate) fn window(text: &[u8]) -> Option<ClientFrame> {
     let sizes = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let size = sizes.map_while(Result::ok).last()?;
     let number = |name: &str| u16::try_from(size[name].as_u64()?).ok();

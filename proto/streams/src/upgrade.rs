@@ -9,8 +9,6 @@ use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 use ring::digest;
 
-use crate::rest::respond::{self, Body};
-
 /// Appended to a WebSocket client's key (RFC 6455, 4.2.2).
 const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const PROTOCOL: HeaderName = HeaderName::from_static("sec-websocket-protocol");
@@ -21,23 +19,26 @@ const TUNNELLED_PORT_FORWARD: &str = "SPDY/3.1+portforward.k8s.io";
 
 /// How processes are carried, over either transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RemoteCommand {
-    pub(super) transport: Transport,
+pub struct RemoteCommand {
+    /// What carries the streams.
+    pub transport: Transport,
     /// 1 to 5: from 3 on there is a stream for resizes, from 4 on the status is JSON, from 5 on a WebSocket
     /// channel can be closed.
-    pub(super) version: u8,
+    pub version: u8,
 }
 
 /// What carries messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
+pub enum Transport {
+    /// Streams in frames.
     Spdy,
+    /// Channels in messages.
     WebSocket,
 }
 
 /// What a request's headers ask for.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub struct Asked {
     transport: Option<Transport>,
     websocket_key: String,
     /// Newest first, as clients list them.
@@ -45,7 +46,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    /// Reads them.
+    pub fn of(headers: &HeaderMap) -> Self {
         let upgrade = text(headers, &UPGRADE);
         let transport = if upgrade.eq_ignore_ascii_case("websocket") {
             Some(Transport::WebSocket)
@@ -66,7 +68,7 @@ impl Asked {
     }
 
     /// The answer and the protocol of an `exec` or an `attach`.
-    pub(super) fn remote_command(&self) -> Result<(Response<Body>, RemoteCommand), Status> {
+    pub fn remote_command(&self) -> Result<(Response<()>, RemoteCommand), Status> {
         let transport = self.transport()?;
         let version = |name: &str| match (name, transport) {
             ("channel.k8s.io", _) => Some(1),
@@ -93,7 +95,7 @@ impl Asked {
     }
 
     /// The answer and the transport of a `portforward`.
-    pub(super) fn port_forward(&self) -> Result<(Response<Body>, Transport), Status> {
+    pub fn port_forward(&self) -> Result<(Response<()>, Transport), Status> {
         let transport = self.transport()?;
         let name = match transport {
             Transport::Spdy => PORT_FORWARD,
@@ -125,30 +127,29 @@ impl Asked {
         Status::bad_request(message)
     }
 
-    fn agree(&self, transport: Transport, protocol: Option<&str>) -> Response<Body> {
-        let mut answer = respond::bytes(StatusCode::SWITCHING_PROTOCOLS, "", bytes::Bytes::new());
+    fn agree(&self, transport: Transport, protocol: Option<&str>) -> Response<()> {
+        let mut answer = Response::new(());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = answer.headers_mut();
-        headers.clear();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         let (upgrade, name) = match transport {
             Transport::Spdy => ("SPDY/3.1", "x-stream-protocol-version"),
             Transport::WebSocket => ("websocket", "sec-websocket-protocol"),
         };
         headers.insert(UPGRADE, HeaderValue::from_static(upgrade));
-        if transport == Transport::WebSocket {
-            let key = accept_key(&self.websocket_key);
-            respond::set_header(&mut answer, "sec-websocket-accept", &key);
-        }
-        if let Some(protocol) = protocol {
-            respond::set_header(&mut answer, name, protocol);
+        // Neither can be refused: base64, and a name out of our own list.
+        let words = [
+            (transport == Transport::WebSocket)
+                .then(|| ("sec-websocket-accept", accept_key(&self.websocket_key))),
+            protocol.map(|protocol| (name, protocol.to_owned())),
+        ];
+        for (name, value) in words.into_iter().flatten() {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
         }
         answer
     }
-}
-
-/// A refusal as a node would word it: kubectl shows it behind "unable to upgrade connection: ".
-pub(super) fn refusal(message: &str) -> Response<Body> {
-    respond::bytes(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{message}\n").into())
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> String {

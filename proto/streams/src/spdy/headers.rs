@@ -17,28 +17,28 @@ const PAIRS_MAX: usize = 64;
 
 /// Names (lower case) and values of one block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::rest::streams) struct Headers(Vec<(String, String)>);
+pub(crate) struct Headers(Vec<(String, String)>);
 
 impl Headers {
     /// The first value of a name.
-    pub(in crate::rest::streams) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// The receiving side's state.
 #[derive(Debug)]
-pub(super) struct Unpacker {
+pub(crate) struct Unpacker {
     inflate: Decompress,
 }
 
 impl Unpacker {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { inflate: Decompress::new(true) }
     }
 
     /// Reads one block.
-    pub(super) fn unpack(&mut self, block: &[u8]) -> io::Result<Headers> {
+    pub(crate) fn unpack(&mut self, block: &[u8]) -> io::Result<Headers> {
         let mut text = Vec::with_capacity(1024);
         let mut rest = block;
         loop {
@@ -75,19 +75,19 @@ impl Unpacker {
 
 /// The sending side's state.
 #[derive(Debug)]
-pub(super) struct Packer {
+pub(crate) struct Packer {
     deflate: Compress,
 }
 
 impl Packer {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let mut deflate = Compress::new(Compression::fast(), true);
         deflate.set_dictionary(DICTIONARY).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self { deflate })
     }
 
     /// Writes one block.
-    pub(super) fn pack(&mut self, pairs: &[(&str, &str)]) -> io::Result<Vec<u8>> {
+    pub(crate) fn pack(&mut self, pairs: &[(&str, &str)]) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         let number = |text: &mut Vec<u8>, length: usize| {
             text.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());

@@ -1,4 +1,4 @@
-//! SPDY/3.1, as much of it as kubectl speaks: framing of streams over one byte stream, server side.
+//! SPDY/3.1, as much of it as kubectl and kubelets speak: framing of streams over one byte stream, either side.
 //!
 //! Owns the frames' form and the header compression. Promises: frames and header blocks are bounded; a frame
 //! that breaks a rule ends the connection; pings are answered. Kubernetes' clients do no flow control, so
@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::Mutex;
 
-pub(super) use headers::Headers;
+pub(crate) use headers::Headers;
 use headers::{Packer, Unpacker};
 
 /// Longest frame taken; Kubernetes' clients send 32 KiB.
@@ -38,11 +38,11 @@ const HEADERS: u16 = 8;
 const WINDOW_UPDATE: u16 = 9;
 
 /// The status of a stream that is not wanted.
-pub(super) const REFUSED_STREAM: u32 = 3;
+pub(crate) const REFUSED_STREAM: u32 = 3;
 
 /// What a client did.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// It opened a stream.
     Opened { stream: u32, headers: Headers, fin: bool },
     /// It wrote on a stream; with `fin` for the last time.
@@ -53,7 +53,7 @@ pub(super) enum Event {
 
 /// The client's frames.
 #[derive(Debug)]
-pub(super) struct Reader<R, W> {
+pub(crate) struct Reader<R, W> {
     io: BufReader<R>,
     unpacker: Unpacker,
     writer: Writer<W>,
@@ -61,7 +61,7 @@ pub(super) struct Reader<R, W> {
 
 /// Frames to the client; clones write on the same connection.
 #[derive(Debug)]
-pub(super) struct Writer<W> {
+pub(crate) struct Writer<W> {
     shared: Arc<Mutex<Output<W>>>,
 }
 
@@ -78,7 +78,7 @@ impl<W> Clone for Writer<W> {
 }
 
 /// Both directions of a connection that has been upgraded.
-pub(super) fn connection<R, W>(reader: R, writer: W) -> io::Result<(Reader<R, W>, Writer<W>)>
+pub(crate) fn connection<R, W>(reader: R, writer: W) -> io::Result<(Reader<R, W>, Writer<W>)>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -91,7 +91,7 @@ where
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Reader<R, W> {
     /// The next event; `None` at the end of the connection.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Event>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Event>> {
         loop {
             let mut head = [0; 8];
             match self.io.read_exact(&mut head).await {
@@ -158,7 +158,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Reader<R, W> {
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Takes a stream that the client opened.
-    pub(super) async fn accept(&self, stream: u32) -> io::Result<()> {
+    pub(crate) async fn accept(&self, stream: u32) -> io::Result<()> {
         let mut output = self.shared.lock().await;
         let mut body = id(stream).to_vec();
         // The order of blocks on the wire is that of their compression: both under the lock.
@@ -167,15 +167,26 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         output.control(SYN_REPLY, &body).await
     }
 
+    /// Opens a stream, as a client; its number is odd and higher than those before it.
+    pub(crate) async fn open(&self, stream: u32, headers: &[(&str, &str)]) -> io::Result<()> {
+        let mut output = self.shared.lock().await;
+        let mut body = id(stream).to_vec();
+        // No associated stream, highest priority, no slot.
+        body.extend_from_slice(&[0; 6]);
+        let block = output.packer.pack(headers)?;
+        body.extend_from_slice(&block);
+        output.control(SYN_STREAM, &body).await
+    }
+
     /// Breaks a stream off.
-    pub(super) async fn reset(&self, stream: u32, status: u32) -> io::Result<()> {
+    pub(crate) async fn reset(&self, stream: u32, status: u32) -> io::Result<()> {
         let mut body = id(stream).to_vec();
         body.extend_from_slice(&status.to_be_bytes());
         self.control(RST_STREAM, &body).await
     }
 
     /// Writes on a stream.
-    pub(super) async fn data(&self, stream: u32, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn data(&self, stream: u32, bytes: &[u8]) -> io::Result<()> {
         for chunk in bytes.chunks(SEND_BYTES_MAX) {
             self.shared.lock().await.data(stream, chunk, 0).await?;
         }
@@ -183,12 +194,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     /// Ends this side of a stream.
-    pub(super) async fn finish(&self, stream: u32) -> io::Result<()> {
+    pub(crate) async fn finish(&self, stream: u32) -> io::Result<()> {
         self.shared.lock().await.data(stream, &[], FLAG_FIN).await
     }
 
     /// Ends the connection.
-    pub(super) async fn close(&self) -> io::Result<()> {
+    pub(crate) async fn close(&self) -> io::Result<()> {
         self.shared.lock().await.io.shutdown().await
     }
 

@@ -37,17 +37,17 @@ const CLOSE: u8 = 255;
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// What a client sends.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     stream: SplitStream<Socket>,
 }
 
 /// What a client is sent.
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     sink: SplitSink<Socket, Message>,
 }
 
 /// Both directions of an upgraded connection.
-pub(super) async fn open(io: TokioIo<Upgraded>) -> (Incoming, Outgoing) {
+pub(crate) async fn open(io: TokioIo<Upgraded>) -> (Incoming, Outgoing) {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX))
@@ -59,7 +59,7 @@ pub(super) async fn open(io: TokioIo<Upgraded>) -> (Incoming, Outgoing) {
 
 impl Incoming {
     /// The next thing that concerns the process; `None` when the client is gone.
-    pub(super) async fn next(&mut self) -> Option<ClientFrame> {
+    pub(crate) async fn next(&mut self) -> Option<ClientFrame> {
         loop {
             let mut bytes = self.message().await?;
             if bytes.is_empty() {
@@ -93,17 +93,17 @@ impl Incoming {
 
 impl Outgoing {
     /// Tells the client that the process is there.
-    pub(super) async fn greet(&mut self) -> io::Result<()> {
+    pub(crate) async fn greet(&mut self) -> io::Result<()> {
         self.send(STDOUT, &[]).await
     }
 
     /// Sends output.
-    pub(super) async fn output(&mut self, is_error: bool, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn output(&mut self, is_error: bool, bytes: &[u8]) -> io::Result<()> {
         self.send(if is_error { STDERR } else { STDOUT }, bytes).await
     }
 
     /// Sends how it ended, and ends the connection.
-    pub(super) async fn finish(&mut self, status: &[u8]) -> io::Result<()> {
+    pub(crate) async fn finish(&mut self, status: &[u8]) -> io::Result<()> {
         if !status.is_empty() {
             self.send(STATUS, status).await?;
         }
@@ -125,7 +125,7 @@ impl Outgoing {
 }
 
 /// Carries a connection that is tunnelled in messages, until either side ends.
-pub(super) async fn tunnel(io: TokioIo<Upgraded>, far: DuplexStream) {
+pub(crate) async fn tunnel(io: TokioIo<Upgraded>, far: DuplexStream) {
     let (mut incoming, mut outgoing) = open(io).await;
     let (mut reader, mut writer) = tokio::io::split(far);
     let taken = async {
