@@ -56,6 +56,7 @@ pub(super) fn sandbox(record: &SandboxRecord, cgroup_root: &str) -> Result<Sandb
     let resources = linux.resources.unwrap_or_default();
     let group = parent_group(config, cgroup_root).join(&record.id);
     Ok(SandboxSpec {
+        users: None,
         id: record.id.clone(),
         hostname: config.hostname.clone(),
         network: own_or_host("network", options.network())?,
