@@ -136,7 +136,9 @@ impl Core {
     /// Kills a container and waits for its end, so that it is written down.
     fn kill(&self, id: &str) -> Result<(), Status> {
         match self.runtime.signal(id, Signal::SIGKILL as i32) {
-            Ok(()) => drop(self.runtime.wait_exit(id).map_err(answer)?),
+            Ok(()) => {
+                self.runtime.wait_exit(id).map_err(answer)?;
+            }
             // It has just ended by itself.
             Err(runtime::Error::NotRunning { .. } | runtime::Error::NotFound { .. }) => {}
             Err(error) => return Err(answer(error)),

@@ -118,7 +118,7 @@ impl Core {
             }
         }
         for owner in self.network.owners().map_err(internal)? {
-            if !self.sandbox_records.find(&owner)?.is_some_and(|sandbox| !sandbox.stopped) {
+            if self.sandbox_records.find(&owner)?.is_none_or(|sandbox| sandbox.stopped) {
                 self.network.release(&owner).map_err(internal)?;
             }
         }

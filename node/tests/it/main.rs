@@ -84,7 +84,8 @@ fn run(args: Vec<String>) -> ExitCode {
         host_ports::TESTS,
         static_pods::TESTS,
         shutdown::TESTS,
-        cri::TESTS,
+        cri::life::TESTS,
+        cri::processes::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {
