@@ -47,9 +47,11 @@ async fn a_leader_whose_process_is_dead_is_followed_before_its_lease_ends() {
     let killed = Instant::now();
     group.kill_member(leader).await;
     let other = *group.running.keys().next().expect("two are left");
-    // On its way to the leader when that was killed, its fate is not known; and it may be written twice.
+    // On its way to the leader when that was killed, its fate is not known; and it may be written twice. Once the
+    // death is noticed nobody leads for a moment, which on a busy machine may be longer than a write waits.
     while let Err(error) = put(group.store(other), "/a", "2").await {
-        assert!(matches!(error, Error::Unknown { .. }), "{error}");
+        assert!(matches!(error, Error::Unknown { .. } | Error::Unavailable { .. }), "{error}");
+        assert!(killed.elapsed() < TIMEOUT, "{error}");
     }
     assert!(killed.elapsed() < TIMEOUT, "nobody waited for the lease: {:?}", killed.elapsed());
     group.store(other).linearize().await.expect("a majority is there");
