@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Down(DownArgs),
     /// Shows masters, leader, term, applied index and nodes.
     Status(StatusArgs),
+    /// Says why the scheduler put a pod where it is, or nowhere: node by node, rule by rule.
+    #[command(subcommand)]
+    Explain(crate::commands::explain::ExplainCommand),
     /// Prints the path of a cluster's kubeconfig, for `export KUBECONFIG=$(barque kubeconfig)`.
     Kubeconfig(KubeconfigArgs),
     /// Makes the tokens with which machines become part of a cluster.
@@ -69,6 +72,8 @@ pub(crate) enum Command {
     /// Lists, pulls, pushes, imports, exports and removes the images of a node.
     #[command(subcommand)]
     Image(crate::commands::image::ImageCommand),
+    /// Runs single containers on this machine, without any cluster, in the words of `docker`.
+    Container(Box<crate::commands::container::ContainerArgs>),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.
     Hello(crate::demo::HelloArgs),
     /// Runs the other programs of the books' examples.
@@ -77,6 +82,9 @@ pub(crate) enum Command {
     /// Measures.
     #[command(subcommand)]
     Bench(crate::bench::BenchCommand),
+    /// Breaks clusters on purpose, and judges what they did meanwhile.
+    #[command(subcommand)]
+    Chaos(crate::commands::chaos::ChaosCommand),
     /// Prints the version.
     Version,
 }
@@ -115,6 +123,11 @@ pub(crate) struct UpArgs {
     /// The port on 127.0.0.1 at which the cluster's API is served.
     #[arg(long, default_value_t = 6443)]
     pub(crate) port: u16,
+
+    /// How many addresses of that network Services of type LoadBalancer may get, at most 20. Default: none, and such
+    /// Services stay pending.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub(crate) load_balancer_addresses: u8,
 
     /// When something fails, leave what was made, for a look at its logs.
     #[arg(long)]

@@ -13,12 +13,13 @@ use control::pki::{self, ALPN_H2, ALPN_HTTP1, Credentials};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use proto::control::cluster_client::ClusterClient;
-use proto::control::{StatusRequest, StatusResponse};
+use proto::control::{ExplainPodRequest, ExplainPodResponse, StatusRequest, StatusResponse};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::transport::Channel;
 
 /// How long one call may take, from connecting to the last byte.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,6 +73,25 @@ impl Client {
     }
 
     async fn status_within_timeout(&self, address: SocketAddr) -> anyhow::Result<StatusResponse> {
+        Ok(self.cluster(address).await?.status(StatusRequest {}).await?.into_inner())
+    }
+
+    /// Why a pod is where it is, if the master with that address knows; else what it said.
+    pub(crate) async fn explain_pod(
+        &self,
+        address: SocketAddr,
+        request: ExplainPodRequest,
+    ) -> anyhow::Result<Result<ExplainPodResponse, tonic::Status>> {
+        let ask = async {
+            let answer = self.cluster(address).await?.explain_pod(request).await;
+            anyhow::Ok(answer.map(tonic::Response::into_inner))
+        };
+        tokio::time::timeout(CALL_TIMEOUT, ask)
+            .await
+            .map_err(|_| anyhow::anyhow!("{address} did not answer within {} s", CALL_TIMEOUT.as_secs()))?
+    }
+
+    async fn cluster(&self, address: SocketAddr) -> anyhow::Result<ClusterClient<Channel>> {
         let config = Arc::clone(&self.grpc);
         let connector = tower::service_fn(move |_: http::Uri| {
             let config = Arc::clone(&config);
@@ -82,7 +102,7 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .with_context(|| format!("cannot reach the master at {address}"))?;
-        Ok(ClusterClient::new(channel).status(StatusRequest {}).await?.into_inner())
+        Ok(ClusterClient::new(channel))
     }
 }
 

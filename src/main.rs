@@ -19,7 +19,9 @@ mod store;
 mod table;
 mod up;
 
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -34,7 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_FAILED: u8 = 1;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
+    let mut args = std::env::args_os();
+    let called = args.next();
     // These two live beside every container and sandbox and must stay as small as they can be, so nothing
     // else is set up before them.
     match args.next().as_deref().and_then(|first| first.to_str()) {
@@ -46,7 +49,20 @@ fn main() -> ExitCode {
         Some("store") => return report(store::run(args)),
         _ => {}
     }
-    report(run(&Cli::parse()))
+    if called.as_deref().and_then(|called| Path::new(called).file_name())
+        == Some(OsStr::new(commands::container::DOCKER))
+    {
+        return commands::container::docker();
+    }
+    let cli = Cli::parse();
+    if let Command::Container(args) = &cli.command {
+        return commands::container::run(args);
+    }
+    if let Command::Chaos(command) = &cli.command {
+        // How it ends tells the verdict.
+        return commands::chaos::run(command).unwrap_or_else(|error| report(Err(error)));
+    }
+    report(run(&cli))
 }
 
 fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -75,6 +91,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Up(args) => commands::up::run(args, &cli.log_level),
         Command::Down(args) => commands::down::run(args),
         Command::Status(args) => commands::status::run(args),
+        Command::Explain(command) => commands::explain::run(command),
         Command::Kubeconfig(args) => commands::kubeconfig::run(args),
         Command::Token(command) => commands::token::run(command),
         Command::Control(args) => commands::control::run(args),
@@ -86,9 +103,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Snapshot(command) => commands::snapshot::run(command),
         Command::Store(args) => store::run(args.flags.iter().cloned()),
         Command::Image(command) => commands::image::run(command),
+        Command::Container(args) => {
+            let _code = commands::container::run(args);
+            Ok(())
+        }
         Command::Hello(args) => demo::run_hello(args),
         Command::Demo(command) => demo::run(command),
         Command::Bench(command) => commands::bench::run(command),
+        Command::Chaos(command) => commands::chaos::run(command).map(drop),
         Command::Version => commands::version::run(),
     }
 }

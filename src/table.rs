@@ -7,13 +7,19 @@ const GAP: usize = 2;
 /// A table under construction. A row may be shorter than the header; its last cell then runs on.
 pub(crate) struct Table {
     columns: usize,
+    gap: usize,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with that header.
     pub(crate) fn new(header: &[&str]) -> Self {
-        Self { columns: header.len(), rows: vec![header.iter().map(|&cell| cell.to_owned()).collect()] }
+        Self::with_gap(header, GAP)
+    }
+
+    /// The same with so many spaces between columns.
+    pub(crate) fn with_gap(header: &[&str], gap: usize) -> Self {
+        Self { columns: header.len(), gap, rows: vec![header.iter().map(|&cell| cell.to_owned()).collect()] }
     }
 
     /// Adds a row.
@@ -34,7 +40,7 @@ impl fmt::Display for Table {
         for row in &self.rows {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:width$}{:GAP$}", "", width = *width));
+                line.push_str(&format!("{cell:width$}{:gap$}", "", width = *width, gap = self.gap));
             }
             writeln!(f, "{}", line.trim_end())?;
         }

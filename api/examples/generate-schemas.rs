@@ -2,42 +2,52 @@
 //! `cargo run -p api --features generate-schemas --example generate-schemas > api/src/openapi/schemas.json`.
 
 use k8s_openapi::api::{
-    apps, authentication, authorization, autoscaling, coordination, core, policy, rbac, storage,
+    admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,
+    coordination, core, discovery, events, flowcontrol, networking, node, policy, rbac, scheduling, storage,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta;
+
+macro_rules! add {
+    ($generator:ident, $($group:ident::$version:ident::{$($name:ident),* $(,)?}),* $(,)?) => {
+        $($($generator.subschema_for::<$group::$version::$name>();)*)*
+    };
+}
 
 fn main() {
     let mut generator = schemars::generate::SchemaSettings::openapi3().into_generator();
-    generator.subschema_for::<core::v1::Binding>();
-    generator.subschema_for::<core::v1::ConfigMap>();
-    generator.subschema_for::<core::v1::Event>();
-    generator.subschema_for::<core::v1::Namespace>();
-    generator.subschema_for::<core::v1::Node>();
-    generator.subschema_for::<core::v1::PersistentVolume>();
-    generator.subschema_for::<core::v1::PersistentVolumeClaim>();
-    generator.subschema_for::<core::v1::Pod>();
-    generator.subschema_for::<core::v1::Secret>();
-    generator.subschema_for::<core::v1::ServiceAccount>();
-    generator.subschema_for::<coordination::v1::Lease>();
-    generator.subschema_for::<policy::v1::Eviction>();
-    generator.subschema_for::<storage::v1::StorageClass>();
-    generator.subschema_for::<apps::v1::Deployment>();
-    generator.subschema_for::<apps::v1::ReplicaSet>();
-    generator.subschema_for::<autoscaling::v1::Scale>();
-    generator.subschema_for::<authentication::v1::SelfSubjectReview>();
-    generator.subschema_for::<authentication::v1::TokenRequest>();
-    generator.subschema_for::<authentication::v1::TokenReview>();
-    generator.subschema_for::<authorization::v1::LocalSubjectAccessReview>();
-    generator.subschema_for::<authorization::v1::SelfSubjectAccessReview>();
-    generator.subschema_for::<authorization::v1::SelfSubjectRulesReview>();
-    generator.subschema_for::<authorization::v1::SubjectAccessReview>();
-    generator.subschema_for::<rbac::v1::ClusterRole>();
-    generator.subschema_for::<rbac::v1::ClusterRoleBinding>();
-    generator.subschema_for::<rbac::v1::Role>();
-    generator.subschema_for::<rbac::v1::RoleBinding>();
-    generator.subschema_for::<meta::v1::DeleteOptions>();
-    generator.subschema_for::<meta::v1::ListMeta>();
-    generator.subschema_for::<meta::v1::Status>();
+    add! { generator,
+        core::v1::{
+            Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
+            PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service,
+            ServiceAccount,
+        },
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+            ValidatingWebhookConfiguration,
+        },
+        apiextensions::v1::{CustomResourceDefinition},
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview},
+        authorization::v1::{
+            LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+        },
+        autoscaling::v1::{HorizontalPodAutoscaler, Scale},
+        autoscaling::v2::{HorizontalPodAutoscaler},
+        batch::v1::{CronJob, Job},
+        certificates::v1::{CertificateSigningRequest},
+        coordination::v1::{Lease},
+        discovery::v1::{EndpointSlice},
+        events::v1::{Event},
+        flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration},
+        networking::v1::{Ingress, IngressClass, NetworkPolicy},
+        node::v1::{RuntimeClass},
+        policy::v1::{Eviction, PodDisruptionBudget},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+        scheduling::v1::{PriorityClass},
+        storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
+        meta::v1::{DeleteOptions, ListMeta, Status},
+    }
     let definitions = generator.take_definitions(true);
     println!("{{");
     for (index, (name, schema)) in definitions.iter().enumerate() {

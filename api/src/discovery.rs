@@ -1,11 +1,12 @@
 //! Discovery documents.
 //!
-//! Owns what a client asks first: which groups, versions and resources there are. Pure functions of the table
-//! of kinds, both in the form of one document per group and in the aggregated form.
+//! Owns what a client asks first: which groups, versions and resources there are. Pure functions of the
+//! served kinds, both in the form of one document per group and in the aggregated form.
 
 use serde_json::{Value, json};
 
-use crate::kinds::{Kind, kinds};
+use crate::crd::KindSet;
+use crate::kinds::Kind;
 
 /// `GET /api`: versions of the core group. `server_addresses` are `host:port` texts for in-cluster clients.
 pub fn api_versions(server_address: &str) -> Value {
@@ -17,9 +18,9 @@ pub fn api_versions(server_address: &str) -> Value {
 }
 
 /// The named groups with their versions, in table order.
-pub fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+pub fn groups(kinds: &KindSet) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
-    for kind in kinds().iter().filter(|k| !k.group.is_empty()) {
+    for kind in kinds.kinds().iter().filter(|k| !k.group.is_empty()) {
         match groups.iter_mut().find(|(group, _)| *group == kind.group) {
             Some((_, versions)) if versions.contains(&kind.version) => {}
             Some((_, versions)) => versions.push(kind.version),
@@ -36,14 +37,14 @@ fn group_versions(group: &str, versions: &[&str]) -> Value {
 }
 
 /// `GET /apis`: every named group.
-pub fn api_group_list() -> Value {
-    let groups: Vec<Value> = groups().iter().map(|(g, v)| group_versions(g, v)).collect();
+pub fn api_group_list(kinds: &KindSet) -> Value {
+    let groups: Vec<Value> = groups(kinds).iter().map(|(g, v)| group_versions(g, v)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `GET /apis/<group>`: one named group.
-pub fn api_group(group: &str) -> Option<Value> {
-    let all = groups();
+pub fn api_group(kinds: &KindSet, group: &str) -> Option<Value> {
+    let all = groups(kinds);
     let (name, versions) = all.iter().find(|(g, _)| *g == group)?;
     let mut value = group_versions(name, versions);
     value["kind"] = Value::from("APIGroup");
@@ -52,9 +53,9 @@ pub fn api_group(group: &str) -> Option<Value> {
 }
 
 /// `GET /api/v1` or `/apis/<group>/<version>`: the resources of one group and version.
-pub fn api_resource_list(group: &str, version: &str) -> Option<Value> {
+pub fn api_resource_list(kinds: &KindSet, group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
-    for kind in kinds().iter().filter(|k| k.group == group && k.version == version) {
+    for kind in kinds.kinds().iter().filter(|k| k.group == group && k.version == version) {
         resources.push(resource(kind));
         for sub in kind.subresources {
             let mut value = json!({
@@ -102,18 +103,19 @@ fn resource(kind: &Kind) -> Value {
 
 /// The aggregated form of `GET /api` (`named` false) or `GET /apis` (`named` true):
 /// `application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList`. `version` is `v2` or `v2beta1`.
-pub fn aggregated(named: bool, version: &str) -> Value {
-    let groups: Vec<(&str, Vec<&str>)> = if named { groups() } else { vec![("", vec!["v1"])] };
+pub fn aggregated(kinds: &KindSet, named: bool, version: &str) -> Value {
+    let groups: Vec<(&str, Vec<&str>)> = if named { groups(kinds) } else { vec![("", vec!["v1"])] };
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|v| {
-                    let resources: Vec<Value> = kinds()
+                    let resources: Vec<Value> = kinds
+                        .kinds()
                         .iter()
                         .filter(|k| k.group == *group && k.version == *v)
-                        .map(aggregated_resource)
+                        .map(|kind| aggregated_resource(kind))
                         .collect();
                     json!({"version": v, "freshness": "Current", "resources": resources})
                 })
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_core_group_lists_its_resources() {
-        let list = api_resource_list("", "v1").unwrap();
+        let list = api_resource_list(KindSet::builtin(), "", "v1").unwrap();
         let resources = list["resources"].as_array().unwrap();
         let find = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap();
         assert_eq!(
@@ -186,24 +188,27 @@ mod tests {
         );
         assert_eq!(find("pods/eviction")["group"], "policy");
         assert_eq!(find("nodes")["namespaced"], false);
-        assert!(api_resource_list("lab.example", "v1").is_none());
+        assert!(api_resource_list(KindSet::builtin(), "lab.example", "v1").is_none());
     }
 
     #[test]
     fn groups_name_their_preferred_version() {
         assert_eq!(
-            api_group("coordination.k8s.io").unwrap(),
+            api_group(KindSet::builtin(), "coordination.k8s.io").unwrap(),
             json!({"kind": "APIGroup", "apiVersion": "v1", "name": "coordination.k8s.io",
                 "versions": [{"groupVersion": "coordination.k8s.io/v1", "version": "v1"}],
                 "preferredVersion": {"groupVersion": "coordination.k8s.io/v1", "version": "v1"}})
         );
-        assert_eq!(api_group_list()["groups"].as_array().unwrap().len(), groups().len());
-        assert!(api_group("nope").is_none());
+        assert_eq!(
+            api_group_list(KindSet::builtin())["groups"].as_array().unwrap().len(),
+            groups(KindSet::builtin()).len()
+        );
+        assert!(api_group(KindSet::builtin(), "nope").is_none());
     }
 
     #[test]
     fn the_aggregated_form_says_the_same() {
-        let core = aggregated(false, "v2");
+        let core = aggregated(KindSet::builtin(), false, "v2");
         let resources = core["items"][0]["versions"][0]["resources"].as_array().unwrap();
         let pods = resources.iter().find(|r| r["resource"] == "pods").unwrap();
         assert_eq!(pods["scope"], "Namespaced");
@@ -213,9 +218,21 @@ mod tests {
             .iter()
             .filter_map(|sub| sub["subresource"].as_str())
             .collect();
-        let wanted =
-            ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "status"];
+        let wanted = [
+            "attach",
+            "binding",
+            "ephemeralcontainers",
+            "eviction",
+            "exec",
+            "log",
+            "portforward",
+            "proxy",
+            "status",
+        ];
         assert_eq!(names, wanted);
-        assert_eq!(aggregated(true, "v2beta1")["items"][0]["metadata"]["name"], "apps");
+        assert_eq!(
+            aggregated(KindSet::builtin(), true, "v2beta1")["items"][0]["metadata"]["name"],
+            "admissionregistration.k8s.io"
+        );
     }
 }

@@ -9,24 +9,32 @@
 //! Objects are [`serde_json::Value`] in the generic rules and typed `k8s_openapi` structs where a rule is
 //! about one kind's fields.
 
+pub mod admission;
+pub mod cel;
+pub mod crd;
+pub mod cron;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod duration;
 pub mod kinds;
+pub mod limits;
+pub mod metrics;
 pub mod name;
 pub mod object;
 pub mod openapi;
 pub mod patch;
+pub mod pod_security;
 pub mod protobuf;
-
 pub mod qos;
 pub mod quantity;
+pub mod quota;
 pub mod references;
 pub mod selector;
 pub mod status;
 pub mod table;
 pub mod validation;
+pub mod versions;
 
 pub use k8s_openapi;
 pub use kinds::{Kind, kinds};

@@ -221,6 +221,17 @@ pub fn generate(base: &str, random: [u8; SUFFIX_BYTES]) -> String {
     name
 }
 
+/// A short text of letters and digits that stands for others (FNV-1a, 32 bits).
+pub fn hash(bytes: &[u8]) -> String {
+    let hash =
+        bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let letters = hash.to_string().into_bytes();
+    letters
+        .iter()
+        .map(|byte| char::from(SUFFIX_ALPHABET[usize::from(*byte) % SUFFIX_ALPHABET.len()]))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

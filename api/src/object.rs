@@ -7,6 +7,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+/// The annotation of a pod that shows a static pod of a node: the hash of that.
+pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+/// The finalizer that holds an owner until its dependents are gone.
+pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
+/// The finalizer that holds an owner until its dependents no longer name it.
+pub const ORPHAN_FINALIZER: &str = "orphan";
+
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or("")
 }
@@ -131,6 +138,13 @@ pub(crate) fn child_mut<'a>(
         parent.insert(key.to_owned(), Value::Object(Map::new()));
     }
     parent.get_mut(key)?.as_object_mut()
+}
+
+/// Whether two versions of an object say the same, apart from their metadata and status.
+pub fn same_but_metadata_and_status(old: &Value, new: &Value) -> bool {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return false };
+    let own = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
+    old.keys().chain(new.keys()).filter(own).all(|key| old.get(key) == new.get(key))
 }
 
 /// Sets one member of `metadata`; null removes it. Does nothing to a value that is no object.

@@ -3,10 +3,11 @@
 //! Owns the one list of the fields that name ConfigMaps, Secrets and claims. The control plane derives from
 //! it what a node may see; the node derives from it which changes concern a pod.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EnvVar, PersistentVolumeClaim, Pod, PodSpec, Volume};
 
 use crate::kinds::{self, Kind};
 
@@ -73,9 +74,32 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Everything that a pod of this namespace refers to. Where its claims are bound stands in the claims.
-pub fn of_pod(namespace: &str, spec: &PodSpec) -> BTreeSet<Reference> {
-    let mut found = Found { namespace, references: BTreeSet::new() };
+/// The claim that a volume of a pod uses: the one it names, or the one that is made for it
+/// (generic ephemeral volumes).
+pub fn claim_of<'a>(pod: &str, volume: &'a Volume) -> Option<Cow<'a, str>> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => Some(Cow::Borrowed(&claim.claim_name)),
+        (None, Some(_)) => Some(Cow::Owned(format!("{pod}-{}", volume.name))),
+        (None, None) => None,
+    }
+}
+
+/// Refuses a claim that only has the name of the one that is made for a pod's volume, and is somebody else's.
+pub fn check_owner(pod: &Pod, claim: &PersistentVolumeClaim) -> Result<(), String> {
+    let owners = claim.metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    if controllers.any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref()) {
+        return Ok(());
+    }
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (namespace, name) = (text(&pod.metadata.namespace), text(&claim.metadata.name));
+    let pod = text(&pod.metadata.name);
+    Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"))
+}
+
+/// Everything that a pod refers to. Where its claims are bound stands in the claims.
+pub fn of_pod(namespace: &str, pod: &str, spec: &PodSpec) -> BTreeSet<Reference> {
+    let mut found = Found { namespace, pod, references: BTreeSet::new() };
     for volume in spec.volumes.iter().flatten() {
         found.volume(volume);
     }
@@ -94,6 +118,7 @@ pub fn of_pod(namespace: &str, spec: &PodSpec) -> BTreeSet<Reference> {
 
 struct Found<'a> {
     namespace: &'a str,
+    pod: &'a str,
     references: BTreeSet<Reference>,
 }
 
@@ -105,8 +130,8 @@ impl Found<'_> {
     }
 
     fn volume(&mut self, volume: &Volume) {
-        if let Some(claim) = &volume.persistent_volume_claim {
-            self.add(ReferenceKind::PersistentVolumeClaim, &claim.claim_name);
+        if let Some(claim) = claim_of(self.pod, volume) {
+            self.add(ReferenceKind::PersistentVolumeClaim, &claim);
         }
         if let Some(map) = &volume.config_map {
             self.add(ReferenceKind::ConfigMap, &map.name);
@@ -162,6 +187,7 @@ mod tests {
                 ]}},
                 {"name": "d", "emptyDir": {}},
                 {"name": "e", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "scratch", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}},
             ],
             "initContainers": [{"name": "i", "env": [
                 {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "one", "key": "k"}}},
@@ -173,7 +199,7 @@ mod tests {
             "ephemeralContainers": [{"name": "e", "envFrom": [{"configMapRef": {"name": "debug"}}]}],
         }))
         .unwrap();
-        let found: Vec<String> = of_pod("ns", &spec).iter().map(Reference::to_string).collect();
+        let found: Vec<String> = of_pod("ns", "p", &spec).iter().map(Reference::to_string).collect();
         assert_eq!(
             found,
             [
@@ -188,6 +214,7 @@ mod tests {
                 "Secret ns/part",
                 "Secret ns/registry",
                 "PersistentVolumeClaim ns/data",
+                "PersistentVolumeClaim ns/p-scratch",
             ]
         );
         for kind in ReferenceKind::ALL {

@@ -269,6 +269,15 @@ impl Status {
         )
     }
 
+    /// 409: others own fields that an applier would change. The causes are places and texts.
+    pub fn apply_conflict(message: &str, causes: &[(String, String)]) -> Self {
+        let mut status = Self::plain(409, "Conflict", message);
+        let cause = |(field, message): &(String, String)| json!({"reason": "FieldManagerConflict", "message": message, "field": field});
+        status.inner.causes = causes.iter().map(cause).collect();
+        status.inner.has_details = true;
+        status
+    }
+
     /// 422: fields are refused.
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
         let mut texts: Vec<String> = Vec::with_capacity(causes.len());
@@ -318,6 +327,21 @@ impl Status {
             format!("{resource} {} is forbidden: {message}", quoted(name))
         };
         Self::plain(403, "Forbidden", text).about(group, plural, name)
+    }
+
+    /// A refusal by admission that a user configured, with a code of its own.
+    pub fn denied(code: u16, message: impl Into<String>) -> Self {
+        let reason = match code {
+            400 => "BadRequest",
+            401 => "Unauthorized",
+            404 => "NotFound",
+            409 => "Conflict",
+            413 => "RequestEntityTooLarge",
+            422 => "Invalid",
+            500 => "InternalError",
+            _ => "Forbidden",
+        };
+        Self::plain(code, reason, message)
     }
 
     /// 403 for a path that is no resource.

@@ -1,10 +1,14 @@
-//! Starts real clusters, loads them, and breaks them.
+//! Starts real clusters, loads them, breaks them, and judges what they did.
 //!
-//! Owns what fault experiments share: clusters of real processes in network namespaces ([`cluster`]), a disk
-//! that loses what was not synced ([`cluster::disk`]), a client of the API that never retries by itself
-//! ([`client`]), and workloads that remember what was acknowledged ([`workload`]). Nothing here judges: the
-//! tests do.
+//! Owns what fault experiments share: clusters of real processes ([`cluster`]), workloads that record what they asked
+//! and were told ([`workload`]), the record itself ([`history`]), and the judges ([`checker`]). `barque chaos` and the
+//! tests are made of these. It promises that nothing outlives an experiment, however it ends.
 
+pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod experiment;
+pub mod history;
+pub mod nemesis;
+pub mod report;
 pub mod workload;

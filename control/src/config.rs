@@ -4,12 +4,18 @@
 //! keys are refused, so that a misspelt one does not silently mean its default.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
+
+use crate::audit;
+use crate::controllers::AddressRange;
+use crate::registry::ServiceRanges;
+use crate::rest::REQUESTS_MAX;
 
 /// Largest configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -69,6 +75,12 @@ pub struct Config {
     /// Prefix length of the part of `pod_cidr` that each node gets.
     #[serde(default = "default_node_prefix", rename = "nodeCIDRMaskSize")]
     pub node_prefix: u8,
+    /// Addresses of Services come from this range; the first one is the API's own.
+    #[serde(default = "default_service_cidr", rename = "serviceCIDR")]
+    pub service_cidr: Cidr,
+    /// Ports of nodes that Services get, as `30000-32767`.
+    #[serde(default = "default_node_ports", deserialize_with = "port_range")]
+    pub service_node_port_range: RangeInclusive<u16>,
     /// Timings of the consensus.
     #[serde(default)]
     pub raft: RaftTimings,
@@ -78,9 +90,51 @@ pub struct Config {
     /// How long an `Event` is kept.
     #[serde(default = "default_event_ttl", rename = "eventTTL", deserialize_with = "duration")]
     pub event_ttl: Duration,
+    /// How often HorizontalPodAutoscalers look at their pods.
+    #[serde(default = "default_autoscaler_sync", deserialize_with = "duration")]
+    pub horizontal_pod_autoscaler_sync_period: Duration,
     /// Bounds of the TLS port.
     #[serde(default)]
     pub limits: Limits,
+    /// A file with a `KubeSchedulerConfiguration`; without, Kubernetes' defaults.
+    #[serde(default)]
+    pub scheduler_config_file: Option<PathBuf>,
+    /// A file of static tokens, as lines of `token,user,uid,"group1,group2"`.
+    #[serde(default)]
+    pub token_auth_file: Option<PathBuf>,
+    /// Whether requests without credentials are heard at all, beside probes and `/version`. They may then do what
+    /// roles grant to `system:anonymous` and `system:unauthenticated`; off unless somebody says so.
+    #[serde(default)]
+    pub anonymous_auth: bool,
+    /// Where requests are noted, and which.
+    #[serde(default)]
+    pub audit: Option<audit::Settings>,
+    /// A file with an `EncryptionConfiguration`: what lies encrypted in the store. Every member must be able to read
+    /// what the others write.
+    #[serde(default)]
+    pub encryption_config_file: Option<PathBuf>,
+    /// What Services of type `LoadBalancer` get.
+    #[serde(default)]
+    pub load_balancer: LoadBalancer,
+    /// Admission rules that are switched off; only `TaintNodesByCondition` can be.
+    #[serde(default)]
+    pub disable_admission_plugins: Vec<AdmissionPlugin>,
+}
+
+/// Addresses at which others reach Services of type `LoadBalancer`; the same at every member.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LoadBalancer {
+    /// `192.0.2.10-192.0.2.20`, `192.0.2.32/28` or single ones, on the network that the nodes' own addresses are on.
+    /// Without any, such Services stay pending.
+    pub addresses: Vec<AddressRange>,
+}
+
+/// An admission rule that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum AdmissionPlugin {
+    /// Nodes that clients make are tainted until a controller has found them ready.
+    TaintNodesByCondition,
 }
 
 /// Timings of the consensus.
@@ -114,6 +168,8 @@ impl Default for RaftTimings {
 pub struct Limits {
     /// Connections open at once; further ones wait to be accepted.
     pub connections_max: usize,
+    /// Requests handled at once, watches, logs and interactive streams aside.
+    pub requests_in_flight_max: usize,
     /// How long open requests may still take when the replica stops.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
@@ -121,7 +177,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 8192, drain_timeout: Duration::from_secs(5) }
+        Self {
+            connections_max: 8192,
+            requests_in_flight_max: REQUESTS_MAX,
+            drain_timeout: Duration::from_secs(5),
+        }
     }
 }
 
@@ -132,6 +192,15 @@ pub struct Cidr {
     pub address: IpAddr,
     /// How many leading bits are common.
     pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether any address from the first to the last one is in the range.
+    fn overlaps(&self, first: Ipv4Addr, last: Ipv4Addr) -> bool {
+        let IpAddr::V4(begin) = self.address else { return false };
+        let end = begin.to_bits() | u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+        first.to_bits() <= end && begin <= last
+    }
 }
 
 impl std::fmt::Display for Cidr {
@@ -184,6 +253,20 @@ impl Config {
         })
     }
 
+    /// Reads and checks the scheduler's own configuration.
+    pub fn scheduler(&self) -> Result<scheduler::Configuration, ConfigError> {
+        let Some(path) = &self.scheduler_config_file else { return Ok(scheduler::Configuration::default()) };
+        let failed = |source| ConfigError::Read { path: path.clone(), source };
+        let refused = |reason: String| ConfigError::Parse { path: path.clone(), reason };
+        let size = std::fs::metadata(path).map_err(failed)?.len();
+        if size > FILE_BYTES_MAX {
+            return Err(refused(format!("{size} bytes are more than the {FILE_BYTES_MAX} that are read")));
+        }
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let value = serde_saphyr::from_str(&text).map_err(|error| refused(error.to_string()))?;
+        scheduler::Configuration::from_value(value).map_err(|error| refused(error.to_string()))
+    }
+
     /// Reads and checks a configuration.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_saphyr::from_str(text)
@@ -227,10 +310,24 @@ impl Config {
         if self.advertise_address.is_some_and(|address| address.ip().is_unspecified()) {
             return refuse("advertiseAddress", "name an address that others can connect to".to_owned());
         }
-        let bits = if self.pod_cidr.address.is_ipv4() { 32 } else { 128 };
+        let bits = bits_of(self.pod_cidr.address);
         if self.node_prefix < self.pod_cidr.prefix || self.node_prefix > bits - 2 {
             let reason = format!("/{} does not fit into podCIDR {}", self.node_prefix, self.pod_cidr);
             return refuse("nodeCIDRMaskSize", reason);
+        }
+        if self.service_cidr.prefix > bits_of(self.service_cidr.address) - 3 {
+            return refuse("serviceCIDR", format!("{} has no room for services", self.service_cidr));
+        }
+        for range in &self.load_balancer.addresses {
+            for other in [self.pod_cidr, self.service_cidr] {
+                if other.overlaps(range.first, range.last) {
+                    let (first, last) = (range.first, range.last);
+                    let reason = format!(
+                        "{first}-{last} lies in {other}, which pods or Services get their own addresses from"
+                    );
+                    return refuse("loadBalancer.addresses", reason);
+                }
+            }
         }
         self.validate_timings()
     }
@@ -253,8 +350,14 @@ impl Config {
         if self.event_ttl < Duration::from_secs(10) {
             return refuse("eventTTL", "must be at least 10s");
         }
+        if self.horizontal_pod_autoscaler_sync_period < Duration::from_millis(100) {
+            return refuse("horizontalPodAutoscalerSyncPeriod", "must be at least 100ms");
+        }
         if self.limits.connections_max < 16 {
             return refuse("limits.connectionsMax", "must be at least 16");
+        }
+        if self.limits.requests_in_flight_max < 16 {
+            return refuse("limits.requestsInFlightMax", "must be at least 16");
         }
         Ok(())
     }
@@ -265,6 +368,18 @@ impl Config {
             .or_else(|| self.initial_members.get(&self.name).copied())
             .unwrap_or(self.listen_address)
     }
+}
+
+fn bits_of(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn port_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RangeInclusive<u16>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = text.split_once('-').and_then(|(low, high)| Some(low.parse().ok()?..=high.parse().ok()?));
+    parsed
+        .filter(|range: &RangeInclusive<u16>| !range.is_empty() && *range.start() > 0)
+        .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no range of ports such as 30000-32767")))
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -286,8 +401,20 @@ fn default_node_prefix() -> u8 {
     24
 }
 
+fn default_service_cidr() -> Cidr {
+    ServiceRanges::default().addresses
+}
+
+fn default_node_ports() -> RangeInclusive<u16> {
+    ServiceRanges::default().node_ports
+}
+
 fn default_node_grace() -> Duration {
     Duration::from_secs(3)
+}
+
+fn default_autoscaler_sync() -> Duration {
+    Duration::from_secs(15)
 }
 
 fn default_event_ttl() -> Duration {
@@ -317,10 +444,17 @@ mod tests {
             ("raft: {heartbeatInterval: fast}", "no duration"),
             ("raft: {electionTimeoutMin: 50ms}", "raft.electionTimeoutMin"),
             ("podCIDR: 10.244.0.1/16", "not the first address"),
+            ("serviceCIDR: 10.96.0.0/31", "serviceCIDR"),
+            ("serviceNodePortRange: 40000-30000", "no range of ports"),
             ("nodeCIDRMaskSize: 8", "nodeCIDRMaskSize"),
             ("advertiseAddress: 0.0.0.0:6443", "advertiseAddress"),
             ("eventTTL: 1s", "eventTTL"),
+            ("horizontalPodAutoscalerSyncPeriod: 1ms", "horizontalPodAutoscalerSyncPeriod"),
             ("limits: {connectionsMax: 1}", "limits.connectionsMax"),
+            ("limits: {requestsInFlightMax: 1}", "limits.requestsInFlightMax"),
+            ("disableAdmissionPlugins: [Luck]", "Luck"),
+            ("audit: {logPath: /a}", "policyFile"),
+            ("audit: {policyFile: /a, logPath: /b, logSize: 1}", "logSize"),
         ] {
             let error = Config::parse(&format!("{SMALLEST}{line}\n")).unwrap_err().to_string();
             assert!(error.contains(expected), "{line}: {error}");
@@ -328,6 +462,24 @@ mod tests {
         let stranger = SMALLEST.replace("name: m1", "name: m9");
         let error = Config::parse(&stranger).unwrap_err().to_string();
         assert!(error.contains("does not list this member"), "{error}");
+        let mut config = Config::parse(SMALLEST).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("scheduler.yaml");
+        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        config.scheduler_config_file = Some(path.clone());
+        for (rest, expected) in [
+            ("podMaxBackoffSeconds: 20\n", None),
+            ("podMaxBackofSeconds: 20\n", Some("podMaxBackofSeconds")),
+            ("leaderElection: {leaderElect: true}\n", Some("leaderElection has no meaning here")),
+            ("profiles: [{plugins: {score: {enabled: [{name: Luck}]}}}]\n", Some("no plugin \"Luck\"")),
+        ] {
+            std::fs::write(&path, format!("{head}{rest}")).unwrap();
+            let read = config.scheduler().map(|_| ()).map_err(|error| error.to_string());
+            match expected {
+                None => assert_eq!(read, Ok(())),
+                Some(words) => assert!(read.as_ref().is_err_and(|why| why.contains(words)), "{read:?}"),
+            }
+        }
         let lost = Config::read(Path::new("/nowhere/barque.yaml")).unwrap_err().to_string();
         assert!(lost.contains("/nowhere/barque.yaml"), "{lost}");
     }

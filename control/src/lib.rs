@@ -1,9 +1,14 @@
 //! One control-plane replica: the embedded store, the Kubernetes API, node sessions, the scheduler.
 
+pub mod audit;
 pub mod auth;
+mod backends;
 pub mod cluster_work;
 pub mod config;
 pub mod controllers;
+mod custom_copies;
+pub mod encryption;
+pub mod flow_control;
 pub mod grpc;
 pub mod heartbeats;
 pub mod leader;
@@ -16,6 +21,7 @@ pub mod registry;
 pub mod rest;
 pub mod scheduling;
 pub mod server;
+pub mod usage;
 
 pub use config::Config;
 pub use server::{Error, run};

@@ -30,6 +30,11 @@ impl PodRange {
         Self { range, node_prefix }
     }
 
+    /// The range of all pods.
+    pub fn cluster(&self) -> Cidr {
+        self.range
+    }
+
     /// The lowest part that is not in `taken`.
     pub fn allocate<'a>(&self, taken: impl IntoIterator<Item = &'a str>) -> Result<String, Exhausted> {
         let taken: BTreeSet<&str> = taken.into_iter().collect();

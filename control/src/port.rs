@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
@@ -35,8 +35,12 @@ use tower::ServiceExt;
 
 use crate::auth::Identity;
 use crate::pki;
-use crate::rest::{Body, Rest};
+use crate::rest::{Body, PeerAddress, Rest};
 
+/// How long an address may be in use when this process starts…
+const IN_USE_MAX: Duration = Duration::from_secs(2);
+/// …and how often it is tried meanwhile.
+const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to finish its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may go without its first request.
@@ -96,7 +100,16 @@ impl Port {
         connections_max: usize,
         drain_timeout: Duration,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+        let began = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                // Whoever was killed and started again may find its former life still at its last breath.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < IN_USE_MAX => {
+                    tokio::time::sleep(IN_USE_PAUSE).await;
+                }
+                bound => break bound?,
+            }
+        };
         Ok(Self { listener, tls, connections: Arc::new(Semaphore::new(connections_max)), drain_timeout })
     }
 
@@ -160,6 +173,7 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream) {
+        let peer = stream.peer_addr().ok().map(PeerAddress);
         let handshake = TlsAcceptor::from(self.tls).accept(stream);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -183,6 +197,9 @@ impl Connection {
                 first_grpc.store(true, Ordering::Relaxed);
             }
             request.extensions_mut().insert(identity.clone());
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
             let services = services.clone();
             async move { Ok::<_, Infallible>(services.call(request).await) }
         });

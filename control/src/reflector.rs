@@ -126,6 +126,11 @@ impl<S: ObjectStore + Clone> Reflector<S> {
         self.inner.kind
     }
 
+    /// Whether both are handles of one copy.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Keeps the copy current until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let mut wait = RETRY_MIN;
@@ -325,6 +330,11 @@ impl<S> std::fmt::Debug for Feed<S> {
 }
 
 impl<S: ObjectStore + Clone> Feed<S> {
+    /// The kind that is followed.
+    pub fn kind(&self) -> &'static Kind {
+        self.reflector.kind()
+    }
+
     /// Begins with everything that is there.
     pub fn new(reflector: Reflector<S>) -> Self {
         let subscription = reflector.subscribe();

@@ -15,25 +15,32 @@ use std::time::{Duration, SystemTime};
 
 use raft_store::{Member, MemberId, OpenError, PeerTls, Role, Store};
 use ring::digest;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::audit::{Audit, AuditError};
+use crate::auth::tokens::{StaticTokens, StaticTokensError};
 use crate::auth::{BARQUE_MEMBERS, Identity, SYSTEM_MASTERS, SYSTEM_NODES};
 use crate::cluster_work::{ClusterWork, Settings};
-use crate::config::{Config, ConfigError};
+use crate::config::{AdmissionPlugin, Config, ConfigError};
 use crate::controllers::Timings;
+use crate::encryption::agreement::{Disagreement, agree};
+use crate::encryption::{EncryptionError, Sealing, rewrite};
+use crate::flow_control::FlowControl;
 use crate::grpc::cluster::{
     Cluster, MemberSnapshot, StoreStatus, StoreStatusSnapshot, TransferError, TransferFuture,
 };
+use crate::grpc::{self, OPEN_SERVICES};
 use crate::object_store::SharedStore;
 use crate::object_store::raft::RaftObjectStore;
+use crate::object_store::sealed::SealedStore;
 use crate::pki::{self, Authority, ControlToken, Credentials, MemberIdentity};
 use crate::pod_cidr::PodRange;
 use crate::port::{Port, Services};
-use crate::registry::Registry;
-use crate::rest::{Parts, Rest};
+use crate::registry::{Registry, ServiceRanges};
+use crate::rest::{Parts, Rest, Security};
 
 /// The name that every member's certificate carries, whatever its address.
 const MEMBER_SERVER_NAME: &str = "barque-control";
@@ -68,6 +75,18 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file of static tokens.
+    #[error(transparent)]
+    StaticTokens(#[from] StaticTokensError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The encryption configuration.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
+    /// Other members could not read what this one would write, or the other way round.
+    #[error(transparent)]
+    Disagreement(#[from] Disagreement),
     /// The store.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -85,9 +104,15 @@ pub enum Error {
 /// When it cannot start, or when its store fails while it runs.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     config.validate()?;
+    let scheduler = Arc::new(config.scheduler()?);
     let data_dir = &config.data_dir;
     std::fs::create_dir_all(data_dir)
         .map_err(|source| Error::Directory { path: data_dir.clone(), source })?;
+    let security = security(&config)?;
+    let sealing = Arc::new(
+        config.encryption_config_file.as_deref().map(Sealing::read).transpose()?.unwrap_or_default(),
+    );
+    let audit = security.audit.clone();
     let token: ControlToken = pki::read_token(&config.token_file)?;
     let authority = Arc::new(Authority::from_token(&token)?);
     let credentials = member_credentials(&config, &authority)?;
@@ -102,11 +127,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let store = Store::open(store_config(&config, &authority, credentials)).await?;
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
-    let served = serve(&config, &store, authority, port, &tasks, &stop);
+    let (agreed, disagreed) = agreement(&config, &store, &sealing, (&tasks, &stop));
+    let parts = Above { authority, scheduler, security, sealing, agreed };
+    let served = serve(&config, &store, parts, port, &tasks, &stop);
 
     let failure = tokio::select! {
         () = shutdown.cancelled() => None,
         reason = store.failed() => Some(Error::StoreFailed { reason }),
+        Ok(disagreement) = disagreed => Some(disagreement.into()),
     };
     tracing::info!(member = %config.name, "stopping");
     stop.cancel();
@@ -115,50 +143,118 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tasks.close();
     tasks.wait().await;
     store.shutdown().await;
+    if let Some(audit) = audit {
+        // It waits for the disk; that it panics, it reports itself.
+        let _ = tokio::task::spawn_blocking(move || audit.close()).await;
+    }
     match failure {
         Some(error) => Err(error),
         None => Ok(()),
     }
 }
 
+/// What the work above the store is given.
+struct Above {
+    authority: Arc<Authority>,
+    scheduler: Arc<scheduler::Configuration>,
+    security: Security,
+    sealing: Arc<Sealing>,
+    agreed: watch::Receiver<bool>,
+}
+
+/// Has the members' encryption compared; gives whether they agree, and that they do not.
+fn agreement(
+    config: &Config,
+    store: &Store,
+    sealing: &Arc<Sealing>,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> (watch::Receiver<bool>, oneshot::Receiver<Disagreement>) {
+    let (agrees, agreed) = watch::channel(false);
+    let (disagrees, disagreed) = oneshot::channel();
+    let (store, sealing, stop) = (RaftObjectStore::new(store.clone()), sealing.clone(), stop.clone());
+    let (member, members) = (config.name.clone(), config.initial_members.keys().cloned().collect::<Vec<_>>());
+    tasks.spawn(async move {
+        match stop.run_until_cancelled(agree(&store, &sealing, &member, &members)).await {
+            Some(Ok(())) => {
+                agrees.send_replace(true);
+                // Dropped, the other half would say that nothing will ever be said.
+                stop.cancelled().await;
+            }
+            // Whoever waits for it is gone only when the replica stops anyway.
+            Some(Err(disagreement)) => drop(disagrees.send(disagreement)),
+            None => {}
+        }
+    });
+    (agreed, disagreed)
+}
+
+/// What the configuration says about who may get in.
+fn security(config: &Config) -> Result<Security, Error> {
+    let static_tokens = config.token_auth_file.as_deref().map(StaticTokens::read).transpose()?;
+    let audit = config.audit.as_ref().map(Audit::open).transpose()?;
+    Ok(Security {
+        static_tokens: Arc::new(static_tokens.unwrap_or_default()),
+        allows_anonymous: config.anonymous_auth,
+        audit: audit.map(Arc::new),
+        requests_max: config.limits.requests_in_flight_max,
+    })
+}
+
 /// Starts everything above the store.
 fn serve(
     config: &Config,
     store: &Store,
-    authority: Arc<Authority>,
+    Above { authority, scheduler, security, sealing, agreed }: Above,
     port: Port,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> tokio::task::JoinHandle<()> {
-    let objects = SharedStore::new(RaftObjectStore::new(store.clone()));
-    let registry = Registry::new(objects.clone(), tasks.clone(), stop.clone());
+    let below = RaftObjectStore::new(store.clone());
+    let objects = SharedStore::new(SealedStore::new(below.clone(), sealing.clone(), agreed));
+    let ranges =
+        ServiceRanges { addresses: config.service_cidr, node_ports: config.service_node_port_range.clone() };
+    let registry = Registry::with_ranges(objects.clone(), ranges, tasks.clone(), stop.clone());
+    if config.disable_admission_plugins.contains(&AdmissionPlugin::TaintNodesByCondition) {
+        registry.leave_new_nodes();
+    }
     let settings = Settings {
         member_name: config.name.clone(),
         range: PodRange::new(config.pod_cidr, config.node_prefix),
         authority: authority.clone(),
+        masters: config.initial_members.values().copied().collect(),
+        balancer_addresses: config.load_balancer.addresses.clone(),
         timings: Timings {
             node_monitor_grace: config.node_grace_period,
             event_ttl: config.event_ttl,
+            autoscaler_sync: config.horizontal_pod_autoscaler_sync_period,
             ..Timings::default()
         },
+        scheduler,
     };
     let work = ClusterWork::start(&objects, &registry, settings, tasks, stop);
+    tasks.spawn(rewrite::run(SharedStore::new(below), sealing, work.epochs.clone(), stop.clone()));
     let numbers = Arc::new(Numbers { store: store.clone() });
-    let cluster = Cluster::new(config.name.clone(), numbers, authority, work.heartbeats.clone());
-    let mut grpc = Routes::builder();
-    grpc.add_service(store.peer_service())
+    let cluster = Cluster::new(config.name.clone(), numbers, authority, work.heartbeats.clone())
+        .with_explainer(work.explainer.clone());
+    let mut routes = Routes::builder();
+    routes
+        .add_service(store.peer_service())
         .add_service(work.sessions.service())
         .add_service(cluster.service());
-    let rest = Rest::new(Parts {
+    let rest = Arc::new(Rest::new(Parts {
         registry,
         access: work.access.clone(),
         logs: Arc::new(work.sessions.clone()),
         pod_streams: Arc::new(work.sessions.clone()),
         accounts: work.accounts.clone(),
+        usage: work.usage.clone(),
+        flow_control: FlowControl::start(&objects, tasks, stop),
         advertised: config.advertised().to_string(),
+        security,
         stop: stop.clone(),
-    });
-    let services = Services { rest: Arc::new(rest), grpc: grpc.routes(), gate };
+    }));
+    grpc::add_open_services(&mut routes, rest.clone(), &objects, tasks, stop);
+    let services = Services { rest, grpc: routes.routes(), gate };
     tokio::spawn(port.serve(services, stop.clone()))
 }
 
@@ -173,6 +269,7 @@ fn gate(identity: &Identity, path: &str) -> Result<(), tonic::Status> {
                 || identity.in_group(SYSTEM_MASTERS)
                 || identity.in_group(BARQUE_MEMBERS)
         }
+        open if OPEN_SERVICES.contains(&open) => true,
         _ => return Err(tonic::Status::unimplemented(format!("there is no service {service:?} here"))),
     };
     if allowed {
@@ -315,6 +412,9 @@ mod tests {
             (&Identity::anonymous(), join, true),
             (&Identity::anonymous(), raft, false),
             (&Identity::anonymous(), status, false),
+            (&Identity::anonymous(), "/grpc.health.v1.Health/Check", true),
+            // A token may say who it is; the objects' own door decides.
+            (&Identity::anonymous(), "/barque.objects.v1.Objects/Get", true),
             (&master, "/no.such.Service/Call", false),
         ] {
             assert_eq!(gate(identity, path).is_ok(), allowed, "{} {path}", identity.user);

@@ -9,12 +9,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::cluster_work::{ClusterWork, Settings};
-use crate::controllers::Timings;
+use crate::controllers::{AddressRange, Timings};
 use crate::object_store::memory::MemoryStore;
 use crate::object_store::{Leadership, SharedStore};
 use crate::pki::{Authority, ControlToken};
 use crate::pod_cidr::PodRange;
-use crate::registry::{ListOptions, Registry, Target, WriteOptions, bootstrap_namespaces};
+use crate::registry::{DeleteOptions, ListOptions, Registry, Target, WriteOptions, bootstrap_namespaces};
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -30,6 +30,17 @@ pub(crate) fn kind(kind: &str) -> &'static Kind {
     api::kinds::by_kind("", "v1", kind).expect("a core kind")
 }
 
+pub(crate) fn any(group: &str, kind: &str) -> &'static Kind {
+    let found = api::kinds().iter().find(|known| known.group == group && known.kind == kind);
+    found.expect("a kind")
+}
+
+/// The status of a pod that runs and is ready.
+pub(crate) fn running() -> Value {
+    json!({"phase": "Running", "conditions": [
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2024-01-01T00:00:00Z"}]})
+}
+
 /// The one authority of all test clusters of this process.
 pub(crate) fn authority() -> Arc<Authority> {
     static AUTHORITY: LazyLock<Arc<Authority>> = LazyLock::new(|| {
@@ -42,6 +53,14 @@ pub(crate) fn authority() -> Arc<Authority> {
 impl TestCluster {
     /// A replica that leads in term 1 and has the system's namespaces.
     pub(crate) async fn start(timings: Timings) -> Self {
+        Self::start_with_balancers(timings, Vec::new()).await
+    }
+
+    /// The same, with addresses for Services of type `LoadBalancer`.
+    pub(crate) async fn start_with_balancers(
+        timings: Timings,
+        balancer_addresses: Vec<AddressRange>,
+    ) -> Self {
         let store = MemoryStore::new();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let shared = SharedStore::new(store.clone());
@@ -51,7 +70,10 @@ impl TestCluster {
             member_name: "m1".to_owned(),
             range: PodRange::new("10.244.0.0/16".parse().expect("a range"), 24),
             authority: authority(),
+            masters: vec!["192.168.0.1:6443".parse().expect("an address")],
+            balancer_addresses,
             timings,
+            scheduler: Arc::default(),
         };
         let work = ClusterWork::start(&shared, &registry, settings, &tasks, &cancel);
         let mut epochs = work.epochs.clone();
@@ -115,6 +137,67 @@ impl TestCluster {
             Ok(value) => value,
             Err(_) => panic!("{kind_name} {name} is {:?}", self.get(kind_name, namespace, name).await),
         }
+    }
+
+    /// Creates an object of any kind in the namespace `default`.
+    pub(crate) async fn make(&self, group: &str, kind: &str, value: Value) {
+        let made = self.registry.create(any(group, kind), "default", value, &WriteOptions::default()).await;
+        made.expect("created");
+    }
+
+    /// The objects of any kind in the namespace `default`, in the order of names.
+    pub(crate) async fn all(&self, group: &str, kind: &str) -> Vec<Value> {
+        let list = self.registry.list(any(group, kind), Some("default"), &ListOptions::default()).await;
+        list.expect("memory store").items.iter().map(|object| object.value().clone()).collect()
+    }
+
+    /// Waits until the objects of a kind are as they should be.
+    pub(crate) async fn until_all(
+        &self,
+        group: &str,
+        kind: &str,
+        is_right: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let found = self.all(group, kind).await;
+            if is_right(&found) {
+                return found;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{found:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Plays every node's agent: gives each pod the status that `status` says, if it says one, and removes pods
+    /// that are to stop.
+    pub(crate) fn play(&self, status: impl Fn(&Value) -> Option<Value> + Send + 'static) -> DropGuard {
+        let (registry, stop) = (self.registry.clone(), CancellationToken::new());
+        let playing = async move {
+            loop {
+                let pods = registry.list(kind("Pod"), Some("default"), &ListOptions::default()).await;
+                for pod in pods.expect("memory store").items {
+                    let target = Target::new(kind("Pod"), "default", pod.name());
+                    if api::object::deletion_timestamp(pod.value()).is_some() {
+                        let now = DeleteOptions::now(api::object::uid(pod.value()));
+                        drop(registry.delete(target, &now).await);
+                    }
+                    let Some(wanted) = status(pod.value()) else { continue };
+                    let target = Target::status(kind("Pod"), "default", pod.name());
+                    let change = |value: &mut Value| {
+                        for (key, part) in wanted.as_object().into_iter().flatten() {
+                            value["status"][key] = part.clone();
+                        }
+                        Ok(())
+                    };
+                    drop(registry.modify(target, &WriteOptions::default(), change).await);
+                }
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        };
+        let until = stop.clone();
+        tokio::spawn(async move { until.run_until_cancelled(playing).await });
+        stop.drop_guard()
     }
 
     /// Waits until there is no such object.

@@ -18,9 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::allocatable::Groups;
+use crate::cri_client::CriRuntime;
 use crate::eviction::{self, Evictor};
 use crate::images::{self, GcError, ImageStore, Puller};
-use crate::network::BridgeNetwork;
+use crate::network::cluster::ClusterNetwork;
+use crate::network::held::HeldAddresses;
+use crate::network::policies::Policies;
+use crate::network::services::{self, NodeFacts};
+use crate::network::{BridgeNetwork, health_checks};
 use crate::node_state::{NodeState, Pressure};
 use crate::node_status::NodeReporter;
 use crate::pods::containers::ContainerRuntime;
@@ -31,7 +36,7 @@ use crate::session::{self, Parts, Shared};
 use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
 use crate::user_ids::UserIdPool;
-use crate::{Config, ConfigError, Error, host_shutdown, join, static_pods};
+use crate::{Config, ConfigError, Error, dns, host_shutdown, join, machine, resource_usage, static_pods};
 
 /// How long the lock of an agent that has just died is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -51,26 +56,45 @@ pub async fn run_until(
     host_shutdown: CancellationToken,
 ) -> Result<(), Error> {
     config.validate()?;
+    check_swap(config.fail_swap_on, &machine::swap())?;
     let runtime = runtime::RuntimeConfig {
         state_dir: config.run_dir.join("runtime"),
         shim_command: config.shim_command().into_iter().map(Into::into).collect(),
         cgroup_root: config.cgroup_root.trim_start_matches('/').into(),
+        every_hierarchy: false,
     };
     make_dirs(&config)?;
     let _lock = lock(&config).await?;
-    let runtime: Arc<dyn ContainerRuntime> = Arc::new(runtime::Runtime::new(runtime)?);
+    let runtime: Arc<dyn ContainerRuntime> = match config.container_runtime_endpoint.as_str() {
+        "" => Arc::new(runtime::Runtime::new(runtime)?),
+        endpoint => tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            connected = CriRuntime::connect(endpoint, &config) => Arc::new(connected?),
+        },
+    };
     let images = Arc::new(ImageStore::open(config.data_dir.join("images"))?);
-    let network = Arc::new(BridgeNetwork::open(&config.data_dir.join("network"), &config.bridge_name)?);
+    let network = Arc::new(match runtime.makes_network() {
+        false => BridgeNetwork::open(&config.data_dir.join("network"), &config.bridge_name)?,
+        true => BridgeNetwork::open_routes(&config.data_dir.join("network"), &config.bridge_name)?,
+    });
     let user_ids = UserIdPool::open(&config.data_dir.join("users"), config.user_namespaces, config.max_pods)?;
     let state = Arc::new(NodeState::default());
     let reporter =
-        NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network), Arc::clone(&state));
-    import_images(&config, &images).await?;
+        NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network), Arc::clone(&state))
+            .running(&*runtime);
+    if runtime.own_images().is_none() {
+        import_images(&config, &images).await?;
+    }
+    let cluster = Arc::<ClusterNetwork>::default();
+    let policies =
+        Policies::open(&config.data_dir.join("network"), &config.bridge_name, Arc::clone(&cluster));
     let context = Arc::new(Context {
         runtime,
         puller: Puller::new(Arc::clone(&images), config.images.clone(), Arc::new(|_, _| {})),
         images,
         network: Arc::clone(&network) as Arc<dyn crate::network::PodNetwork>,
+        cluster,
+        policies: Arc::new(policies),
         user_ids: Arc::new(user_ids),
         outbox: Arc::default(),
         roster: Arc::default(),
@@ -82,8 +106,14 @@ pub async fn run_until(
     });
     // The host's shutdown ends the agent, too.
     let shutdown = shutdown.child_token();
-    let dispatcher = Dispatcher::open(Arc::clone(&context), shutdown.clone())?;
-    let agent = Agent { context, network, pods: dispatcher.sender(), tracker: TaskTracker::new(), shutdown };
+    let (opening, stop) = (Arc::clone(&context), shutdown.clone());
+    // It asks the runtime what exists, which may block.
+    let opened = tokio::task::spawn_blocking(move || Dispatcher::open(opening, stop)).await;
+    let dispatcher = opened.expect("opening the dispatcher does not panic")?;
+    let held = HeldAddresses::open(&context.config.data_dir.join("network"), context.config.internal_ip);
+    let held = Arc::new(held);
+    let agent =
+        Agent { context, network, held, pods: dispatcher.sender(), tracker: TaskTracker::new(), shutdown };
     agent.watch_over_node(host_shutdown).await?;
     // Pods run from here on: those of an agent before this one, and static ones. The rest needs a leader.
     let dispatching = tokio::spawn(dispatcher.run());
@@ -102,6 +132,7 @@ pub async fn run_until(
 struct Agent {
     context: Arc<Context>,
     network: Arc<BridgeNetwork>,
+    held: Arc<HeldAddresses>,
     pods: mpsc::Sender<Command>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -141,6 +172,15 @@ impl Agent {
         self.tracker.spawn(host_shutdown::run(parts, host_shutdown, shutdown()));
         self.tracker.spawn(static_pods::run(config.clone(), self.pods.clone(), shutdown()));
         self.tracker.spawn(settle_network(Arc::clone(&self.network), shutdown()));
+        let facts =
+            NodeFacts { node_name: config.node_name.clone(), cluster_dns: config.cluster_dns.clone() };
+        let (network, cluster) = (Arc::clone(&self.network), Arc::clone(&self.context.cluster));
+        self.tracker.spawn(dns::run(config.clone(), Arc::clone(&self.context.cluster), shutdown()));
+        self.tracker.spawn(health_checks::run(Arc::clone(&cluster), facts.clone(), shutdown()));
+        self.tracker.spawn(services::run(network, cluster, facts, shutdown()));
+        self.tracker.spawn(Arc::clone(&self.context.policies).run(shutdown()));
+        self.tracker.spawn(Arc::clone(&self.held).run(shutdown()));
+        self.tracker.spawn(tell_pod_range(Arc::clone(&self.context), Arc::clone(&self.network), shutdown()));
         self.tracker.spawn(flush(Arc::clone(images), shutdown()));
         let (images, outbox) = (Arc::clone(images), Arc::clone(outbox));
         self.tracker.spawn(collect_garbage(images, config.clone(), outbox, shutdown()));
@@ -155,10 +195,13 @@ impl Agent {
             files = join::ensure_identity(config) => files?,
         };
         let registered = Arc::clone(&reporter);
+        let (measured, usage) = tokio::sync::watch::channel(None);
         let shared = Arc::new(Shared::new(Parts {
             tls: session::client_tls(&files)?,
             outbox: Arc::clone(outbox),
             network: Arc::clone(&self.network),
+            held: Arc::clone(&self.held),
+            cluster: Arc::clone(&self.context.cluster),
             objects: Arc::clone(objects),
             tokens: Arc::clone(tokens),
             pods: self.pods.clone(),
@@ -166,12 +209,32 @@ impl Agent {
                 logs: LogSource { roster: Arc::clone(roster), log_dir: config.log_dir() },
                 runtime: Arc::clone(runtime),
             },
+            usage,
             node_json: Box::new(move || json(&registered.node())),
             config: config.clone(),
         }));
+        let (runtime, roster) = (Arc::clone(runtime), Arc::clone(roster));
+        let metering =
+            resource_usage::run(runtime, roster, measured, config.metrics_interval, self.shutdown.clone());
+        self.tracker.spawn(metering);
         session::spawn(Arc::clone(&shared), &self.tracker, &self.shutdown);
         self.tracker.spawn(report(shared, reporter, self.shutdown.clone()));
         Ok(())
+    }
+}
+
+/// KIA-ARCH-032.
+fn check_swap(fail: bool, devices: &[String]) -> Result<(), Error> {
+    match devices {
+        [] => Ok(()),
+        devices if fail => Err(Error::Swap { devices: devices.join(", ") }),
+        devices => {
+            tracing::warn!(
+                devices = devices.join(", "),
+                "this host swaps: limits of memory hold less than they promise"
+            );
+            Ok(())
+        }
     }
 }
 
@@ -307,6 +370,30 @@ async fn settle_network(network: Arc<BridgeNetwork>, shutdown: CancellationToken
     }
 }
 
+/// Tells the runtime which range the node's pods have, for as long as it does not take it.
+async fn tell_pod_range(context: Arc<Context>, network: Arc<BridgeNetwork>, shutdown: CancellationToken) {
+    let mut told = None;
+    loop {
+        let changed = network.changed();
+        let wanted = network.pod_cidr();
+        if let Some(range) = wanted.clone().filter(|_| told != wanted) {
+            let context = Arc::clone(&context);
+            let said = tokio::task::spawn_blocking(move || context.runtime.set_pod_range(&range)).await;
+            match said.expect("telling the runtime does not panic") {
+                Ok(()) => told.clone_from(&wanted),
+                Err(error) => {
+                    tracing::warn!(%error, "the container runtime does not take the pods' range; trying on")
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = changed => {}
+            () = tokio::time::sleep(NETWORK_RETRY_INTERVAL), if told != wanted => {}
+        }
+    }
+}
+
 /// Makes imported images safe against a power cut, off everybody's path.
 async fn flush(images: Arc<ImageStore>, shutdown: CancellationToken) {
     let flushed = tokio::task::spawn_blocking(move || images.flush());
@@ -358,4 +445,18 @@ async fn collect_garbage(
 
 fn json<T: serde::Serialize>(value: &T) -> bytes::Bytes {
     serde_json::to_vec(value).expect("API objects have string keys only").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_swaps_is_refused_unless_it_is_allowed() {
+        let devices = ["/dev/sda2".to_owned()];
+        let refused = check_swap(true, &devices).unwrap_err().to_string();
+        assert!(refused.contains("/dev/sda2") && refused.contains("failSwapOn"), "{refused}");
+        assert!(check_swap(false, &devices).is_ok());
+        assert!(check_swap(true, &[]).is_ok());
+    }
 }

@@ -3,6 +3,8 @@
 //! Keys are camelCase, unknown keys are refused, every error names the key and what to write instead.
 //! Nothing else in the package reads files or variables to find out how it should behave.
 
+mod defaults;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,10 +22,10 @@ pub struct Config {
     /// The name of the Node object: a DNS-1123 subdomain, unique in the cluster.
     pub node_name: String,
     /// What must outlive a restart of the agent: images, checkpoints, logs, volumes, addresses.
-    #[serde(default = "default_data_dir")]
+    #[serde(default = "defaults::data_dir")]
     pub data_dir: PathBuf,
     /// What lives as long as the machine is up: the runtime's state, lock file.
-    #[serde(default = "default_run_dir")]
+    #[serde(default = "defaults::run_dir")]
     pub run_dir: PathBuf,
     /// Every control-plane replica, as `address:port`; addresses are literals, no names.
     pub control_addresses: Vec<SocketAddr>,
@@ -42,22 +44,31 @@ pub struct Config {
     #[serde(default)]
     pub taints: Vec<Taint>,
     /// The cgroup below which the agent makes its hierarchy, as a path from the controllers' roots.
-    #[serde(default = "default_cgroup_root")]
+    #[serde(default = "defaults::cgroup_root")]
     pub cgroup_root: String,
     /// The cluster's name; it goes into interface and log names only.
-    #[serde(default = "default_cluster_name")]
+    #[serde(default = "defaults::cluster_name")]
     pub cluster_name: String,
     /// How to start a container shim. Empty: this binary with the argument `shim`.
     #[serde(default)]
     pub shim_command: Vec<String>,
+    /// Another container runtime to run pods through, as `unix:///path` of its CRI socket. Empty: the agent's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub container_runtime_endpoint: String,
+    /// Whether the agent refuses to start on a host with swap, where limits of memory do not hold what they promise.
+    #[serde(default = "defaults::fail_swap_on")]
+    pub fail_swap_on: bool,
     /// The bridge that pods of this node are attached to.
-    #[serde(default = "default_bridge_name")]
+    #[serde(default = "defaults::bridge_name")]
     pub bridge_name: String,
     /// How often the agent says on each session that it lives.
-    #[serde(default = "default_heartbeat_interval", with = "duration_text")]
+    #[serde(default = "defaults::heartbeat_interval", with = "duration_text")]
     pub heartbeat_interval: Duration,
+    /// How often the agent measures what the node and its pods use, and tells the replicas.
+    #[serde(default = "defaults::metrics_interval", with = "duration_text")]
+    pub metrics_interval: Duration,
     /// Pods that the node accepts at most.
-    #[serde(default = "default_max_pods")]
+    #[serde(default = "defaults::max_pods")]
     pub max_pods: u32,
     /// What is kept back from pods: `cpu`, `memory`, `ephemeral-storage` as quantities.
     #[serde(default)]
@@ -77,18 +88,25 @@ pub struct Config {
     /// Where container logs are written. Empty: `<dataDir>/logs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_dir: Option<PathBuf>,
-    /// The name servers of pods with dnsPolicy ClusterFirst. Empty: those of the host.
+    /// The name servers of pods with dnsPolicy ClusterFirst: addresses at which the agent itself answers. Empty: those of
+    /// the host.
     #[serde(default)]
     pub cluster_dns: Vec<IpAddr>,
+    /// Whom `clusterDns` asks for other names. Empty: the name servers of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_upstreams: Vec<IpAddr>,
+    /// Whom it asks for the names of some domains, as `address:port`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dns_stub_domains: BTreeMap<String, Vec<SocketAddr>>,
     /// The domain that cluster DNS serves.
-    #[serde(default = "default_cluster_domain")]
+    #[serde(default = "defaults::cluster_domain")]
     pub cluster_domain: String,
     /// Whether containers that name no seccomp profile run under the runtime's own (`RuntimeDefault`) instead of
     /// `Unconfined`.
-    #[serde(default = "default_seccomp_default")]
+    #[serde(default = "defaults::seccomp_default")]
     pub seccomp_default: bool,
     /// Where seccomp profiles of type `Localhost` are looked for.
-    #[serde(default = "default_seccomp_dir")]
+    #[serde(default = "defaults::seccomp_dir")]
     pub seccomp_dir: PathBuf,
     /// The user ids of pods with `hostUsers: false`.
     #[serde(default)]
@@ -103,14 +121,14 @@ pub struct Config {
     #[serde(default)]
     pub images: ImagesConfig,
     /// How often the node looks at itself.
-    #[serde(default = "default_node_status_update_frequency", with = "duration_text")]
+    #[serde(default = "defaults::node_status_update_frequency", with = "duration_text")]
     pub node_status_update_frequency: Duration,
     /// How often it tells a status in which nothing has changed.
-    #[serde(default = "default_node_status_report_frequency", with = "duration_text")]
+    #[serde(default = "defaults::node_status_report_frequency", with = "duration_text")]
     pub node_status_report_frequency: Duration,
     /// Below which amounts (or percentages) pods are evicted at once, by signal: `memory.available`,
     /// `nodefs.available`, `nodefs.inodesFree`, `imagefs.available`, `imagefs.inodesFree`, `pid.available`.
-    #[serde(default = "default_eviction_hard")]
+    #[serde(default = "defaults::eviction_hard")]
     pub eviction_hard: BTreeMap<String, String>,
     /// The same after a grace period, with which pods are ended gracefully.
     #[serde(default)]
@@ -122,19 +140,19 @@ pub struct Config {
     #[serde(default)]
     pub eviction_minimum_reclaim: BTreeMap<String, String>,
     /// How long a condition of pressure stays after it was last true.
-    #[serde(default = "default_eviction_pressure_transition_period", with = "duration_text")]
+    #[serde(default = "defaults::eviction_pressure_transition_period", with = "duration_text")]
     pub eviction_pressure_transition_period: Duration,
     /// The longest grace, in seconds, that a pod gets when a soft threshold ends it.
     #[serde(default)]
     pub eviction_max_pod_grace_period: u32,
     /// How often signals are looked at.
-    #[serde(default = "default_eviction_monitoring_interval", with = "duration_text")]
+    #[serde(default = "defaults::eviction_monitoring_interval", with = "duration_text")]
     pub eviction_monitoring_interval: Duration,
     /// A directory of manifests of static pods, or one such file. Empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub static_pod_path: Option<PathBuf>,
     /// How often it is read even if nothing seems to have changed.
-    #[serde(default = "default_file_check_frequency", with = "duration_text")]
+    #[serde(default = "defaults::file_check_frequency", with = "duration_text")]
     pub file_check_frequency: Duration,
     /// How long pods get in all when the host goes down. Zero: they are not ended by the agent.
     #[serde(default, with = "duration_text")]
@@ -279,6 +297,9 @@ impl Config {
         if self.heartbeat_interval < Duration::from_millis(10) {
             return refuse("heartbeatInterval", "must be at least 10ms".into());
         }
+        if self.metrics_interval < Duration::from_millis(100) {
+            return refuse("metricsInterval", "must be at least 100ms".into());
+        }
         if self.max_pods == 0 {
             return refuse("maxPods", "must be at least 1".into());
         }
@@ -292,6 +313,12 @@ impl Config {
         }
         if let Some((key, problem)) = self.user_namespaces.problem(self.max_pods) {
             return refuse(key, problem);
+        }
+        let endpoint = &self.container_runtime_endpoint;
+        if !endpoint.is_empty() && crate::cri_client::endpoint_path(endpoint).is_none() {
+            let problem =
+                format!("{endpoint:?} is not a socket: write unix:///run/containerd/containerd.sock");
+            return refuse("containerRuntimeEndpoint", problem);
         }
         if let Some((key, problem)) = self.images.problem() {
             return refuse(key, problem);
@@ -365,77 +392,6 @@ fn is_dns_subdomain(name: &str) -> bool {
                 && edge(label.bytes().last())
                 && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         })
-}
-
-fn default_data_dir() -> PathBuf {
-    "/var/lib/barque/node".into()
-}
-
-fn default_run_dir() -> PathBuf {
-    "/run/barque/node".into()
-}
-
-fn default_cgroup_root() -> String {
-    "/barque".into()
-}
-
-fn default_cluster_name() -> String {
-    "barque".into()
-}
-
-fn default_bridge_name() -> String {
-    "cbr0".into()
-}
-
-fn default_heartbeat_interval() -> Duration {
-    Duration::from_millis(500)
-}
-
-fn default_seccomp_default() -> bool {
-    true
-}
-
-fn default_seccomp_dir() -> PathBuf {
-    "/var/lib/barque/seccomp".into()
-}
-
-fn default_eviction_hard() -> BTreeMap<String, String> {
-    let defaults = [
-        ("memory.available", "100Mi"),
-        ("nodefs.available", "10%"),
-        ("nodefs.inodesFree", "5%"),
-        ("imagefs.available", "15%"),
-        ("imagefs.inodesFree", "5%"),
-    ];
-    defaults.map(|(signal, least)| (signal.to_owned(), least.to_owned())).into()
-}
-
-fn default_node_status_update_frequency() -> Duration {
-    Duration::from_secs(10)
-}
-
-fn default_node_status_report_frequency() -> Duration {
-    Duration::from_secs(300)
-}
-
-fn default_eviction_pressure_transition_period() -> Duration {
-    Duration::from_secs(300)
-}
-
-fn default_eviction_monitoring_interval() -> Duration {
-    Duration::from_secs(10)
-}
-
-fn default_file_check_frequency() -> Duration {
-    Duration::from_secs(20)
-}
-
-fn default_max_pods() -> u32 {
-    110
-}
-
-fn default_cluster_domain() -> String {
-    "cluster.local".into()
 }
 
 /// Durations as people write them: `500ms`, `10s`, `5m`, `1h`.

@@ -23,6 +23,22 @@ pub enum Error {
     /// The container runtime cannot work on this host.
     #[error("the container runtime cannot start: {0}")]
     Runtime(#[from] runtime::Error),
+    /// Another container runtime, which the configuration names, cannot be used.
+    #[error("the container runtime at {endpoint} (containerRuntimeEndpoint) cannot be used: {problem}")]
+    Endpoint {
+        /// As the configuration names it.
+        endpoint: String,
+        /// What came of it.
+        problem: String,
+    },
+    /// The host swaps.
+    #[error(
+        "running with swap on is not supported: this host swaps to {devices}; switch it off (swapoff -a), or set failSwapOn to false"
+    )]
+    Swap {
+        /// Where to.
+        devices: String,
+    },
     /// The node's network cannot be made.
     #[error("the node's network cannot be made: {0}")]
     Network(String),

@@ -7,21 +7,24 @@
 //! Does not: decide what a failure means.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use runtime::{ExecExit, ExecProcess, ExecSpec, ExecStreams};
+use runtime::{ExecExit, ExecSpec, ExecStreams};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt as _, Interest};
 use tokio::net::unix::pipe;
 
-use crate::pods::containers::{ContainerError, ContainerRuntime};
+use crate::pods::containers::{ContainerError, ContainerRuntime, Process};
 
 /// How long output is waited for after the program's end, while others hold it open.
 pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 /// How long a killed program may take to end.
 const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 8 << 10;
+/// 128 + KILL.
+const KILLED: i32 = 137;
 
 /// What [`run`] may take.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +48,19 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Of a program that another has run to its end.
+    pub(crate) fn of([stdout, stderr]: [bytes::Bytes; 2], exit_code: i32, output_bytes_max: usize) -> Self {
+        let mut gathered = Gathered { bytes_max: output_bytes_max, ..Gathered::default() };
+        gathered.take(&stdout, false);
+        gathered.take(&stderr, true);
+        Self { exit_code, output: gathered.output, pieces: gathered.pieces, timed_out: false }
+    }
+
+    /// Of a program that another has killed because its time was up.
+    pub(crate) fn late() -> Self {
+        Self { exit_code: KILLED, output: Vec::new(), pieces: Vec::new(), timed_out: true }
+    }
+
     /// Standard output and standard error, each for itself.
     pub(crate) fn split(&self) -> (Vec<u8>, Vec<u8>) {
         let (mut stdout, mut stderr, mut from) = (Vec::new(), Vec::new(), 0);
@@ -60,7 +76,17 @@ impl Outcome {
 /// A program that runs in a container; dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Exec {
-    process: AsyncFd<ExecProcess>,
+    process: AsyncFd<Watched>,
+}
+
+/// Makes a process's descriptor known to the event loop.
+#[derive(Debug)]
+struct Watched(Box<dyn Process>);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 impl Exec {
@@ -76,9 +102,9 @@ impl Exec {
         let (process, streams) = started.await.expect("starting a program does not panic")?;
         #[expect(
             deprecated,
-            reason = "the unsafe replacement is for types whose descriptor may change; ExecProcess's does not"
+            reason = "the unsafe replacement is for types whose descriptor may change; a process's does not"
         )]
-        let process = AsyncFd::with_interest(process, Interest::READABLE)
+        let process = AsyncFd::with_interest(Watched(process), Interest::READABLE)
             .map_err(|e| ContainerError::Refused(format!("cannot watch a program: {e}")))?;
         Ok((Self { process }, streams))
     }
@@ -87,7 +113,7 @@ impl Exec {
     pub(crate) async fn exit(&self) -> io::Result<ExecExit> {
         loop {
             let mut ready = self.process.readable().await?;
-            match self.process.get_ref().try_exit()? {
+            match self.process.get_ref().0.try_exit()? {
                 Some(exit) => return Ok(exit),
                 None => ready.clear_ready(),
             }
@@ -96,7 +122,7 @@ impl Exec {
 
     /// Kills the program and all of its session.
     pub(crate) fn kill(&self) -> io::Result<()> {
-        self.process.get_ref().kill()
+        self.process.get_ref().0.kill()
     }
 }
 
@@ -107,6 +133,9 @@ pub(crate) async fn run(
     args: Vec<String>,
     limits: Limits,
 ) -> Result<Outcome, ContainerError> {
+    if let Some(running) = runtime.exec_sync(id, &args, limits) {
+        return running.await;
+    }
     let deadline = Instant::now() + limits.timeout;
     let failed = |error: io::Error| ContainerError::Refused(format!("cannot follow a program: {error}"));
     let spec = ExecSpec { args, ..ExecSpec::default() };

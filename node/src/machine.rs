@@ -22,6 +22,17 @@ pub(crate) fn memory(key: &str) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
+/// Devices and files that the host swaps to.
+pub(crate) fn swap() -> Vec<String> {
+    swap_of(&read("/proc/swaps"))
+}
+
+/// The first column of /proc/swaps, without its title.
+fn swap_of(table: &str) -> Vec<String> {
+    let lines = table.lines().skip(1);
+    lines.filter_map(|line| line.split_ascii_whitespace().next().map(str::to_owned)).collect()
+}
+
 /// A file system's size and what is left of it for others than root.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Storage {
@@ -54,4 +65,17 @@ pub(crate) fn processes() -> Option<(u64, u64)> {
     let load = read("/proc/loadavg");
     let running = load.split_ascii_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
     Some((running, max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_is_what_the_kernel_lists() {
+        assert!(swap_of("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n").is_empty());
+        assert!(swap_of("").is_empty());
+        let table = "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n/swap file 1 0 -3\n";
+        assert_eq!(swap_of(table), ["/dev/sda2", "/swap"]);
+    }
 }

@@ -21,6 +21,7 @@ use crate::images::ImageStore;
 use crate::machine::{cpus, memory, read, storage};
 use crate::network::BridgeNetwork;
 use crate::node_state::{NodeState, Pressure};
+use crate::pods::containers::{ContainerRuntime, RuntimeImages};
 use crate::pods::context::NodeResources;
 
 /// The Kubernetes version whose node behaviour this agent follows.
@@ -38,6 +39,8 @@ const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=fals
 pub(crate) struct NodeReporter {
     config: Config,
     images: Arc<ImageStore>,
+    /// Those of another container runtime, in place of the node's own.
+    their_images: Option<Arc<dyn RuntimeImages>>,
     network: Arc<BridgeNetwork>,
     state: Arc<NodeState>,
     capacity: Capacity,
@@ -52,6 +55,9 @@ struct Capacity {
     memory_bytes: u64,
     storage_bytes: u64,
 }
+
+/// Where the node's container runtime is asked, as kubeadm notes it.
+const CRI_SOCKET_ANNOTATION: &str = "kubeadm.alpha.kubernetes.io/cri-socket";
 
 /// One condition as it is now.
 struct Verdict {
@@ -78,7 +84,25 @@ impl NodeReporter {
                 .map_or_else(|| storage.map_or(0, |s| s.total_bytes), |q| q.value().max(0) as u64),
         };
         let info = system_info(&config);
-        Self { config, images, network, state, capacity, info, transitions: Mutex::default() }
+        Self {
+            config,
+            images,
+            their_images: None,
+            network,
+            state,
+            capacity,
+            info,
+            transitions: Mutex::default(),
+        }
+    }
+
+    /// Tells of another container runtime, if it is not the agent's own.
+    pub(crate) fn running(mut self, runtime: &dyn ContainerRuntime) -> Self {
+        if let Some(version) = runtime.version() {
+            self.info.container_runtime_version = version;
+        }
+        self.their_images = runtime.own_images();
+        self
     }
 
     /// What pod workers need to know of the machine's size.
@@ -125,6 +149,10 @@ impl NodeReporter {
             ("node.alpha.kubernetes.io/ttl", "0"),
             ("volumes.kubernetes.io/controller-managed-attach-detach", "true"),
         ];
+        let socket = Some(&self.config.container_runtime_endpoint).filter(|endpoint| !endpoint.is_empty());
+        let socket = socket.map(|endpoint| (CRI_SOCKET_ANNOTATION, endpoint.as_str()));
+        let annotations =
+            annotations.into_iter().chain(socket).map(|(name, value)| (name.to_owned(), value.to_owned()));
         let taints = self.config.taints.iter().map(|t| Taint {
             key: t.key.clone(),
             value: Some(t.value.clone()).filter(|v| !v.is_empty()),
@@ -135,7 +163,7 @@ impl NodeReporter {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
                 labels: Some(labels),
-                annotations: Some(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
+                annotations: Some(annotations.collect()),
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec {
@@ -155,7 +183,8 @@ impl NodeReporter {
             storage_bytes: self.capacity.storage_bytes.saturating_sub(reserved.storage_bytes),
         };
         let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
-        let images = self.images.list().into_iter().take(IMAGES_MAX);
+        let images = self.their_images.as_ref().map_or_else(|| self.images.list(), |images| images.listed());
+        let images = images.into_iter().take(IMAGES_MAX);
         NodeStatus {
             addresses: Some(vec![
                 address("InternalIP", self.config.internal_ip.to_string()),

@@ -21,6 +21,21 @@ pub mod control {
     tonic::include_proto!("barque.control.v1");
 }
 
+/// `barque.objects.v1`: the objects of the API, for clients.
+pub mod objects {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("barque.objects.v1");
+}
+
+/// `google.rpc`: what errors carry.
+pub mod rpc {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("google.rpc");
+}
+
+/// The files of what is open to every client, encoded as a `FileDescriptorSet`.
+pub const REFLECTED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflected.bin"));
+
 /// `grpc.health.v1`: how gRPC servers say that they are well.
 pub mod health {
     #![allow(missing_docs, clippy::all)]

@@ -1,10 +1,11 @@
 //! Whether this member takes part in consensus, and why it stopped if it did. Decided in `bootstrap`.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::lease_reads::LeaseReads;
 use crate::store::Store;

@@ -79,6 +79,9 @@ pub struct Config {
     pub hash_check_period: Duration,
     /// Size of one segment of the write-ahead log.
     pub wal_segment_bytes: u64,
+    /// What takes the place of disk and network.
+    #[cfg(feature = "simulation")]
+    pub simulation: Option<crate::simulation::Simulation>,
 }
 
 impl Config {
@@ -120,6 +123,8 @@ impl Config {
             bcrypt_cost: 10,
             hash_check_period: Duration::from_secs(60),
             wal_segment_bytes: 64 * 1024 * 1024,
+            #[cfg(feature = "simulation")]
+            simulation: None,
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::mutants::{self, Mutant};
 use crate::store::Store;
 
 /// Leases revoked at the same time; their entries share a write to the log.
@@ -122,7 +123,8 @@ pub(crate) struct Lessor {
 }
 
 fn seconds(ttl_seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(ttl_seconds).unwrap_or(0))
+    let whole = Duration::from_secs(u64::try_from(ttl_seconds).unwrap_or(0));
+    if mutants::is(Mutant::EndLeasesEarly) { whole / 2 } else { whole }
 }
 
 impl Lessor {
@@ -367,12 +369,16 @@ pub(crate) async fn run(store: Store) {
         };
         shared.lessor.promote(&store, term);
         let keeps_time = keep_time(&store, term);
-        tokio::select! {
-            () = store.stopping() => return,
-            _ = leadership.wait_for(|now| !now.is_self || now.term != term) => {}
-            () = keeps_time => {}
-        }
+        let is_over = tokio::select! {
+            () = store.stopping() => true,
+            // Nobody says any more who leads when consensus has ended, as it does when the disk fails.
+            changed = leadership.wait_for(|now| !now.is_self || now.term != term) => changed.is_err(),
+            () = keeps_time => false,
+        };
         shared.lessor.demote();
+        if is_over {
+            return;
+        }
     }
 }
 

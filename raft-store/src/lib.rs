@@ -4,11 +4,14 @@
 //! mean, is the pure core in `state-machine`; this is the shell: disks, sockets, tasks and their order.
 
 mod admission;
+mod blocking;
 mod bootstrap;
 mod bundler;
+mod chance;
 pub mod checkpoint;
 mod compactor;
 mod config;
+mod directories;
 mod error;
 pub mod etcd;
 mod forward;
@@ -20,11 +23,14 @@ mod lease_reads;
 mod lessor;
 mod log_keeper;
 mod metrics;
+pub mod mutants;
 pub mod offline;
 mod propose;
 mod quota;
 mod raft;
 mod read_index;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod status;
 mod store;
 mod succession;

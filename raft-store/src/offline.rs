@@ -238,7 +238,7 @@ fn make_directory(mut machine: StateMachine, last: Option<LogId>, new: &NewClust
     }
     let directory = |name: &str| {
         let path = new.data_dir.join(name);
-        fs::create_dir_all(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        crate::directories::make(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         Ok::<_, Error>(path)
     };
     if fs::read_dir(&new.data_dir).is_ok_and(|mut entries| entries.next().is_some()) {

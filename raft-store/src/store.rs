@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::blocking;
 use crate::bootstrap;
 use crate::bundler::{self, PROPOSALS_WAITING_MAX};
 use crate::checkpoint;
@@ -126,9 +127,9 @@ impl Store {
     /// When the directory is in use, damaged beyond what peers can repair, or of another cluster or member.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let opening = config.clone();
-        let disk = tokio::task::spawn_blocking(move || Disk::open(&opening)).await;
+        let disk = blocking::run(move || Disk::open(&opening)).await;
         let disk = disk.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        let connector = Connector::new(config.peer_tls.clone(), &config.cluster_id_text());
+        let connector = Connector::of(&config);
         let shared = Arc::clone(&disk.shared);
         let courier = Courier::new(config.snapshot_bytes_per_second, Arc::clone(&shared.transfers));
 
@@ -447,18 +448,28 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    fn open_log(config: &Config, options: &wal::Options) -> Result<(Wal, wal::Recovered), wal::Error> {
+        #[cfg(feature = "simulation")]
+        if let Some(simulation) = &config.simulation {
+            return Wal::simulate(&simulation.disk, options, Arc::clone(&simulation.flush_time));
+        }
+        #[cfg(not(feature = "simulation"))]
+        let _ = config;
+        Wal::open(options)
+    }
+
     pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
         if let Some(reason) = offline::fenced(&config.data_dir) {
             return Err(OpenError::Fenced { reason });
         }
         let directory = |name: &str| {
             let path = config.data_dir.join(name);
-            std::fs::create_dir_all(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+            crate::directories::make(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
             Ok::<_, OpenError>(path)
         };
         let mut options = wal::Options::new(directory("wal")?, config.cluster_id, config.member_id);
         options.segment_bytes = config.wal_segment_bytes;
-        let (wal, recovered) = Wal::open(&options)?;
+        let (wal, recovered) = Self::open_log(config, &options)?;
         if recovered.truncated_tail_bytes > 0 {
             tracing::info!(bytes = recovered.truncated_tail_bytes, "cut off the log's unacknowledged tail");
         }

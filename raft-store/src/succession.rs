@@ -11,16 +11,15 @@
 //! nothing yet or an answer was lost, the next. If none succeeds, the usual timeouts decide.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
 use proto::raft as wire;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::bootstrap;
 use crate::raft::MemberId;
@@ -97,9 +96,8 @@ fn vote(store: &Store) -> Vote {
 async fn dead_leader(store: &Store) -> Option<MemberId> {
     let leader = store.leadership().leader.filter(|leader| *leader != store.member_id())?;
     let address = store.newest_members().into_iter().find(|member| member.id == leader)?.member.address;
-    let connected = tokio::time::timeout(REFUSED_WITHIN, TcpStream::connect(address)).await;
-    let refused = matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused);
-    refused.then_some(leader)
+    let refused = tokio::time::timeout(REFUSED_WITHIN, store.connector().refuses(&address)).await;
+    refused.unwrap_or(false).then_some(leader)
 }
 
 /// Campaigns, if this is the follower whose turn it is.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::api::BenchApiArgs;
+use super::network::BenchNetworkArgs;
 use super::pods::BenchPodsArgs;
+use super::scheduler::BenchSchedulerArgs;
 use super::work::Work;
 
 /// What can be measured.
@@ -14,6 +17,14 @@ pub(crate) enum BenchCommand {
     Store(BenchStoreArgs),
     /// Starts containers beside runc and crun, and pods in a cluster of its own, and measures them.
     Pods(BenchPodsArgs),
+    /// Connects through a Service's address and directly, with 1, 100 and 10,000 Services, and measures both.
+    Network(BenchNetworkArgs),
+    /// Schedules kube-scheduler's own workloads on simulated nodes, through three replicas of its own, and measures
+    /// pods per second.
+    Scheduler(BenchSchedulerArgs),
+    /// Sends requests of the Kubernetes API (get, list, watch, create, patch) to a cluster, or to three replicas of
+    /// its own, and measures them.
+    Api(BenchApiArgs),
 }
 
 /// What to compare with.

@@ -13,6 +13,7 @@
 //!  └─ report ── plot
 //! ```
 
+pub(crate) mod api;
 mod args;
 mod caller;
 mod client;
@@ -23,10 +24,12 @@ mod histogram;
 mod leader_kill;
 mod load;
 mod memory;
+pub(crate) mod network;
 mod plot;
 pub(crate) mod pods;
 mod report;
 mod run;
+pub(crate) mod scheduler;
 mod systems;
 mod usage;
 mod work;

@@ -11,5 +11,8 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Store(args) => event_loop.block_on(bench::run(args)),
         BenchCommand::Pods(args) => event_loop.block_on(bench::pods::run(args)),
+        BenchCommand::Network(args) => bench::network::run(args),
+        BenchCommand::Api(args) => event_loop.block_on(bench::api::run(args)),
+        BenchCommand::Scheduler(args) => event_loop.block_on(bench::scheduler::run(args)),
     }
 }

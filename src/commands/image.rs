@@ -403,12 +403,12 @@ fn new_bar(name: &str) -> ProgressBar {
 }
 
 /// As people write it: without what every tool adds.
-fn familiar(repository: &str) -> String {
+pub(super) fn familiar(repository: &str) -> String {
     let short = repository.strip_prefix("docker.io/").unwrap_or(repository);
     short.strip_prefix("library/").unwrap_or(short).to_owned()
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut amount = bytes as f64;
     let mut unit = 0;

@@ -1,10 +1,13 @@
 //! One module per subcommand. Each reads its flags, calls what does the work, and prints.
 
 pub(crate) mod bench;
+pub(crate) mod chaos;
+pub(crate) mod container;
 pub(crate) mod control;
 pub(crate) mod cri;
 pub(crate) mod down;
 pub(crate) mod endpoint;
+pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
 pub(crate) mod leader;

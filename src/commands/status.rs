@@ -79,7 +79,10 @@ async fn show(args: &StatusArgs) -> anyhow::Result<(String, bool)> {
 }
 
 /// The members, as the master behind `server` knows them.
-async fn members(client: &Client, server: SocketAddr) -> anyhow::Result<Vec<(String, SocketAddr)>> {
+pub(super) async fn members(
+    client: &Client,
+    server: SocketAddr,
+) -> anyhow::Result<Vec<(String, SocketAddr)>> {
     let status = client.status(server).await?;
     status
         .members

@@ -72,6 +72,18 @@ pub(super) async fn serve(
     let _outcome = connection.await;
 }
 
+/// The same for one request, after which the connection ends.
+pub(super) async fn serve_once(stream: TcpStream, answer: impl Fn(http::Request<Incoming>) -> Answer) {
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    let connection = server.keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    // A caller that breaks off is no event here.
+    let _outcome = connection.await;
+}
+
 /// An answer of text.
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));

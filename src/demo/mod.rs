@@ -13,6 +13,7 @@ mod init;
 mod proxy;
 mod quote;
 mod web;
+mod workshop;
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -36,6 +37,14 @@ pub(crate) enum DemoCommand {
     Netcheck(init::NetcheckArgs),
     /// Keeps documents in files and serves them over TCP.
     Docdb(docdb::DocdbArgs),
+    /// Greets over HTTP and logs who asks.
+    Pings(workshop::PingsArgs),
+    /// Takes 50 megabytes, one after the other, and sleeps.
+    Memory,
+    /// Counts visitors over HTTP.
+    Counter(workshop::CounterArgs),
+    /// Keeps values by key in memory: enough of Redis for `counter`.
+    Keys(workshop::KeysArgs),
     /// Speaks to `docdb`: `use DB`, `db.NAME.insert(DOCUMENT)`, `db.NAME.find()`, `exit`.
     DocdbShell(docdb::ShellArgs),
 }
@@ -55,6 +64,13 @@ pub(crate) fn run(command: &DemoCommand) -> anyhow::Result<()> {
         DemoCommand::WarmUp(args) => event_loop()?.block_on(init::warm_up(args)),
         DemoCommand::Netcheck(args) => init::netcheck(args),
         DemoCommand::Docdb(args) => event_loop()?.block_on(docdb::serve(args)),
+        DemoCommand::Pings(args) => event_loop()?.block_on(workshop::pings(args)),
+        DemoCommand::Memory => {
+            workshop::memory();
+            Ok(())
+        }
+        DemoCommand::Counter(args) => event_loop()?.block_on(workshop::counter(args)),
+        DemoCommand::Keys(args) => event_loop()?.block_on(workshop::keys(args)),
         DemoCommand::DocdbShell(args) => docdb::shell(args),
     }
 }

@@ -24,6 +24,8 @@ use crate::signals::Signals;
 
 /// The largest file that is served.
 const FILE_BYTES_MAX: u64 = 256 << 20;
+/// The file that is shown for a directory's own address.
+const INDEX: &str = "index.html";
 /// The pause between two looks at what is not sent yet.
 const UNSENT_PAUSE: Duration = Duration::from_millis(20);
 /// How long answers under way may take after `-s quit`.
@@ -148,7 +150,7 @@ async fn answer_all(
 }
 
 fn file(root: &Path, path: &str, caller: IpAddr) -> Answer {
-    let relative = Path::new(path.trim_start_matches('/'));
+    let relative = Path::new(if path == "/" { INDEX } else { path.trim_start_matches('/') });
     let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
     let found = if inside { read(&root.join(relative)) } else { None };
     let answer = match found {

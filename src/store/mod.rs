@@ -53,6 +53,11 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<()
     if args.next_if(|first| first == "recover").is_some() {
         return recover::run(args);
     }
+    let mutant = |arg: &OsString| Some(arg.to_str()?.strip_prefix("--test-mutant=")?.to_owned());
+    if let Some(name) = args.peek().and_then(mutant) {
+        args.next();
+        raft_store::mutants::choose(&name).map_err(anyhow::Error::msg)?;
+    }
     let given = match flags::read(args, std::env::vars_os())? {
         Asked::Run(given) => given,
         Asked::Help => return crate::commands::print(&flags::help()),

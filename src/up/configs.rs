@@ -7,6 +7,9 @@ use super::plan::{Machine, Plan};
 /// User ids of a node's pods: 65536 for each of 110, rounded up.
 const USER_IDS_PER_NODE: u32 = 65536 * 128;
 
+/// The tenth address of the masters' default range of Services.
+const CLUSTER_DNS: &str = "10.96.0.10";
+
 /// The cgroups, run directory and bridge name below belong to one node each: all nodes of a cluster share
 /// this machine's mounts and cgroups, and have a network namespace of their own.
 pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
@@ -23,6 +26,10 @@ pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
         "cgroupRoot": format!("{}/{}", plan.cgroup, node.name),
         "clusterName": plan.name,
         "builtinImage": true,
+        // The address at which the masters show the Service of names.
+        "clusterDns": [CLUSTER_DNS],
+        // Whoever tries a cluster on a machine of his own may keep its swap.
+        "failSwapOn": false,
         "userNamespaces": {"firstId": first_id},
     });
     serde_json::from_value(text).expect("the keys are those of the type")
@@ -38,6 +45,7 @@ pub(crate) fn control(plan: &Plan, master: &Machine) -> serde_json::Value {
         "listenAddress": master.server(),
         "initialMembers": members,
         "podCIDR": plan.pod_range,
+        "loadBalancer": {"addresses": plan.balancer_addresses},
     })
 }
 
@@ -54,6 +62,7 @@ mod tests {
             nodes: 2,
             subnet: None,
             port: 6443,
+            load_balancer_addresses: 3,
             keep_failed: false,
         };
         let (subnet, pods) = ("10.89.7.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
@@ -63,6 +72,7 @@ mod tests {
             let config = control::Config::parse(&text).unwrap();
             assert_eq!(config.advertised(), machine.server());
             assert_eq!(config.initial_members.len(), 3);
+            assert!(config.load_balancer.addresses[0].contains("10.89.7.232".parse().unwrap()));
         }
         for machine in plan.nodes() {
             let written = node(&plan, machine, "barque-node.x");

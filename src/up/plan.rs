@@ -22,9 +22,11 @@ pub(crate) const MASTER_PORT: u16 = 6443;
 const GATEWAY_HOST: u8 = 1;
 const MASTER_HOST: u8 = 10;
 const NODE_HOST: u8 = 20;
+const BALANCER_HOST: u8 = 230;
 /// What those leave room for.
 const MASTERS_MAX: u8 = 9;
 const NODES_MAX: u8 = 200;
+const BALANCERS_MAX: u8 = 20;
 /// Longest cluster name: it becomes part of directory and netns names.
 const NAME_BYTES_MAX: usize = 32;
 /// The subnet must leave a whole byte for hosts.
@@ -88,6 +90,9 @@ pub(crate) struct Plan {
     pub(crate) bridge: String,
     /// The port on 127.0.0.1.
     pub(crate) port: u16,
+    /// Addresses for Services of type `LoadBalancer`, as masters' configurations name them.
+    #[serde(default)]
+    pub(crate) balancer_addresses: Vec<String>,
     /// Whether the data directory itself was made for this cluster.
     data_dir_made: bool,
     /// Masters, then nodes.
@@ -105,6 +110,15 @@ impl Plan {
             args.masters
         );
         ensure!(args.nodes <= NODES_MAX, "--nodes {}: at most {NODES_MAX}", args.nodes);
+        let balancers = args.load_balancer_addresses;
+        ensure!(balancers <= BALANCERS_MAX, "--load-balancer-addresses {balancers}: at most {BALANCERS_MAX}");
+        let balancer_addresses = match balancers {
+            0 => Vec::new(),
+            count => {
+                let (first, last) = (host(subnet, BALANCER_HOST)?, host(subnet, BALANCER_HOST + count - 1)?);
+                vec![format!("{first}-{last}")]
+            }
+        };
         let tag = tag(name);
         let machine = |role: Role, number: u8| -> anyhow::Result<Machine> {
             let (word, letter, first) = match role {
@@ -133,6 +147,7 @@ impl Plan {
             pod_range,
             bridge: format!("bq{tag}"),
             port: args.port,
+            balancer_addresses,
             data_dir_made: !args.cluster.data_dir.exists(),
             machines,
         })
@@ -323,6 +338,7 @@ mod tests {
             nodes,
             subnet: None,
             port: 6443,
+            load_balancer_addresses: 0,
             keep_failed: false,
         }
     }

@@ -8,7 +8,9 @@ use crate::support::{run, skipped, text};
 fn help_names_every_command_and_hides_the_inner_ones() {
     let ended = run(&["--help"]);
     assert_eq!(ended.code, Some(0));
-    for command in ["up", "down", "status", "kubeconfig", "token", "control", "node", "hello", "version"] {
+    for command in
+        ["up", "down", "status", "explain", "kubeconfig", "token", "control", "node", "hello", "version"]
+    {
         assert!(ended.stdout.contains(&format!("\n  {command} ")), "{command}: {}", ended.stdout);
     }
     assert!(!ended.stdout.contains("new-session"), "{}", ended.stdout);

@@ -7,11 +7,10 @@
 
 mod reader;
 
-use k8s_openapi::api;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::kinds::{Kind, RBAC_GROUP};
+use crate::kinds::{FLOW_CONTROL_GROUP, Kind, METRICS_GROUP, RBAC_GROUP};
 use crate::object;
 use crate::status::{Status, quoted};
 use reader::{Edit, Tracker};
@@ -35,6 +34,29 @@ pub fn normalize(kind: &Kind, value: &mut Value) -> Result<Vec<String>, Status> 
     if let Some(object) = value.as_object_mut() {
         object.insert("apiVersion".to_owned(), Value::from(kind.api_version()));
         object.insert("kind".to_owned(), Value::from(kind.kind));
+    }
+    Ok(texts)
+}
+
+/// As [`normalize`], for the metadata alone: the rest of a custom object is its schema's.
+pub(crate) fn normalize_metadata(kind: &Kind, value: &mut Value) -> Result<Vec<String>, Status> {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    let Some(metadata) = value.get_mut("metadata").filter(|metadata| !metadata.is_null()) else {
+        return Ok(Vec::new());
+    };
+    let mut tracker = Tracker::default();
+    check::<ObjectMeta>(metadata, &mut tracker)
+        .map_err(|why| refused(kind.kind, &kind.api_version(), &why))?;
+    let texts = tracker.edits.iter().filter_map(|edit| match edit {
+        Edit::Unknown(path) => {
+            Some(format!("unknown field {}", quoted(&format!("metadata.{}", reader::printed(path)))))
+        }
+        _ => None,
+    });
+    let texts = texts.collect();
+    for edit in tracker.edits.into_iter().rev() {
+        edit.apply(metadata);
     }
     Ok(texts)
 }
@@ -83,49 +105,77 @@ fn refused(kind: &str, api_version: &str, why: &str) -> Status {
     Status::bad_request(format!("{kind} in version {} cannot be handled as a {kind}: {why}", quoted(version)))
 }
 
+/// The check of a kind: its type by group, and the type of `k8s-openapi` where it has the kind's name.
+macro_rules! checks {
+    ($kind:expr, $($group:pat => $module:ident::{$($name:ident),* $(,)?}),* $(,)?) => {
+        match ($kind.group, $kind.kind) {
+            $($(($group, stringify!($name)) => Some(check::<$module::$name> as Check),)*)*
+            _ => None,
+        }
+    };
+}
+
+type Check = fn(&Value, &mut Tracker) -> Result<(), String>;
+
 fn track(kind: &Kind, value: &Value) -> Result<Tracker, Status> {
     let mut tracker = Tracker::default();
-    let result = match (kind.group, kind.kind) {
-        ("", "Binding") => check::<api::core::v1::Binding>(value, &mut tracker),
-        ("", "ConfigMap") => check::<api::core::v1::ConfigMap>(value, &mut tracker),
-        ("", "Event") => check::<api::core::v1::Event>(value, &mut tracker),
-        ("", "Namespace") => check::<api::core::v1::Namespace>(value, &mut tracker),
-        ("", "Node") => check::<api::core::v1::Node>(value, &mut tracker),
-        ("", "PersistentVolume") => check::<api::core::v1::PersistentVolume>(value, &mut tracker),
-        ("", "PersistentVolumeClaim") => check::<api::core::v1::PersistentVolumeClaim>(value, &mut tracker),
-        ("", "Pod") => check::<api::core::v1::Pod>(value, &mut tracker),
-        ("", "Secret") => check::<api::core::v1::Secret>(value, &mut tracker),
-        ("", "ServiceAccount") => check::<api::core::v1::ServiceAccount>(value, &mut tracker),
-        ("apps", "Deployment") => check::<api::apps::v1::Deployment>(value, &mut tracker),
-        ("apps", "ReplicaSet") => check::<api::apps::v1::ReplicaSet>(value, &mut tracker),
-        ("authentication.k8s.io", "SelfSubjectReview") => {
-            check::<api::authentication::v1::SelfSubjectReview>(value, &mut tracker)
-        }
-        ("authentication.k8s.io", "TokenReview") => {
-            check::<api::authentication::v1::TokenReview>(value, &mut tracker)
-        }
-        ("authorization.k8s.io", "LocalSubjectAccessReview") => {
-            check::<api::authorization::v1::LocalSubjectAccessReview>(value, &mut tracker)
-        }
-        ("authorization.k8s.io", "SelfSubjectAccessReview") => {
-            check::<api::authorization::v1::SelfSubjectAccessReview>(value, &mut tracker)
-        }
-        ("authorization.k8s.io", "SelfSubjectRulesReview") => {
-            check::<api::authorization::v1::SelfSubjectRulesReview>(value, &mut tracker)
-        }
-        ("authorization.k8s.io", "SubjectAccessReview") => {
-            check::<api::authorization::v1::SubjectAccessReview>(value, &mut tracker)
-        }
-        (RBAC_GROUP, "ClusterRole") => check::<api::rbac::v1::ClusterRole>(value, &mut tracker),
-        (RBAC_GROUP, "ClusterRoleBinding") => check::<api::rbac::v1::ClusterRoleBinding>(value, &mut tracker),
-        (RBAC_GROUP, "Role") => check::<api::rbac::v1::Role>(value, &mut tracker),
-        (RBAC_GROUP, "RoleBinding") => check::<api::rbac::v1::RoleBinding>(value, &mut tracker),
-        ("coordination.k8s.io", "Lease") => check::<api::coordination::v1::Lease>(value, &mut tracker),
-        ("storage.k8s.io", "StorageClass") => check::<api::storage::v1::StorageClass>(value, &mut tracker),
-        _ => Err(format!("no kind {} is registered", quoted(&kind.group_kind()))),
+    let result = match check_of(kind) {
+        Some(check) => check(value, &mut tracker),
+        None => Err(format!("no kind {} is registered", quoted(&kind.group_kind()))),
     };
     result.map_err(|why| refused(kind.kind, kind.version, &why))?;
     Ok(tracker)
+}
+
+fn check_of(kind: &Kind) -> Option<Check> {
+    use crate::{metrics, versions};
+    use k8s_openapi::api::{
+        admissionregistration::v1 as admissionregistration, apps::v1 as apps,
+        authentication::v1 as authentication, authorization::v1 as authorization,
+        autoscaling::v1 as autoscaling_v1, autoscaling::v2 as autoscaling, batch::v1 as batch,
+        certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
+        discovery::v1 as discovery, events::v1 as events, flowcontrol::v1 as flow_control,
+        networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+        scheduling::v1 as scheduling, storage::v1 as storage,
+    };
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
+    if kind.stored_as.is_some() {
+        return checks! { kind,
+            "authentication.k8s.io" => versions::{SelfSubjectReview},
+            "autoscaling" => autoscaling_v1::{HorizontalPodAutoscaler},
+            "events.k8s.io" => events::{Event},
+        };
+    }
+    checks! { kind,
+        "" => core::{
+            Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume,
+            PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret,
+            Service, ServiceAccount,
+        },
+        "admissionregistration.k8s.io" => admissionregistration::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+            ValidatingWebhookConfiguration,
+        },
+        "apiextensions.k8s.io" => apiextensions::{CustomResourceDefinition},
+        "apps" => apps::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        "authentication.k8s.io" => authentication::{SelfSubjectReview, TokenReview},
+        "authorization.k8s.io" => authorization::{
+            LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+        },
+        "autoscaling" => autoscaling::{HorizontalPodAutoscaler},
+        "batch" => batch::{CronJob, Job},
+        "certificates.k8s.io" => certificates::{CertificateSigningRequest},
+        "coordination.k8s.io" => coordination::{Lease},
+        "discovery.k8s.io" => discovery::{EndpointSlice},
+        FLOW_CONTROL_GROUP => flow_control::{FlowSchema, PriorityLevelConfiguration},
+        METRICS_GROUP => metrics::{NodeMetrics, PodMetrics},
+        "networking.k8s.io" => networking::{Ingress, IngressClass, NetworkPolicy},
+        "node.k8s.io" => node::{RuntimeClass},
+        "policy" => policy::{PodDisruptionBudget},
+        RBAC_GROUP => rbac::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+        "scheduling.k8s.io" => scheduling::{PriorityClass},
+        "storage.k8s.io" => storage::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
+    }
 }
 
 fn check<T: DeserializeOwned>(value: &Value, tracker: &mut Tracker) -> Result<(), String> {
@@ -160,7 +210,7 @@ mod tests {
             if kind.kind == "Binding" {
                 value["target"] = json!({});
             }
-            if kind.kind == "Event" {
+            if kind.kind == "Event" && kind.group.is_empty() {
                 value["involvedObject"] = json!({});
             }
             assert_eq!(normalize(kind, &mut value), Ok(Vec::new()), "{}", kind.kind);

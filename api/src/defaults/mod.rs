@@ -4,28 +4,63 @@
 //! alone what is set. Does not assign identity (uid, timestamps, resource version) and draws on no other
 //! object.
 
+mod flow_control;
+mod network;
 mod pod;
+mod policy;
 mod rbac;
 mod small;
 mod workload;
 
 use serde_json::{Map, Value};
 
-use crate::kinds::{Kind, RBAC_GROUP};
+use crate::kinds::{EXTENSIONS_GROUP, FLOW_CONTROL_GROUP, Kind, RBAC_GROUP};
+use crate::versions;
 
 /// Fills in the defaults of the kind. Run it on objects that [`crate::decode::normalize`] accepted.
 pub fn apply(kind: &Kind, object: &mut Value) {
+    if kind.stored_as.is_some() {
+        let (stored_kind, mut stored) = versions::as_stored(kind, object);
+        apply(stored_kind, &mut stored);
+        versions::show(kind, &mut stored);
+        *object = stored;
+        return;
+    }
     match (kind.group, kind.kind) {
-        ("", "Pod") => pod::apply(object),
-        ("apps", "Deployment") => workload::deployment(object),
-        ("apps", "ReplicaSet") => workload::replica_set(object),
-        ("", "Node") => small::node(object),
-        ("", "Namespace") => small::namespace(object),
+        (EXTENSIONS_GROUP, "CustomResourceDefinition") => crate::crd::definition::defaults(object),
+        ("", "Endpoints") => network::endpoints(object),
         ("", "Event") => small::event(object),
-        ("", "Secret") => small::secret(object),
+        ("", "LimitRange") => policy::limit_range(object),
+        ("", "Namespace") => small::namespace(object),
+        ("", "Node") => small::node(object),
         ("", "PersistentVolume") => small::persistent_volume(object),
         ("", "PersistentVolumeClaim") => small::persistent_volume_claim(object),
+        ("", "Pod") => pod::apply(object),
+        ("", "PodTemplate") => workload::pod_template(object),
+        ("", "ReplicationController") => workload::replication_controller(object),
+        ("", "Secret") => small::secret(object),
+        ("", "Service") => network::service(object),
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => policy::webhooks(object, true),
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => policy::webhooks(object, false),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => policy::admission_policy(object),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            policy::admission_policy_binding(object);
+        }
+        ("apps", "DaemonSet") => workload::daemon_set(object),
+        ("apps", "Deployment") => workload::deployment(object),
+        ("apps", "ReplicaSet") => workload::replica_set(object),
+        ("apps", "StatefulSet") => workload::stateful_set(object),
+        ("autoscaling", "HorizontalPodAutoscaler") => workload::horizontal_pod_autoscaler(object),
+        ("batch", "CronJob") => workload::cron_job(object),
+        ("batch", "Job") => workload::job(object),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(object),
+        (FLOW_CONTROL_GROUP, "FlowSchema") => flow_control::flow_schema(object),
+        (FLOW_CONTROL_GROUP, "PriorityLevelConfiguration") => flow_control::priority_level(object),
+        ("networking.k8s.io", "IngressClass") => network::ingress_class(object),
+        ("networking.k8s.io", "NetworkPolicy") => network::network_policy(object),
         (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::binding(object),
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class(object),
+        ("storage.k8s.io", "CSIDriver") => policy::csi_driver(object),
         ("storage.k8s.io", "StorageClass") => small::storage_class(object),
         _ => {}
     }

@@ -6,14 +6,13 @@
 use serde_json::{Map, Value, json};
 
 use super::{child, items, set};
-use crate::object::child_mut;
+use crate::object::{MIRROR_ANNOTATION, child_mut};
 use crate::qos::QosClass;
 
 /// Seconds that a pod stays bound to a node that is not ready or not reachable.
 const TOLERATION_S: i64 = 300;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Mode of projected files: 0644.
 const FILE_MODE: i64 = 0o644;
 

@@ -7,6 +7,7 @@ use crate::kinds::{Kind, Subresource};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const PATCH_TYPES: &[&str] = &[
+    "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
@@ -88,8 +89,14 @@ fn operations(subject: &Subject<'_>, verbs: &[&str], with_delete: bool) -> Value
             "get" => value["get"] = operation(subject, "get", None, json!([])),
             "update" => value["put"] = operation(subject, "put", Some(&["*/*"]), write_parameters()),
             "patch" => {
-                let mut patch = operation(subject, "patch", Some(PATCH_TYPES), write_parameters());
-                for content in PATCH_TYPES {
+                // How lists of custom kinds merge nobody says.
+                let types: Vec<&str> = PATCH_TYPES
+                    .iter()
+                    .copied()
+                    .filter(|ty| !subject.kind.is_custom || !ty.contains("strategic"))
+                    .collect();
+                let mut patch = operation(subject, "patch", Some(types.as_slice()), write_parameters());
+                for content in &types {
                     patch["requestBody"]["content"][*content] =
                         json!({"schema": reference(&format!("{META}.Patch"))});
                 }
@@ -137,7 +144,16 @@ fn connection(sub: &Subresource) -> Value {
         "x-kubernetes-action": "connect",
         "x-kubernetes-group-version-kind": group_version_kind("", "v1", sub.kind),
     });
-    json!({"get": connect, "post": connect})
+    let mut value = json!({});
+    for verb in sub.verbs {
+        let method = match *verb {
+            "create" => "post",
+            "update" => "put",
+            verb => verb,
+        };
+        value[method] = connect.clone();
+    }
+    value
 }
 
 fn operation(subject: &Subject<'_>, action: &str, takes: Option<&[&str]>, parameters: Value) -> Value {

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{group_version_kind, reference, schema_name};
-use crate::kinds::Kind;
+use crate::crd::KindSet;
+use crate::kinds::{Kind, METRICS_GROUP};
 use crate::patch::merge_keys::{Rule, Shape, shape};
 
 /// Written by `examples/generate-schemas.rs`.
@@ -17,7 +18,7 @@ const ALWAYS: &[&str] = &[
     "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
 ];
 
-pub(super) fn of(kinds: &[&Kind]) -> Map<String, Value> {
+pub(super) fn of(kinds: &[&Kind], set: &KindSet) -> Map<String, Value> {
     let mut all: Map<String, Value> =
         serde_json::from_str(GENERATED).expect("a test reads the generated schemas");
     all.insert(
@@ -27,6 +28,17 @@ pub(super) fn of(kinds: &[&Kind]) -> Map<String, Value> {
     let mut roots: Vec<String> = ALWAYS.iter().map(|name| (*name).to_owned()).collect();
     for kind in kinds {
         let name = schema_name(kind.group, kind.version, kind.kind);
+        if let Some(custom) = set.custom(kind) {
+            all.insert(name.clone(), custom.openapi_schema());
+        }
+        if kind.group == METRICS_GROUP {
+            all.insert(name.clone(), crate::metrics::schema(kind.kind));
+        }
+        // A version that has no types of its own is the same as the stored one.
+        let stored = kind.stored_kind();
+        if let Some(same) = all.get(&schema_name(stored.group, stored.version, stored.kind)).cloned() {
+            all.entry(name.clone()).or_insert(same);
+        }
         mark(&mut all, &name, kind.group, kind.version, kind.kind);
         merge_keys(&mut all, &name, shape(kind));
         for sub in kind.subresources.iter().filter(|s| !s.version.is_empty()) {

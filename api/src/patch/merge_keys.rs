@@ -98,6 +98,42 @@ static WORKLOAD: Shape = Shape {
     ],
 };
 
+static CRON_JOB: Shape = Shape {
+    fields: &[
+        ("metadata", Rule::Object(&METADATA)),
+        (
+            "spec",
+            Rule::Object(&Shape {
+                fields: &[(
+                    "jobTemplate",
+                    Rule::Object(&Shape {
+                        fields: &[
+                            ("metadata", Rule::Object(&METADATA)),
+                            (
+                                "spec",
+                                Rule::Object(&Shape { fields: &[("template", Rule::Object(&POD_TEMPLATE))] }),
+                            ),
+                        ],
+                    }),
+                )],
+            }),
+        ),
+    ],
+};
+
+static POD_TEMPLATE_OBJECT: Shape =
+    Shape { fields: &[("metadata", Rule::Object(&METADATA)), ("template", Rule::Object(&POD_TEMPLATE))] };
+
+static SERVICE: Shape = Shape {
+    fields: &[
+        ("metadata", Rule::Object(&METADATA)),
+        ("spec", Rule::Object(&Shape { fields: &[("ports", by("port"))] })),
+        ("status", Rule::Object(&Shape { fields: &[("conditions", by("type"))] })),
+    ],
+};
+
+static WEBHOOKS: Shape = Shape { fields: &[("metadata", Rule::Object(&METADATA)), ("webhooks", by("name"))] };
+
 // Taints are replaced whole, as Kubernetes' type says: `kubectl taint` sends the full list.
 static NODE: Shape = Shape {
     fields: &[
@@ -123,9 +159,21 @@ static OTHER: Shape = Shape { fields: &[("metadata", Rule::Object(&METADATA))] }
 pub(crate) fn shape(kind: &Kind) -> &'static Shape {
     match (kind.group, kind.kind) {
         ("", "Pod") => &POD,
-        ("apps", "Deployment" | "ReplicaSet") => &WORKLOAD,
+        ("", "PodTemplate") => &POD_TEMPLATE_OBJECT,
+        ("", "ReplicationController")
+        | ("apps", "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet")
+        | ("batch", "Job") => &WORKLOAD,
+        ("batch", "CronJob") => &CRON_JOB,
+        ("", "Service") => &SERVICE,
+        (
+            "admissionregistration.k8s.io",
+            "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration",
+        ) => &WEBHOOKS,
         ("", "Node") => &NODE,
-        ("", "Namespace" | "PersistentVolumeClaim") => &NAMESPACE,
+        ("", "Namespace" | "PersistentVolumeClaim")
+        | ("flowcontrol.apiserver.k8s.io", _)
+        | ("policy", "PodDisruptionBudget")
+        | ("autoscaling", "HorizontalPodAutoscaler") => &NAMESPACE,
         ("", "ServiceAccount") => &SERVICE_ACCOUNT,
         _ => &OTHER,
     }

@@ -1,20 +1,23 @@
 //! Kubernetes protobuf: bodies of `application/vnd.kubernetes.protobuf`.
 //!
-//! Owns the tables of the messages that are read and a reader that they drive. A body is the
-//! magic `k8s\0` and an envelope (`runtime.Unknown`) that names the kind; what is inside becomes the JSON that
-//! a client would have sent instead: what nobody set is left out.
+//! Owns the table of the messages, and a reader and a writer that it drives. A body is the magic `k8s\0` and an
+//! envelope (`runtime.Unknown`) that names the kind; what is inside becomes the JSON that a client would have
+//! sent instead: what nobody set is left out. An answer is written from an object's JSON text.
 //!
-//! Promises not to panic, not to nest deeper than the tables do, and not to take more memory than a small
-//! multiple of [`BYTES_MAX`]. Fields that no table knows are skipped; values of the wrong form are errors that
-//! name their field. Does not write protobuf, and does not judge the object.
+//! Promises not to panic, that nesting and the number of values are bounded, and that reading takes no more
+//! memory than a multiple of that bound. Fields that the table does not know are skipped; values of the wrong
+//! form are errors that name their field. Does not judge the object, and does not know kinds that clients define.
 
-mod messages;
 mod read;
+pub(crate) mod table;
 mod wire;
+mod write;
 
+use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
-use wire::{Fields, Wire};
+use table::MessageId;
+use wire::{Fields, Wire, Writer};
 
 /// Largest body that is read.
 pub const BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -86,6 +89,18 @@ pub enum Problem {
     /// Beyond what the field's type or RFC 3339 can say.
     #[error("a number or time is out of range")]
     Range,
+    /// Text that should be JSON.
+    #[error("a value is no valid JSON")]
+    Json,
+    /// An object within the object.
+    #[error("an enveloped object inside cannot be read")]
+    Embedded,
+    /// A hundred messages in one another.
+    #[error("messages are nested too deeply")]
+    Depth,
+    /// So many that JSON would take too much memory.
+    #[error("there are too many values")]
+    Values,
 }
 
 impl Malformed {
@@ -100,7 +115,8 @@ impl Malformed {
     }
 
     fn place(&self) -> String {
-        let names: Vec<&str> = self.path.iter().rev().copied().collect();
+        let names = self.path.iter().rev().copied();
+        let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
         if names.is_empty() { String::new() } else { format!("{}: ", names.join(".")) }
     }
 }
@@ -122,19 +138,141 @@ pub fn decode(bytes: &[u8]) -> Result<Value, Error> {
     if bytes.len() > BYTES_MAX {
         return Err(Error::TooLarge { bytes: bytes.len() });
     }
+    enveloped(bytes, &mut read::Reader::new())
+}
+
+/// Reads an object in its envelope.
+fn enveloped(bytes: &[u8], reader: &mut read::Reader) -> Result<Value, Error> {
     let envelope = Envelope::read(bytes.strip_prefix(MAGIC).ok_or(Error::Magic)?)?;
     if envelope.kind.is_empty() {
         return Err(Error::NoKind);
     }
     let Envelope { api_version, kind, raw } = envelope;
-    let Some(fields) = messages::message(&api_version, &kind) else {
+    let Some(message) = table::message(&api_version, &kind) else {
         return Err(Error::UnknownKind { api_version, kind });
     };
     let mut object = Map::new();
-    read::message(fields, raw, &mut object)?;
+    reader.message(message, raw, &mut object)?;
     object.insert("apiVersion".to_owned(), Value::from(api_version));
     object.insert("kind".to_owned(), Value::from(kind));
     Ok(Value::Object(object))
+}
+
+/// Whether objects of a kind can be read and written.
+pub fn is_known(api_version: &str, kind: &str) -> bool {
+    table::message(api_version, kind).is_some()
+}
+
+/// Why an object is not written: its JSON does not fit its kind, which only a fault elsewhere can cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {problem}; ask for application/json")]
+pub struct WriteError {
+    kind: String,
+    problem: serde_json::Error,
+}
+
+/// Writes objects of one kind.
+#[derive(Debug)]
+pub struct Encoder {
+    api_version: String,
+    kind: String,
+    message: MessageId,
+}
+
+impl Encoder {
+    /// The encoder of a kind; `None` if the kind is known at most in other formats.
+    pub fn new(api_version: &str, kind: &str) -> Option<Self> {
+        let message = table::message(api_version, kind)?;
+        Some(Self { api_version: api_version.to_owned(), kind: kind.to_owned(), message })
+    }
+
+    /// The body that holds an object, given as JSON text.
+    pub fn object(&self, json: &[u8]) -> Result<Vec<u8>, WriteError> {
+        let mut out = Writer { out: Vec::with_capacity(json.len() + ENVELOPE_BYTES) };
+        let raw = self.open(&mut out);
+        self.write(json, &mut out)?;
+        Ok(close(out, raw))
+    }
+
+    /// The object alone, as other protocols carry it: without the magic and the envelope.
+    pub fn bare(&self, json: &[u8]) -> Result<Vec<u8>, WriteError> {
+        let mut out = Writer::default();
+        self.write(json, &mut out)?;
+        Ok(out.out)
+    }
+
+    /// The body that holds a list of such objects. `write_item` appends each one's JSON text to an empty buffer,
+    /// and says with `false` that there are no more.
+    pub fn list(
+        &self,
+        list_meta: &Value,
+        mut write_item: impl FnMut(&mut Vec<u8>) -> bool,
+    ) -> Result<Vec<u8>, WriteError> {
+        let list = Self {
+            api_version: self.api_version.clone(),
+            kind: format!("{}List", self.kind),
+            message: self.message,
+        };
+        let mut out = Writer::default();
+        let raw = list.open(&mut out);
+        if let Some(meta) = table::message("meta.k8s.io/v1", "ListMeta") {
+            let at = out.open(1);
+            let seed = write::Message { id: meta, out: &mut out };
+            seed.deserialize(list_meta).map_err(|problem| list.refuse(problem))?;
+            out.close(at);
+        }
+        let mut json = Vec::new();
+        while write_item(&mut json) {
+            let at = out.open(2);
+            self.write(&json, &mut out)?;
+            out.close(at);
+            json.clear();
+        }
+        Ok(close(out, raw))
+    }
+
+    fn write(&self, json: &[u8], out: &mut Writer) -> Result<(), WriteError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let seed = write::Message { id: self.message, out };
+        seed.deserialize(&mut deserializer).map_err(|problem| self.refuse(problem))
+    }
+
+    fn refuse(&self, problem: serde_json::Error) -> WriteError {
+        WriteError { kind: self.kind.clone(), problem }
+    }
+
+    /// Begins an envelope, up to the object.
+    fn open(&self, out: &mut Writer) -> usize {
+        out.out.extend_from_slice(MAGIC);
+        let type_meta = out.open(1);
+        out.bytes(1, self.api_version.as_bytes());
+        out.bytes(2, self.kind.as_bytes());
+        out.close(type_meta);
+        out.open(2)
+    }
+}
+
+/// About what an envelope takes beside the object.
+const ENVELOPE_BYTES: usize = 64;
+
+/// Ends an envelope: the encoding and the media type of its content go without saying.
+fn close(mut out: Writer, raw: usize) -> Vec<u8> {
+    out.close(raw);
+    out.bytes(3, b"");
+    out.bytes(4, b"");
+    out.out
+}
+
+/// One frame of a watch stream: four bytes of length, then a `WatchEvent` around an enveloped object.
+pub fn watch_frame(change: &str, object: &[u8]) -> Vec<u8> {
+    let mut event = Writer { out: Vec::with_capacity(object.len() + ENVELOPE_BYTES) };
+    event.out.extend_from_slice(&[0; 4]);
+    event.bytes(1, change.as_bytes());
+    event.wrapped(2, 1, object);
+    let mut frame = event.out;
+    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
 }
 
 /// `runtime.Unknown`.

@@ -8,9 +8,11 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::crd::CustomKind;
 use crate::kinds::Kind;
 use crate::object;
 use crate::status::{Status, quoted};
+use crate::versions;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Term {
@@ -58,9 +60,28 @@ impl FieldSelector {
 
     /// Refuses a selector that names a field which the kind does not support.
     pub fn check(&self, kind: &Kind) -> Result<(), Status> {
+        self.check_fields(kind, None)
+    }
+
+    /// As [`FieldSelector::check`], for a kind that says itself which fields it supports.
+    pub fn check_custom(&self, custom: &CustomKind) -> Result<(), Status> {
+        self.check_fields(custom.kind(), Some(custom))
+    }
+
+    fn check_fields(&self, kind: &Kind, custom: Option<&CustomKind>) -> Result<(), Status> {
         for term in &self.terms {
+            if kind.stored_as.is_some() {
+                check_version(kind, &term.field)?;
+                continue;
+            }
             if supported(kind).contains(&term.field.as_str()) || is_generic(kind, &term.field) {
                 continue;
+            }
+            if custom.is_some_and(|custom| custom.selectable().iter().any(|(name, _)| *name == term.field)) {
+                continue;
+            }
+            if kind.is_custom {
+                return Err(Status::bad_request(format!("field label not supported: {}", term.field)));
             }
             return Err(Status::bad_request(unsupported(kind, &term.field)));
         }
@@ -69,7 +90,28 @@ impl FieldSelector {
 
     /// Whether the object is selected. An unsupported field reads as empty; see [`FieldSelector::check`].
     pub fn matches(&self, kind: &Kind, object: &Value) -> bool {
+        if kind.stored_as.is_some() {
+            let (stored_kind, stored) = versions::as_stored(kind, object);
+            let value = |field: &str| match versions::field(kind, field) {
+                Some(name) => field_value(stored_kind, &name, &stored),
+                None => String::new(),
+            };
+            return self.terms.iter().all(|t| (value(&t.field) == t.value) == t.equal);
+        }
         self.terms.iter().all(|t| (field_value(kind, &t.field, object) == t.value) == t.equal)
+    }
+
+    /// As [`FieldSelector::matches`], for a kind that says itself which fields it supports.
+    pub fn matches_custom(&self, custom: &CustomKind, object: &Value) -> bool {
+        let value = |field: &str| match custom.selectable().iter().find(|(name, _)| name == field) {
+            None => field_value(custom.kind(), field, object),
+            Some((_, path)) => match path.find(object) {
+                None | Some(Value::Null) => String::new(),
+                Some(Value::String(text)) => text.clone(),
+                Some(other) => other.to_string(),
+            },
+        };
+        self.terms.iter().all(|term| (value(&term.field) == term.value) == term.equal)
     }
 
     /// Whether nothing is asked, so that everything matches.
@@ -95,6 +137,16 @@ impl fmt::Display for FieldSelector {
     }
 }
 
+/// Refuses a field that a second version does not have.
+fn check_version(kind: &Kind, field: &str) -> Result<(), Status> {
+    let stored = kind.stored_kind();
+    match versions::field(kind, field) {
+        Some(name) if supported(stored).contains(&name.as_str()) || is_generic(stored, &name) => Ok(()),
+        Some(name) if name == field => Err(Status::bad_request(unsupported(stored, field))),
+        _ => Err(Status::bad_request(format!("field label not supported: {field}"))),
+    }
+}
+
 fn is_generic(kind: &Kind, field: &str) -> bool {
     field == "metadata.name" || (field == "metadata.namespace" && kind.namespaced)
 }
@@ -116,6 +168,10 @@ fn supported(kind: &Kind) -> &'static [&'static str] {
         ("", "Node") => &["spec.unschedulable"],
         ("", "Namespace") => &["status.phase"],
         ("", "Secret") => &["type"],
+        ("", "ReplicationController") | ("apps", "ReplicaSet") => &["status.replicas"],
+        ("", "Service") => &["spec.clusterIP", "spec.type"],
+        ("batch", "Job") => &["status.successful"],
+        ("certificates.k8s.io", _) => &["spec.signerName"],
         ("", "Event") => &[
             "involvedObject.kind",
             "involvedObject.namespace",
@@ -179,6 +235,8 @@ fn field_value(kind: &Kind, field: &str, value: &Value) -> String {
             .filter_map(|ip| ip.get("ip")?.as_str())
             .collect::<Vec<_>>()
             .join(","),
+        ("ReplicationController" | "ReplicaSet", _) => number(value, field),
+        ("Job", _) => number(value, "status.succeeded"),
         ("Pod", "spec.hostNetwork") | ("Node", "spec.unschedulable") => {
             at(value, field).and_then(Value::as_bool).unwrap_or(false).to_string()
         }
@@ -192,6 +250,10 @@ fn field_value(kind: &Kind, field: &str, value: &Value) -> String {
 
 fn at<'a>(value: &'a Value, field: &str) -> Option<&'a Value> {
     field.split('.').try_fold(value, |v, segment| v.get(segment))
+}
+
+fn number(value: &Value, field: &str) -> String {
+    at(value, field).and_then(Value::as_i64).unwrap_or(0).to_string()
 }
 
 fn text(value: &Value, field: &str) -> String {

@@ -13,7 +13,7 @@ use crate::name;
 use crate::status::{Status, quoted};
 
 /// How a requirement compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operator {
     /// The label is one of the values.
     In,
@@ -30,7 +30,7 @@ pub enum Operator {
 }
 
 /// One condition on one label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
@@ -41,7 +41,7 @@ pub struct Requirement {
 }
 
 /// A conjunction of requirements.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
     nothing: bool,
@@ -155,6 +155,11 @@ impl LabelSelector {
     /// Matches nothing.
     pub fn nothing() -> Self {
         Self { requirements: Vec::new(), nothing: true }
+    }
+
+    /// Matches what meets every requirement.
+    pub fn all_of(requirements: Vec<Requirement>) -> Self {
+        Self { requirements, nothing: false }
     }
 
     /// Reads the text form.

@@ -4,19 +4,25 @@
 //! the Kubernetes server. Does not format for a terminal; that is the client's.
 
 mod event;
+mod flow_control;
+mod network;
 mod node;
 mod plain;
 mod pod;
+mod policy;
 mod rbac;
 mod storage;
 mod workload;
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::duration;
-use crate::kinds::{Kind, RBAC_GROUP};
+use crate::kinds::{FLOW_CONTROL_GROUP, Kind, METRICS_GROUP, RBAC_GROUP};
 use crate::object;
+use crate::versions;
 
 /// What each row carries of its object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,45 +94,113 @@ impl From<Vec<Value>> for Row {
     }
 }
 
-fn columns(kind: &Kind) -> &'static [Column] {
-    match (kind.group, kind.kind) {
-        ("", "Pod") => pod::COLUMNS,
-        ("", "Node") => node::COLUMNS,
-        ("", "Event") => event::COLUMNS,
-        ("", "Namespace") => plain::NAMESPACE,
-        ("", "ConfigMap") => plain::CONFIG_MAP,
-        ("", "Secret") => plain::SECRET,
-        ("", "ServiceAccount") => plain::SERVICE_ACCOUNT,
-        ("", "PersistentVolume") => storage::VOLUME,
-        ("", "PersistentVolumeClaim") => storage::CLAIM,
-        ("storage.k8s.io", "StorageClass") => storage::CLASS,
-        ("apps", "Deployment") => workload::DEPLOYMENT,
-        ("apps", "ReplicaSet") => workload::REPLICA_SET,
-        ("coordination.k8s.io", "Lease") => plain::LEASE,
-        (RBAC_GROUP, "ClusterRole" | "Role") => rbac::ROLE,
-        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::BINDING,
-        _ => plain::OTHER,
-    }
-}
+/// Reads a row from an object, as of a moment.
+type ReadRow = fn(&Value, Timestamp) -> Row;
 
-fn row(kind: &Kind, object: &Value, now: Timestamp) -> Row {
+/// Columns of a kind, and how the cells of a row are read.
+fn layout(kind: &Kind) -> (&'static [Column], ReadRow) {
     match (kind.group, kind.kind) {
-        ("", "Pod") => pod::row(object, now),
-        ("", "Node") => node::row(object, now).into(),
-        ("", "Event") => event::row(object, now).into(),
-        ("", "Namespace") => plain::namespace(object, now).into(),
-        ("", "ConfigMap") => plain::config_map(object, now).into(),
-        ("", "Secret") => plain::secret(object, now).into(),
-        ("", "ServiceAccount") => plain::service_account(object, now).into(),
-        ("", "PersistentVolume") => storage::volume(object, now).into(),
-        ("", "PersistentVolumeClaim") => storage::claim(object, now).into(),
-        ("storage.k8s.io", "StorageClass") => storage::class(object, now).into(),
-        ("apps", "Deployment") => workload::deployment(object, now).into(),
-        ("apps", "ReplicaSet") => workload::replica_set(object, now).into(),
-        ("coordination.k8s.io", "Lease") => plain::lease(object, now).into(),
-        (RBAC_GROUP, "ClusterRole" | "Role") => rbac::role(object).into(),
-        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => rbac::binding(object, now).into(),
-        _ => plain::other(object, now).into(),
+        ("", "Pod") => (pod::COLUMNS, pod::row),
+        ("", "ConfigMap") => (plain::CONFIG_MAP, |object, now| plain::config_map(object, now).into()),
+        ("", "Endpoints") => (network::ENDPOINTS, |object, now| network::endpoints(object, now).into()),
+        ("", "Event") => (event::COLUMNS, |object, now| event::row(object, now).into()),
+        ("", "LimitRange") => (policy::LIMIT_RANGE, |object, _| policy::limit_range(object).into()),
+        ("", "Namespace") => (plain::NAMESPACE, |object, now| plain::namespace(object, now).into()),
+        ("", "Node") => (node::COLUMNS, |object, now| node::row(object, now).into()),
+        ("", "PersistentVolume") => (storage::VOLUME, |object, now| storage::volume(object, now).into()),
+        ("", "PersistentVolumeClaim") => (storage::CLAIM, |object, now| storage::claim(object, now).into()),
+        ("", "PodTemplate") => (workload::POD_TEMPLATE, |object, _| workload::pod_template(object).into()),
+        ("", "ReplicationController") => {
+            (workload::REPLICA_SET, |object, now| workload::replication_controller(object, now).into())
+        }
+        ("", "ResourceQuota") => (policy::QUOTA, |object, now| policy::quota(object, now).into()),
+        ("", "Secret") => (plain::SECRET, |object, now| plain::secret(object, now).into()),
+        ("", "Service") => (network::SERVICE, |object, now| network::service(object, now).into()),
+        ("", "ServiceAccount") => {
+            (plain::SERVICE_ACCOUNT, |object, now| plain::service_account(object, now).into())
+        }
+        (_, "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            (policy::WEBHOOKS, |object, now| policy::webhooks(object, now).into())
+        }
+        (_, "ValidatingAdmissionPolicy") => {
+            (policy::ADMISSION_POLICY, |object, now| policy::admission_policy(object, now).into())
+        }
+        (_, "ValidatingAdmissionPolicyBinding") => {
+            (policy::ADMISSION_BINDING, |object, now| policy::admission_binding(object, now).into())
+        }
+        ("apps", "ControllerRevision") => {
+            (workload::CONTROLLER_REVISION, |object, now| workload::controller_revision(object, now).into())
+        }
+        ("apps", "DaemonSet") => {
+            (workload::DAEMON_SET, |object, now| workload::daemon_set(object, now).into())
+        }
+        ("apps", "Deployment") => {
+            (workload::DEPLOYMENT, |object, now| workload::deployment(object, now).into())
+        }
+        ("apps", "ReplicaSet") => {
+            (workload::REPLICA_SET, |object, now| workload::replica_set(object, now).into())
+        }
+        ("apps", "StatefulSet") => {
+            (workload::STATEFUL_SET, |object, now| workload::stateful_set(object, now).into())
+        }
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            (policy::AUTOSCALER, |object, now| policy::autoscaler(object, now).into())
+        }
+        ("batch", "CronJob") => (workload::CRON_JOB, |object, now| workload::cron_job(object, now).into()),
+        ("batch", "Job") => (workload::JOB, |object, now| workload::job(object, now).into()),
+        ("certificates.k8s.io", _) => {
+            (policy::CERTIFICATE_REQUEST, |object, now| policy::certificate_request(object, now).into())
+        }
+        ("coordination.k8s.io", "Lease") => (plain::LEASE, |object, now| plain::lease(object, now).into()),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            (network::SLICE, |object, now| network::slice(object, now).into())
+        }
+        (METRICS_GROUP, "NodeMetrics") => (plain::METRICS, |object, _| plain::node_metrics(object).into()),
+        (METRICS_GROUP, _) => (plain::METRICS, |object, _| plain::pod_metrics(object).into()),
+        ("networking.k8s.io", "Ingress") => {
+            (network::INGRESS, |object, now| network::ingress(object, now).into())
+        }
+        ("networking.k8s.io", "IngressClass") => {
+            (network::INGRESS_CLASS, |object, now| network::ingress_class(object, now).into())
+        }
+        ("networking.k8s.io", "NetworkPolicy") => {
+            (network::POLICY, |object, now| network::policy(object, now).into())
+        }
+        ("node.k8s.io", "RuntimeClass") => {
+            (policy::RUNTIME_CLASS, |object, now| policy::runtime_class(object, now).into())
+        }
+        (FLOW_CONTROL_GROUP, "FlowSchema") => {
+            (flow_control::FLOW_SCHEMA, |object, now| flow_control::flow_schema(object, now).into())
+        }
+        (FLOW_CONTROL_GROUP, "PriorityLevelConfiguration") => {
+            (flow_control::PRIORITY_LEVEL, |object, now| flow_control::priority_level(object, now).into())
+        }
+        ("policy", "PodDisruptionBudget") => {
+            (policy::DISRUPTION_BUDGET, |object, now| policy::disruption_budget(object, now).into())
+        }
+        (RBAC_GROUP, "ClusterRole" | "Role") => (rbac::ROLE, |object, _| rbac::role(object).into()),
+        (RBAC_GROUP, "ClusterRoleBinding" | "RoleBinding") => {
+            (rbac::BINDING, |object, now| rbac::binding(object, now).into())
+        }
+        ("scheduling.k8s.io", "PriorityClass") => {
+            (policy::PRIORITY_CLASS, |object, now| policy::priority_class(object, now).into())
+        }
+        ("storage.k8s.io", "CSIDriver") => {
+            (policy::CSI_DRIVER, |object, now| policy::csi_driver(object, now).into())
+        }
+        ("storage.k8s.io", "CSINode") => {
+            (policy::CSI_NODE, |object, now| policy::csi_node(object, now).into())
+        }
+        ("storage.k8s.io", "CSIStorageCapacity") => {
+            (policy::CSI_CAPACITY, |object, _| policy::csi_capacity(object).into())
+        }
+        ("storage.k8s.io", "StorageClass") => {
+            (storage::CLASS, |object, now| storage::class(object, now).into())
+        }
+        ("storage.k8s.io", "VolumeAttachment") => {
+            (policy::ATTACHMENT, |object, now| policy::attachment(object, now).into())
+        }
+        _ => (plain::OTHER, |object, now| plain::other(object, now).into()),
     }
 }
 
@@ -139,14 +213,16 @@ pub fn table(
     include: IncludeObject,
     list_meta: Value,
 ) -> Value {
-    let mut ordered: Vec<&Value> = objects.iter().collect();
-    if kind.group.is_empty() && kind.kind == "Event" {
-        ordered.sort_by_key(|e| event::last_seen(e));
+    let mut ordered: Vec<(Cow<'_, Value>, &Value)> =
+        objects.iter().map(|object| (stored(kind, object), object)).collect();
+    if kind.kind == "Event" && kind.stored_group().is_empty() {
+        ordered.sort_by_key(|(stored, _)| event::last_seen(stored));
     }
+    let (columns, row) = layout(kind.stored_kind());
     let rows: Vec<Value> = ordered
         .into_iter()
-        .map(|object| {
-            let row = row(kind, object, now);
+        .map(|(stored, object)| {
+            let row = row(&stored, now);
             let mut value = json!({"cells": row.cells});
             if let Some(conditions) = row.conditions {
                 value["conditions"] = conditions;
@@ -159,7 +235,7 @@ pub fn table(
             value
         })
         .collect();
-    let columns: Vec<Value> = columns(kind)
+    let columns: Vec<Value> = columns
         .iter()
         .map(|c| {
             json!({"name": c.name, "type": c.ty, "format": c.format, "description": c.description,
@@ -173,6 +249,14 @@ pub fn table(
         "columnDefinitions": columns,
         "rows": rows,
     })
+}
+
+/// The object in the form that rows are read from.
+fn stored<'a>(kind: &Kind, object: &'a Value) -> Cow<'a, Value> {
+    match kind.stored_as {
+        None => Cow::Borrowed(object),
+        Some(_) => Cow::Owned(versions::as_stored(kind, object).1),
+    }
 }
 
 /// The object's metadata alone, as a `PartialObjectMetadata`.

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use super::{ANNOTATIONS_BYTES_MAX, invalid_each};
 use crate::kinds::{Kind, RBAC_GROUP};
 use crate::name;
-use crate::object;
+use crate::object::{self, FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use crate::status::Cause;
 
-const STANDARD_FINALIZERS: &[&str] = &["kubernetes", "orphan", "foregroundDeletion"];
+const STANDARD_FINALIZERS: &[&str] = &["kubernetes", ORPHAN_FINALIZER, FOREGROUND_FINALIZER];
 
 pub(super) fn create(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     let (own, prefix) = (object::name(value), object::generate_name(value));
@@ -78,6 +78,12 @@ pub(super) fn update(kind: &Kind, old: &Value, new: &Value, causes: &mut Vec<Cau
 fn name_messages(kind: &Kind, text: &str) -> Vec<String> {
     match (kind.group, kind.kind) {
         ("", "Namespace") => name::dns1123_label(text),
+        // A service is a host's name.
+        ("", "Service") => name::dns1035_label(text),
+        // So is each pod of a StatefulSet, and a number follows.
+        ("apps", "StatefulSet") => name::dns1123_label(text),
+        // "signer:subject".
+        ("certificates.k8s.io", _) => name::path_segment(text),
         // Roles are named after the users and parts they are for: "system:node".
         (RBAC_GROUP, _) => name::path_segment(text),
         _ => name::dns1123_subdomain(text),
@@ -111,7 +117,7 @@ fn common(value: &Value, causes: &mut Vec<Cause>) {
             ));
         }
     }
-    if finalizers.contains(&"orphan") && finalizers.contains(&"foregroundDeletion") {
+    if finalizers.contains(&ORPHAN_FINALIZER) && finalizers.contains(&FOREGROUND_FINALIZER) {
         causes.push(Cause::invalid(
             "metadata.finalizers",
             Value::from(finalizers),

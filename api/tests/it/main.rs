@@ -1,5 +1,7 @@
 //! The rules together, over manifests: typed check, defaults, validation, printing.
 
+mod refused;
+
 use api::k8s_openapi::api::core::v1::Pod;
 use api::kinds::{by_kind, split_api_version};
 use api::table::{IncludeObject, table};
@@ -24,7 +26,7 @@ fn manifests() -> Vec<(&'static Kind, Value)> {
 #[test]
 fn good_manifests_are_accepted_and_stay_so() {
     let manifests = manifests();
-    assert_eq!(manifests.len(), 18);
+    assert_eq!(manifests.len(), 43);
     for (kind, mut value) in manifests {
         assert_eq!(decode::normalize(kind, &mut value), Ok(Vec::new()), "{value}");
         defaults::apply(kind, &mut value);

@@ -1,8 +1,16 @@
-//! A cluster made by `barque up`, with handles to its processes.
+//! Clusters of real processes.
 //!
-//! Promises that dropping a [`Cluster`] runs `barque down`, whatever happened to it before.
+//! Owns a cluster made by `barque up`, with handles to its processes ([`Cluster`]), and groups of a store's members
+//! whose every link and disk can be made to fail ([`group`]). Promises that dropping a [`Cluster`] runs `barque down`, whatever
+//! happened to it before, and that what a group started ends with the process that started it, even if that is killed
+//! ([`keeper`]).
 
 pub mod disk;
+pub mod faulty_disk;
+pub mod group;
+pub mod keeper;
+pub mod links;
+mod owner;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +40,8 @@ pub struct Options {
     pub masters: u8,
     /// How many nodes.
     pub nodes: u8,
+    /// How many addresses Services of type `LoadBalancer` may get.
+    pub load_balancer_addresses: u8,
 }
 
 /// A running cluster.
@@ -61,7 +71,7 @@ impl Cluster {
     /// # Errors
     /// With what `barque up` said.
     pub fn complete(&self) -> anyhow::Result<()> {
-        let Options { masters, nodes, port, .. } = &self.options;
+        let Options { masters, nodes, port, load_balancer_addresses, .. } = &self.options;
         let output = self.barque(&[
             "up",
             "--masters",
@@ -70,6 +80,8 @@ impl Cluster {
             &nodes.to_string(),
             "--port",
             &port.to_string(),
+            "--load-balancer-addresses",
+            &load_balancer_addresses.to_string(),
         ])?;
         if !output.status.success() {
             bail!("barque up: {}", String::from_utf8_lossy(&output.stderr));

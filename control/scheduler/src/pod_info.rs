@@ -1,13 +1,18 @@
 //! A pod as the scheduler sees it: everything that rules ask for, read once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Affinity, Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 
-use crate::resources::{InvalidQuantity, Resources, ScoredRequest, pod_requests};
+use crate::labels::LabelSet;
+use crate::pod_class::PodClass;
+use crate::resources::InvalidQuantity;
 use crate::selector::{InvalidSelector, NodeTerm};
-use crate::taints::Toleration;
+
+/// The label that makes a pod a member of a group which is scheduled as a whole or not at all.
+pub const POD_GROUP_LABEL: &str = "scheduling.x-k8s.io/pod-group";
+/// On a member: how many members the group needs at least.
+pub const POD_GROUP_MIN_ANNOTATION: &str = "pod-group.scheduling.sigs.k8s.io/min-available";
 
 /// A pod that the scheduler cannot place because it cannot read it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +29,12 @@ pub enum InvalidPod {
     /// A node affinity term cannot be read.
     #[error("invalid node affinity: {0}")]
     Selector(#[from] InvalidSelector),
+    /// A label selector of a spread constraint or an affinity term cannot be read.
+    #[error("invalid label selector: {reason}")]
+    Labels {
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// A port of the node that a pod takes.
@@ -38,7 +49,7 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    const ANY: &'static str = "0.0.0.0";
+    pub(crate) const ANY: &'static str = "0.0.0.0";
 
     /// Whether both cannot be had at once.
     pub fn conflicts(&self, other: &Self) -> bool {
@@ -49,12 +60,23 @@ impl HostPort {
 }
 
 /// Where a pod's volumes let it run. Comes from other objects than the pod, so the shell says it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct PodVolumes {
     /// Why the pod can run nowhere yet.
     pub problem: Option<String>,
     /// For each volume that is not everywhere: one of its terms must match the node.
     pub terms: Vec<Vec<NodeTerm>>,
+    /// For each volume that belongs to zones: the label and the values of which the node must carry one.
+    pub zones: Vec<(String, Vec<String>)>,
+}
+
+/// The group that a pod belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMember {
+    /// The group's name; it lies in the pod's namespace.
+    pub name: Arc<str>,
+    /// How many members the pod itself says the group needs; a group object says more.
+    pub min: Option<usize>,
 }
 
 /// A pod, read.
@@ -67,130 +89,88 @@ pub struct PodInfo {
     /// `metadata.name`.
     pub name: Arc<str>,
     /// `metadata.resourceVersion` of the object read.
-    pub resource_version: String,
-    /// `spec.priority`, 0 without.
-    pub priority: i32,
+    pub resource_version: Arc<str>,
+    /// What it has in common with equal pods. Shared by address once the scheduler knows the pod.
+    pub class: Arc<PodClass>,
+    /// Its labels. Shared like the class.
+    pub labels: Arc<LabelSet>,
     /// `spec.nodeName`, if the pod is bound.
     pub node_name: Option<Arc<str>>,
+    /// `status.nominatedNodeName`: where pods are being displaced for it.
+    pub nominated_node: Option<Arc<str>>,
     /// `spec.schedulerName`.
-    pub scheduler_name: String,
-    /// What the pod takes on its node.
-    pub requests: Resources,
-    pub(crate) scored: ScoredRequest,
-    /// `spec.tolerations`.
-    pub tolerations: Vec<Toleration>,
-    /// Ports of the node that it takes.
-    pub host_ports: Vec<HostPort>,
-    /// `spec.nodeSelector`.
-    pub node_selector: BTreeMap<String, String>,
-    /// Required node affinity: one of the terms must match; `None`: no such rule.
-    pub required_terms: Option<Vec<NodeTerm>>,
-    /// Preferred node affinity with weights.
-    pub preferred_terms: Vec<(i64, NodeTerm)>,
-    /// Where its volumes let it run.
-    pub volumes: PodVolumes,
+    pub scheduler_name: Arc<str>,
     /// Whether the pod is done (phase Succeeded or Failed) and holds nothing any more.
     pub finished: bool,
     /// Whether deletion has begun.
     pub terminating: bool,
-    /// Whether a scheduling gate holds the pod back.
-    pub gated: bool,
+    /// `status.startTime`, in milliseconds since 1970.
+    pub started_ms: Option<i64>,
+    /// `spec.schedulingGates`: what holds the pod back.
+    pub gates: Vec<String>,
+    /// The group it belongs to.
+    pub group: Option<GroupMember>,
 }
 
 impl PodInfo {
-    /// Reads a pod.
+    /// Reads a pod without volumes of its own.
     pub fn new(pod: &Pod) -> Result<Self, InvalidPod> {
+        Self::with_volumes(pod, PodVolumes::default())
+    }
+
+    /// Reads a pod.
+    pub fn with_volumes(pod: &Pod, volumes: PodVolumes) -> Result<Self, InvalidPod> {
         let meta = &pod.metadata;
         let uid = meta.uid.as_deref().ok_or(InvalidPod::Missing { field: "metadata.uid" })?;
         let name = meta.name.as_deref().ok_or(InvalidPod::Missing { field: "metadata.name" })?;
         let spec = pod.spec.as_ref().ok_or(InvalidPod::Missing { field: "spec" })?;
-        let (requests, scored) = pod_requests(spec)?;
-        let (required_terms, preferred_terms) = node_affinity(spec.affinity.as_ref())?;
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let namespace: Arc<str> = Arc::from(meta.namespace.as_deref().unwrap_or_default());
+        let status = pod.status.as_ref();
+        let named = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
+        let gates = spec.scheduling_gates.iter().flatten().map(|gate| gate.name.clone());
+        let started = status.and_then(|status| status.start_time.as_ref());
         Ok(Self {
             uid: Arc::from(uid),
-            namespace: Arc::from(meta.namespace.as_deref().unwrap_or_default()),
             name: Arc::from(name),
-            resource_version: meta.resource_version.clone().unwrap_or_default(),
-            priority: spec.priority.unwrap_or(0),
-            node_name: spec.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
-            scheduler_name: spec.scheduler_name.clone().unwrap_or_default(),
-            requests,
-            scored,
-            tolerations: spec.tolerations.iter().flatten().filter_map(Toleration::new).collect(),
-            host_ports: host_ports(spec),
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
-            required_terms,
-            preferred_terms,
-            volumes: PodVolumes::default(),
-            finished: matches!(phase, Some("Succeeded" | "Failed")),
+            resource_version: Arc::from(meta.resource_version.as_deref().unwrap_or_default()),
+            class: Arc::new(PodClass::new(pod, spec, volumes)?),
+            labels: Arc::new(LabelSet {
+                namespace: namespace.clone(),
+                labels: meta.labels.clone().unwrap_or_default(),
+            }),
+            namespace,
+            node_name: named(&spec.node_name),
+            nominated_node: status.and_then(|status| named(&status.nominated_node_name)),
+            scheduler_name: Arc::from(spec.scheduler_name.as_deref().unwrap_or_default()),
+            finished: matches!(
+                status.and_then(|status| status.phase.as_deref()),
+                Some("Succeeded" | "Failed")
+            ),
             terminating: meta.deletion_timestamp.is_some(),
-            gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
+            started_ms: started.map(|time| time.0.as_millisecond()),
+            gates: gates.collect(),
+            group: group(pod),
         })
     }
 
-    /// Whether the pod requests neither CPU nor memory nor anything else.
-    pub fn requests_nothing(&self) -> bool {
-        self.requests == Resources::default()
+    /// Whether a scheduler has to find a node for the pod.
+    pub fn is_pending(&self) -> bool {
+        self.node_name.is_none() && !self.finished && !self.terminating
     }
 
-    /// Whether the scheduler of this name has to find a node for the pod now.
-    pub fn waits_for(&self, scheduler_name: &str) -> bool {
-        self.node_name.is_none()
-            && !self.finished
-            && !self.terminating
-            && !self.gated
-            && self.scheduler_name == scheduler_name
-    }
-
-    /// Whether a change from `old` to this pod can alter where it fits.
+    /// Whether a change from `old` to this pod can alter where it fits, or whether it may be tried.
     pub(crate) fn differs_for_scheduling(&self, old: &Self) -> bool {
-        self.priority != old.priority
-            || self.requests != old.requests
-            || self.tolerations != old.tolerations
-            || self.host_ports != old.host_ports
-            || self.node_selector != old.node_selector
-            || self.required_terms != old.required_terms
-            || self.preferred_terms != old.preferred_terms
-            || self.volumes != old.volumes
+        !Arc::ptr_eq(&self.class, &old.class) && self.class != old.class
+            || !Arc::ptr_eq(&self.labels, &old.labels) && self.labels != old.labels
+            || self.gates != old.gates
+            || self.group != old.group
     }
 }
 
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let mut ports = Vec::new();
-    for container in spec.containers.iter().chain(sidecars) {
-        for port in container.ports.iter().flatten() {
-            let Some(host_port) = port.host_port.filter(|&port| port > 0) else { continue };
-            let ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or(HostPort::ANY);
-            let protocol = port.protocol.as_deref().filter(|text| !text.is_empty()).unwrap_or("TCP");
-            ports.push(HostPort { ip: ip.to_owned(), protocol: protocol.to_owned(), port: host_port });
-        }
-    }
-    ports
-}
-
-type NodeAffinityTerms = (Option<Vec<NodeTerm>>, Vec<(i64, NodeTerm)>);
-
-fn node_affinity(affinity: Option<&Affinity>) -> Result<NodeAffinityTerms, InvalidSelector> {
-    let Some(rules) = affinity.and_then(|affinity| affinity.node_affinity.as_ref()) else {
-        return Ok((None, Vec::new()));
-    };
-    let required = rules
-        .required_during_scheduling_ignored_during_execution
-        .as_ref()
-        .map(|selector| selector.node_selector_terms.iter().map(NodeTerm::new).collect())
-        .transpose()?;
-    let mut preferred = Vec::new();
-    for term in rules.preferred_during_scheduling_ignored_during_execution.iter().flatten() {
-        let read = NodeTerm::new(&term.preference)?;
-        if term.weight != 0 && !read.is_empty() {
-            preferred.push((i64::from(term.weight), read));
-        }
-    }
-    Ok((required, preferred))
+fn group(pod: &Pod) -> Option<GroupMember> {
+    let label = |key: &str| pod.metadata.labels.as_ref()?.get(key).map(String::as_str);
+    let note = |key: &str| pod.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    let name = label(POD_GROUP_LABEL).filter(|name| !name.is_empty())?;
+    let min = note(POD_GROUP_MIN_ANNOTATION).or_else(|| label(POD_GROUP_MIN_ANNOTATION));
+    Some(GroupMember { name: Arc::from(name), min: min.and_then(|min| min.parse().ok()) })
 }

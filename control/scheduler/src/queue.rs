@@ -2,18 +2,21 @@
 //!
 //! | place | meaning | leaves by |
 //! |---|---|---|
-//! | active | ready to be scheduled; highest priority first, then the longest waiting | `pop` |
+//! | gated | must not be tried | a change of the pod |
+//! | active | ready to be scheduled; in the order of the profile's QueueSort | `pop` |
 //! | in flight | being decided on or bound | `requeue`, `park`, `remove` |
 //! | back-off | was tried; waits its time | time passing |
 //! | unschedulable | fits nowhere as the cluster is | an event that can help; at the latest `unschedulable_max` |
 //!
-//! It holds one small entry per waiting pod of the store and grows with nothing else.
+//! It holds one small entry per waiting pod of the store and grows with nothing else. Equal pods that were
+//! rejected alike wait as one group, so that an event asks each plugin once per group.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::framework::Plugin;
+use crate::plugins::PrioritySort;
 use crate::pod_info::PodInfo;
 
 /// The waits of the queue.
@@ -48,10 +51,13 @@ pub struct QueueCounts {
     pub unschedulable: usize,
     /// Being scheduled or bound.
     pub in_flight: usize,
+    /// Held back.
+    pub gated: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
+    Gated,
     Active,
     InFlight,
     Backoff,
@@ -68,33 +74,63 @@ struct Entry {
     arrival: u64,
     attempts: u32,
     backoff_until: Duration,
-    /// The filters that rejected it last, as a bit set.
-    rejected_by: u32,
+    /// The plugins that rejected it last, as a bit set.
+    rejected_by: u64,
 }
 
 /// The key of the active line: the smallest comes first.
-type ActiveKey = (Reverse<i32>, Duration, u64, Arc<str>);
+type ActiveKey = ((i64, Duration), u64, Arc<str>);
+
+/// Pods that one event helps alike: class and labels by their addresses (which the entries hold), and who
+/// rejected them.
+type Alike = (usize, usize, u64);
+
+fn alike(entry: &Entry) -> Alike {
+    let labels = Arc::as_ptr(&entry.pod.labels) as usize;
+    (Arc::as_ptr(&entry.pod.class) as usize, labels, entry.rejected_by)
+}
+
+/// A pod group: namespace and name.
+pub type GroupKey = (Arc<str>, Arc<str>);
+
+/// The group that a pod is a member of.
+pub(crate) fn group_of(pod: &PodInfo) -> Option<GroupKey> {
+    pod.group.as_ref().map(|group| (pod.namespace.clone(), group.name.clone()))
+}
 
 /// The scheduling queue. `now` is any monotonic time, always from the same origin.
 #[derive(Debug)]
 pub struct Queue {
     limits: QueueLimits,
+    sorter: Arc<dyn Plugin>,
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeSet<ActiveKey>,
     backoff: BTreeSet<(Duration, Arc<str>)>,
     unschedulable: BTreeSet<(Duration, Arc<str>)>,
+    parked: HashMap<Alike, HashSet<Arc<str>>>,
+    groups: HashMap<GroupKey, BTreeSet<Arc<str>>>,
+    gated: usize,
     arrivals: u64,
 }
 
 impl Queue {
-    /// An empty queue.
+    /// An empty queue in the order of priorities.
     pub fn new(limits: QueueLimits) -> Self {
+        Self::sorted_by(Arc::new(PrioritySort), limits)
+    }
+
+    /// An empty queue in the order of a plugin.
+    pub fn sorted_by(sorter: Arc<dyn Plugin>, limits: QueueLimits) -> Self {
         Self {
             limits,
+            sorter,
             entries: HashMap::new(),
             active: BTreeSet::new(),
             backoff: BTreeSet::new(),
             unschedulable: BTreeSet::new(),
+            parked: HashMap::new(),
+            groups: HashMap::new(),
+            gated: 0,
             arrivals: 0,
         }
     }
@@ -104,24 +140,34 @@ impl Queue {
     pub fn upsert(&mut self, pod: Arc<PodInfo>, now: Duration) {
         let uid = pod.uid.clone();
         let Some(mut entry) = self.detach(&uid) else {
-            self.arrivals += 1;
-            let entry = Entry {
-                pod,
-                place: Place::Active,
-                since: now,
-                arrival: self.arrivals,
-                attempts: 0,
-                backoff_until: Duration::ZERO,
-                rejected_by: 0,
-            };
-            return self.attach(uid, entry);
+            return self.admit(pod, Place::Active, now);
         };
         let matters = pod.differs_for_scheduling(&entry.pod);
         entry.pod = pod;
-        if matters && entry.place == Place::Unschedulable {
+        if entry.place == Place::Gated || (matters && entry.place == Place::Unschedulable) {
             entry.place = ready_place(&entry, now);
         }
         self.attach(uid, entry);
+    }
+
+    /// Takes in a pod that must not be tried, or takes it back from where it waits.
+    pub fn hold(&mut self, pod: Arc<PodInfo>, now: Duration) {
+        self.detach(&pod.uid);
+        self.admit(pod, Place::Gated, now);
+    }
+
+    fn admit(&mut self, pod: Arc<PodInfo>, place: Place, now: Duration) {
+        self.arrivals += 1;
+        let entry = Entry {
+            place,
+            since: now,
+            arrival: self.arrivals,
+            attempts: 0,
+            backoff_until: Duration::ZERO,
+            rejected_by: 0,
+            pod,
+        };
+        self.attach(entry.pod.uid.clone(), entry);
     }
 
     /// The newest version known of a pod in the queue.
@@ -137,11 +183,33 @@ impl Queue {
     /// The next pod to schedule; it is then in flight.
     pub fn pop(&mut self, now: Duration) -> Option<Arc<PodInfo>> {
         self.release_due(now);
-        let (_, _, _, uid) = self.active.pop_first()?;
+        let (_, _, uid) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&uid)?;
         entry.place = Place::InFlight;
         entry.attempts = entry.attempts.saturating_add(1);
         Some(entry.pod.clone())
+    }
+
+    /// Takes a waiting pod out of turn; it is then in flight. `None`: it does not wait, or must not be tried.
+    pub fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let (uid, place) = self.entries.get_key_value(uid).map(|(uid, entry)| (uid.clone(), entry.place))?;
+        if matches!(place, Place::Gated | Place::InFlight) {
+            return None;
+        }
+        let mut entry = self.detach(&uid)?;
+        entry.place = Place::InFlight;
+        entry.attempts = entry.attempts.saturating_add(1);
+        let pod = entry.pod.clone();
+        self.attach(uid, entry);
+        Some(pod)
+    }
+
+    /// The waiting members of a pod group, in the order of their arrival.
+    pub fn members(&self, group: &GroupKey) -> Vec<Arc<PodInfo>> {
+        let uids = self.groups.get(group).into_iter().flatten();
+        let mut entries: Vec<&Entry> = uids.filter_map(|uid| self.entries.get(uid)).collect();
+        entries.sort_unstable_by_key(|entry| entry.arrival);
+        entries.into_iter().map(|entry| entry.pod.clone()).collect()
     }
 
     /// Puts an in-flight pod back: its binding failed. It is tried again after its back-off.
@@ -149,12 +217,12 @@ impl Queue {
         self.fail(uid, Place::Backoff, 0, now);
     }
 
-    /// Parks an in-flight pod: it fits nowhere, says the filters in `rejected_by`.
-    pub fn park(&mut self, uid: &str, rejected_by: u32, now: Duration) {
+    /// Parks an in-flight pod: it fits nowhere, say the plugins in `rejected_by`.
+    pub fn park(&mut self, uid: &str, rejected_by: u64, now: Duration) {
         self.fail(uid, Place::Unschedulable, rejected_by, now);
     }
 
-    fn fail(&mut self, uid: &str, place: Place, rejected_by: u32, now: Duration) {
+    fn fail(&mut self, uid: &str, place: Place, rejected_by: u64, now: Duration) {
         let Some(mut entry) = self.detach(uid) else { return };
         if entry.place == Place::InFlight {
             let doublings = entry.attempts.saturating_sub(1).min(16);
@@ -167,18 +235,33 @@ impl Queue {
         self.attach(Arc::from(uid), entry);
     }
 
-    /// The cluster changed in a way that lifts rejections of the filters in `helped`: pods that one of
-    /// them rejected are tried again, after what is left of their back-off.
-    pub fn wake(&mut self, helped: u32, now: Duration) {
-        let woken: Vec<Arc<str>> = self
-            .unschedulable
-            .iter()
-            .filter(|(_, uid)| self.entries.get(uid).is_some_and(|entry| entry.rejected_by & helped != 0))
-            .map(|(_, uid)| uid.clone())
-            .collect();
+    /// The cluster changed: groups of pods of which `helps` says so (given who rejected them, and one of
+    /// them) are tried again, after what is left of their back-off.
+    pub fn wake(&mut self, mut helps: impl FnMut(u64, &PodInfo) -> bool, now: Duration) {
+        let mut woken: Vec<Arc<str>> = Vec::new();
+        for ((_, _, rejected_by), uids) in &self.parked {
+            let Some(entry) = uids.iter().next().and_then(|uid| self.entries.get(uid)) else { continue };
+            if helps(*rejected_by, &entry.pod) {
+                woken.extend(uids.iter().cloned());
+            }
+        }
         for uid in woken {
             self.make_ready(uid, now);
         }
+    }
+
+    /// Something happened that concerns this very pod: it is tried again after what is left of its back-off.
+    pub fn activate(&mut self, uid: &str, now: Duration) {
+        if let Some((uid, entry)) = self.entries.get_key_value(uid)
+            && entry.place == Place::Unschedulable
+        {
+            self.make_ready(uid.clone(), now);
+        }
+    }
+
+    /// Whether nobody waits for the cluster to change.
+    pub fn nobody_parked(&self) -> bool {
+        self.parked.is_empty()
     }
 
     /// When something becomes ready by time alone, if nothing is ready now.
@@ -197,8 +280,9 @@ impl Queue {
     pub fn counts(&self) -> QueueCounts {
         let (active, backoff, unschedulable) =
             (self.active.len(), self.backoff.len(), self.unschedulable.len());
-        let in_flight = self.entries.len() - active - backoff - unschedulable;
-        QueueCounts { active, backoff, unschedulable, in_flight }
+        let gated = self.gated;
+        let in_flight = self.entries.len() - active - backoff - unschedulable - gated;
+        QueueCounts { active, backoff, unschedulable, in_flight, gated }
     }
 
     fn release_due(&mut self, now: Duration) {
@@ -222,35 +306,60 @@ impl Queue {
     /// Takes an entry out of its line and of the map.
     fn detach(&mut self, uid: &str) -> Option<Entry> {
         let (uid, entry) = self.entries.remove_entry(uid)?;
+        if let Some(group) = group_of(&entry.pod)
+            && let Some(members) = self.groups.get_mut(&group)
+        {
+            members.remove(&uid);
+            if members.is_empty() {
+                self.groups.remove(&group);
+            }
+        }
         match entry.place {
             Place::Active => {
-                self.active.remove(&(Reverse(entry.pod.priority), entry.since, entry.arrival, uid));
+                self.active.remove(&(self.sort_key(&entry), entry.arrival, uid));
             }
             Place::Backoff => {
                 self.backoff.remove(&(entry.backoff_until, uid));
             }
             Place::Unschedulable => {
+                if let Some(group) = self.parked.get_mut(&alike(&entry)) {
+                    group.remove(&uid);
+                    if group.is_empty() {
+                        self.parked.remove(&alike(&entry));
+                    }
+                }
                 self.unschedulable.remove(&(entry.since, uid));
             }
+            Place::Gated => self.gated -= 1,
             Place::InFlight => {}
         }
         Some(entry)
     }
 
     fn attach(&mut self, uid: Arc<str>, entry: Entry) {
+        if let Some(group) = group_of(&entry.pod) {
+            self.groups.entry(group).or_default().insert(uid.clone());
+        }
         match entry.place {
             Place::Active => {
-                self.active.insert((Reverse(entry.pod.priority), entry.since, entry.arrival, uid.clone()));
+                self.active.insert((self.sort_key(&entry), entry.arrival, uid.clone()));
             }
             Place::Backoff => {
                 self.backoff.insert((entry.backoff_until, uid.clone()));
             }
             Place::Unschedulable => {
+                self.parked.entry(alike(&entry)).or_default().insert(uid.clone());
                 self.unschedulable.insert((entry.since, uid.clone()));
             }
+            Place::Gated => self.gated += 1,
             Place::InFlight => {}
         }
         self.entries.insert(uid, entry);
+    }
+
+    fn sort_key(&self, entry: &Entry) -> (i64, Duration) {
+        let sort = self.sorter.queue_sort();
+        sort.map_or((0, entry.since), |sort| sort.key(&entry.pod, entry.since))
     }
 }
 
@@ -321,11 +430,11 @@ mod tests {
         }
         queue.park("a", 0b01, at(0));
         queue.park("b", 0b10, at(0));
-        queue.wake(0b10, at(0));
+        queue.wake(|by, _| by & 0b10 != 0, at(0));
         let counts = queue.counts();
         assert_eq!((counts.unschedulable, counts.backoff), (1, 1), "back-off holds even when woken");
         assert_eq!(pop(&mut queue, at(1)).as_deref(), Some("b"));
-        queue.wake(0b01, at(5));
+        queue.wake(|by, _| by & 0b01 != 0, at(5));
         assert_eq!(pop(&mut queue, at(5)).as_deref(), Some("a"), "back-off is over: at once");
     }
 

@@ -28,7 +28,7 @@ pub struct InvalidQuantity {
 }
 
 /// Amounts by resource.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Resources {
     /// Thousandths of a CPU.
     pub milli_cpu: i64,
@@ -63,6 +63,17 @@ impl Resources {
     /// How much there is of one of the [`Self::others`].
     pub fn other(&self, name: &str) -> i64 {
         self.others.binary_search_by(|(known, _)| known.as_ref().cmp(name)).map_or(0, |at| self.others[at].1)
+    }
+
+    /// How much there is of a resource, by its name in the API.
+    pub fn amount(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.milli_cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral_storage,
+            "pods" => self.pods,
+            other => self.other(other),
+        }
     }
 
     /// Adds every amount of `more`.
@@ -112,7 +123,7 @@ impl Resources {
 }
 
 /// CPU and memory as scored: containers without a request count with a default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ScoredRequest {
     pub(crate) milli_cpu: i64,
     pub(crate) memory: i64,
@@ -176,10 +187,23 @@ fn total(
     }
     running.add(&sidecars);
     running.raise_to(&starting);
+    override_by_pod_level(spec, &mut running)?;
     if let Some(overhead) = &spec.overhead {
         running.add(&Resources::from_quantities(overhead)?);
     }
     Ok(running)
+}
+
+/// What `spec.resources` of the pod itself requests stands for all its containers together.
+fn override_by_pod_level(spec: &PodSpec, running: &mut Resources) -> Result<(), InvalidQuantity> {
+    let Some(requests) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) else {
+        return Ok(());
+    };
+    let whole = Resources::from_quantities(requests)?;
+    for name in requests.keys() {
+        *running.amount_mut(name) = whole.amount(name);
+    }
+    Ok(())
 }
 
 fn container_requests(container: &Container) -> Result<Resources, InvalidQuantity> {
@@ -225,6 +249,19 @@ mod tests {
         assert_eq!(requests.memory, 64 << 20);
         assert_eq!(scored.milli_cpu, 1100);
         assert_eq!(scored.memory, (64 << 20) + 2 * SCORED_MEMORY_DEFAULT_BYTES);
+    }
+
+    #[test]
+    fn what_the_pod_itself_requests_stands_for_its_containers() {
+        let whole = container("2", None, false).resources;
+        let spec = PodSpec {
+            containers: vec![container("200m", Some("64Mi"), false)],
+            resources: whole,
+            overhead: Some(BTreeMap::from([("cpu".to_owned(), Quantity("100m".to_owned()))])),
+            ..Default::default()
+        };
+        let (requests, _) = pod_requests(&spec).expect("valid quantities");
+        assert_eq!((requests.milli_cpu, requests.memory), (2100, 64 << 20));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum InvalidSelector {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Test {
     In(Vec<String>),
     NotIn(Vec<String>),
@@ -80,7 +80,7 @@ impl Test {
 }
 
 /// One term: all of its expressions must hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeTerm {
     labels: Vec<(String, Test)>,
     names: Vec<Test>,
@@ -111,6 +111,14 @@ impl NodeTerm {
     /// left out.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.names.is_empty()
+    }
+
+    /// The nodes that the term's fields name, when it asks for one of them by name.
+    pub fn named_nodes(&self) -> Option<&[String]> {
+        self.names.iter().find_map(|test| match test {
+            Test::In(names) => Some(names.as_slice()),
+            _ => None,
+        })
     }
 
     /// Whether every expression holds for a node of this name and these labels.

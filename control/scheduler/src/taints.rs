@@ -47,7 +47,7 @@ impl Taint {
 }
 
 /// A pod's toleration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Toleration {
     key: String,
     /// `None`: any value (operator `Exists`).

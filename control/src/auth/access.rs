@@ -1,8 +1,8 @@
 //! Whether an identity may do what it asks.
 //!
 //! Owns [`Access`], the one place that decides: fixed rules for those without whom a cluster does not work
-//! (`system:masters` may do everything, members may read everything, a node agent may read its own Node; all
-//! else of a node goes over its session), then roles ([`super::rbac`]). Keeps the roles current from the
+//! (`system:masters` may do everything, members may read everything, a node what [`super::nodes`] says), then
+//! roles ([`super::rbac`]). Keeps the roles current from the
 //! store, a moment behind it, as every replica does for itself.
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::nodes::{self, NodeCopies};
 use super::rbac::policy::{Policy, Sources};
 use super::rbac::rule::PolicyRule;
 use super::{BARQUE_MEMBERS, Identity, SYSTEM_MASTERS};
@@ -55,6 +56,18 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path, for what is no resource.
     pub path: &'a str,
+    /// The field selector of a list or a watch, as text.
+    pub fields: &'a str,
+}
+
+impl<'a> Attributes<'a> {
+    /// The one value that the field selector asks of a field.
+    pub fn selected(&self, field: &str) -> Option<&'a str> {
+        self.fields.split(',').find_map(|term| {
+            let value = term.trim().strip_prefix(field)?.strip_prefix('=')?;
+            Some(value.strip_prefix('=').unwrap_or(value))
+        })
+    }
 }
 
 /// Decides about requests; clones share the policy.
@@ -62,6 +75,7 @@ pub struct Attributes<'a> {
 pub struct Access {
     policy: watch::Receiver<Arc<Policy>>,
     copies: Copies,
+    nodes: Option<Arc<NodeCopies>>,
 }
 
 /// This replica's copies of roles and bindings.
@@ -93,7 +107,13 @@ impl Access {
         tasks.spawn(async move {
             cancel.run_until_cancelled(following.follow(publisher)).await;
         });
-        Self { policy, copies }
+        Self { policy, copies, nodes: None }
+    }
+
+    /// The same, knowing what the pods of nodes need.
+    #[must_use]
+    pub(crate) fn with_nodes(self, nodes: NodeCopies) -> Self {
+        Self { nodes: Some(Arc::new(nodes)), ..self }
     }
 
     /// Waits until the roles were read for the first time.
@@ -129,6 +149,10 @@ impl Access {
     /// Why the identity may do that; `None`: it may not.
     pub fn reason(&self, identity: &Identity, request: &Attributes<'_>) -> Option<String> {
         if let Some(why) = fixed(identity, request) {
+            return Some(why.to_owned());
+        }
+        let node = identity.node_name();
+        if let Some(why) = node.and_then(|node| nodes::allows(node, self.nodes.as_deref(), request)) {
             return Some(why.to_owned());
         }
         let policy = self.policy.borrow();
@@ -206,11 +230,7 @@ fn fixed_rules(identity: &Identity) -> Vec<PolicyRule> {
     if identity.in_group(BARQUE_MEMBERS) {
         return vec![PolicyRule::on_resources(&["get", "list", "watch"], &["*"], &["*"])];
     }
-    let own = identity.node_name().map(|name| PolicyRule {
-        resource_names: vec![name.to_owned()],
-        ..PolicyRule::on_resources(&["get"], &[""], &["nodes"])
-    });
-    own.into_iter().collect()
+    identity.node_name().map(nodes::rules).unwrap_or_default()
 }
 
 /// Whether that is `exec`, `attach`, `portforward` and their like, which clients open with GET as well.

@@ -1,17 +1,25 @@
 //! Who asks, and whether they may.
 //!
 //! Owns [`Identity`] (taken from the verified client certificate: CN is the user, O are the groups; or from a
-//! service account's token, see [`service_account`]) and the place where a request is allowed or refused
+//! bearer token, see [`tokens`]) and the place where a request is allowed or refused
 //! ([`Access`]). Promises that a request without credentials is anonymous, never somebody. Does not verify certificates: TLS has done that before.
 
 mod access;
+pub(crate) mod nodes;
 pub mod rbac;
+pub mod secret_tokens;
 pub mod service_account;
+mod signers;
+mod signing_keys;
+pub mod tokens;
 
 use std::collections::BTreeMap;
 
+use api::{Kind, Status};
+
 pub use self::access::{Access, Attributes, ResourceName, refusal};
 use crate::pki;
+use crate::registry::Guard;
 
 /// The group whose members may do everything.
 pub use crate::pki::GROUP_MASTERS as SYSTEM_MASTERS;
@@ -85,4 +93,21 @@ impl Identity {
         }
         self.user.strip_prefix(NODE_USER_PREFIX)
     }
+}
+
+/// What an identity's write of a kind must pass beyond the right to write it.
+///
+/// # Errors
+/// When the store cannot say now who has what.
+pub(crate) async fn write_guard(
+    access: &Access,
+    identity: &Identity,
+    kind: &Kind,
+) -> Result<Option<Guard>, Status> {
+    let guards = [
+        rbac::escalation::guard(access, identity, kind).await?,
+        signers::guard(access, identity, kind),
+        nodes::restriction::guard(identity, kind),
+    ];
+    Ok(guards.into_iter().flatten().reduce(Guard::and))
 }

@@ -1,7 +1,7 @@
 //! Service accounts' tokens: signed JWTs (RFC 7519), made and checked.
 //!
-//! Owns their claims, which are Kubernetes'. Every replica has the same key, derived from the cluster's secret
-//! (see `pki`), so a token that one issued any other accepts, and nothing is stored. The algorithm is EdDSA
+//! Owns their claims, which are Kubernetes'. Every replica has the same keys, derived from the cluster's secret
+//! (see `signing_keys`), so a token that one issued any other accepts, and no token is stored. The algorithm is EdDSA
 //! (Ed25519): its key can be derived without coordination and its signatures need no randomness. A token dies
 //! with its expiry, its service account, or the pod that it is bound to, whichever is first.
 
@@ -14,8 +14,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
+use super::signing_keys::SigningKeys;
 use super::{Identity, SYSTEM_AUTHENTICATED};
-use crate::pki::Authority;
+use crate::pki::{Authority, ServiceAccountKey};
 use crate::registry::{Object, Registry};
 
 /// Who issues the tokens, and the audience of those for the API itself.
@@ -100,13 +101,13 @@ struct Bound {
 #[derive(Debug, Clone)]
 pub struct ServiceAccounts {
     registry: Registry,
-    authority: Arc<Authority>,
+    keys: SigningKeys,
 }
 
 impl ServiceAccounts {
     /// Over a registry that knows the accounts, with this cluster's key.
     pub fn new(registry: Registry, authority: Arc<Authority>) -> Self {
-        Self { registry, authority }
+        Self { keys: SigningKeys::new(registry.clone(), authority), registry }
     }
 
     /// A token for an account that exists. `pods` are as the caller found them.
@@ -143,13 +144,39 @@ impl ServiceAccounts {
                 },
             },
             nbf: now,
-            sub: format!("{USER_PREFIX}{}:{}", wanted.namespace, wanted.account),
+            sub: user(&wanted.namespace, &wanted.account),
         };
-        let header = Header { alg: "EdDSA".to_owned(), kid: self.authority.service_account_key_id() };
-        let signed = format!("{}.{}", encode(&header), encode(&claims));
-        let signature = URL_SAFE_NO_PAD.encode(self.authority.sign_for_service_account(signed.as_bytes()));
-        let text = format!("{signed}.{signature}");
+        let text = self.signed(&claims).await?;
         Ok(IssuedToken { text, issued_at_s: now, expires_at_s: now + wanted.life_s })
+    }
+
+    /// A token with these claims.
+    pub(super) async fn signed<T: Serialize>(&self, claims: &T) -> Result<String, Status> {
+        let key = self.keys.newest().await?;
+        let header = Header { alg: "EdDSA".to_owned(), kid: key.id() };
+        let signed = format!("{}.{}", encode(&header), encode(claims));
+        let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
+        Ok(format!("{signed}.{signature}"))
+    }
+
+    /// Whether a key that counts signed a token.
+    pub(super) async fn is_signed(&self, token: &str) -> bool {
+        let checked = async {
+            let (signed, signature) = token.rsplit_once('.').filter(|_| token.len() <= TOKEN_BYTES_MAX)?;
+            let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+            let header: Header = decode(signed.split('.').next()?)?;
+            let key = self.keys.named(&header.kid).await?;
+            (header.alg == "EdDSA" && key.verify(signed.as_bytes(), &signature)).then_some(())
+        };
+        checked.await.is_some()
+    }
+
+    /// The keys by which tokens are verified, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub(crate) async fn keys(&self) -> Result<Vec<ServiceAccountKey>, Status> {
+        self.keys.all(false).await
     }
 
     /// Whom a token names, if it is ours, for the API, alive, and so are its account and its pod.
@@ -159,7 +186,7 @@ impl ServiceAccounts {
 
     /// Whom a token names, if it is ours, alive, and for one of these audiences; and for which of them it is.
     pub async fn review(&self, token: &str, audiences: &[&str]) -> Option<(Identity, Vec<String>)> {
-        let claims = self.verified(token)?;
+        let claims = self.verified(token).await?;
         let meant = claims.aud.into_iter().filter(|audience| audiences.contains(&audience.as_str()));
         let meant: Vec<String> = meant.collect();
         if meant.is_empty() {
@@ -182,28 +209,18 @@ impl ServiceAccounts {
             extra.insert(POD_NAME_KEY.to_owned(), vec![pod.name]);
             extra.insert(POD_UID_KEY.to_owned(), vec![pod.uid]);
         }
-        let groups = vec![GROUP.to_owned(), format!("{GROUP}:{namespace}"), SYSTEM_AUTHENTICATED.to_owned()];
-        let user = format!("{USER_PREFIX}{namespace}:{}", serviceaccount.name);
+        let groups = groups(&namespace).into_iter().chain([SYSTEM_AUTHENTICATED.to_owned()]).collect();
+        let user = user(&namespace, &serviceaccount.name);
         Some((Identity { user, groups, uid: serviceaccount.uid, extra }, meant))
     }
 
-    fn verified(&self, token: &str) -> Option<Claims> {
-        if token.len() > TOKEN_BYTES_MAX {
+    async fn verified(&self, token: &str) -> Option<Claims> {
+        let claims: Claims = claims(token)?;
+        if !self.is_signed(token).await {
             return None;
         }
-        let (signed, signature) = token.rsplit_once('.')?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        if !self.authority.verify_for_service_account(signed.as_bytes(), &signature) {
-            return None;
-        }
-        let (header, claims) = signed.split_once('.')?;
-        let header: Header = decode(header)?;
-        let claims: Claims = decode(claims)?;
         let now = self.registry.now().as_second();
-        let is_good = header.alg == "EdDSA"
-            && claims.iss == ISSUER
-            && claims.exp > now
-            && claims.nbf <= now + CLOCK_SKEW_S;
+        let is_good = claims.iss == ISSUER && claims.exp > now && claims.nbf <= now + CLOCK_SKEW_S;
         is_good.then_some(claims)
     }
 }
@@ -219,6 +236,21 @@ impl std::fmt::Debug for IssuedToken {
 
 fn account_kind() -> &'static Kind {
     api::kinds::by_kind("", "v1", "ServiceAccount").expect("the table of kinds has ServiceAccount")
+}
+
+/// An account as a user.
+pub(super) fn user(namespace: &str, name: &str) -> String {
+    format!("{USER_PREFIX}{namespace}:{name}")
+}
+
+/// The groups of every account of a namespace.
+pub(super) fn groups(namespace: &str) -> [String; 2] {
+    [GROUP.to_owned(), format!("{GROUP}:{namespace}")]
+}
+
+/// What a token claims, if it claims just that. Nothing is verified.
+pub(super) fn claims<T: for<'a> Deserialize<'a>>(token: &str) -> Option<T> {
+    decode(token.split('.').nth(1).filter(|_| token.len() <= TOKEN_BYTES_MAX)?)
 }
 
 fn encode<T: Serialize>(value: &T) -> String {
@@ -301,6 +333,25 @@ mod tests {
         {
             assert!(accounts.authenticate(&bad).await.is_none(), "{bad}");
         }
+        // Keys are rotated: the newest signs, older ones count until they are taken away.
+        let map = json!({"metadata": {"name": "barque-service-account-keys"}, "data": {"keys": "0,1"}});
+        cluster.create("ConfigMap", "kube-system", map).await;
+        let newer = accounts.issue(wanted()).await.expect("issued").text;
+        let kid =
+            |token: &str| decode::<Header>(token.split('.').next().expect("a header")).expect("JSON").kid;
+        assert_ne!(kid(&token), kid(&newer));
+        assert!(
+            accounts.authenticate(&token).await.is_some() && accounts.authenticate(&newer).await.is_some()
+        );
+        let target = crate::registry::Target::new(
+            crate::test_cluster::kind("ConfigMap"),
+            "kube-system",
+            "barque-service-account-keys",
+        );
+        cluster.modify(target, |map| map["data"]["keys"] = json!("1")).await;
+        assert!(accounts.authenticate(&token).await.is_none(), "its key does not count any more");
+        assert!(accounts.authenticate(&newer).await.is_some());
+        cluster.modify(target, |map| map["data"]["keys"] = json!("0")).await;
         let strangers = crate::pki::ControlToken::generate(std::time::SystemTime::now()).expect("a token");
         let strangers = Authority::from_token(&strangers).expect("an authority");
         let strangers = ServiceAccounts::new(cluster.registry.clone(), Arc::new(strangers));

@@ -1,4 +1,4 @@
-//! Objects and who controls them: the pods of ReplicaSets, the ReplicaSets of Deployments.
+//! Objects and who controls them: the pods of ReplicaSets, the ReplicaSets of Deployments, the jobs of CronJobs.
 //!
 //! Owns a copy of one kind of dependents, indexed by their controller, that runs ahead of the watch by what
 //! this loop did itself: what it created is there at once, what it deleted is gone at once, so that no turn
@@ -14,12 +14,15 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::work_queue::Key;
+use super::work_queue::{Key, key_of};
 use super::{Context, options, settled};
 use crate::leader::Epoch;
-use crate::reflector::Delta;
+use crate::object_store::SharedStore;
+use crate::reflector::{Delta, Reflector};
 use crate::registry::{Object, Target};
 
+/// How often what the watch did not confirm is looked up.
+pub(super) const CONFIRM_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the watch may take to show what was done here.
 const CONFIRM_MAX: Duration = Duration::from_secs(30);
 
@@ -59,6 +62,31 @@ pub(super) struct Children {
     kind: &'static str,
     known: HashMap<Bytes, Known>,
     by_controller: HashMap<String, BTreeSet<Bytes>>,
+}
+
+impl Touched {
+    /// The controllers that are to look: those touched, and those of `all` that the orphan would fit.
+    pub(super) fn concerned(
+        self,
+        all: &Reflector<SharedStore>,
+        selector: impl Fn(&Object) -> Option<LabelSelector>,
+    ) -> BTreeSet<Key> {
+        let mut keys = self.controllers;
+        if let Some(orphan) = self.orphan {
+            let fits = |owner: &Arc<Object>| {
+                owner.namespace() == orphan.namespace()
+                    && selector(owner).is_some_and(|selector| selector.matches_object(orphan.value()))
+            };
+            keys.extend(all.list().iter().filter(|owner| fits(owner)).map(|owner| key_of(owner)));
+        }
+        keys
+    }
+}
+
+/// Which objects are an owner's; `None`: it says nothing that makes sense.
+pub(super) fn selector_of(value: &Value) -> Option<LabelSelector> {
+    let typed = serde_json::from_value(value["spec"]["selector"].clone()).ok()?;
+    LabelSelector::from_typed(Some(&typed)).ok()
 }
 
 /// Who controls an object.
@@ -119,7 +147,8 @@ impl Children {
                 touched.controllers.insert((object.namespace().to_owned(), controller.name.clone()));
                 self.by_controller.entry(controller.uid.clone()).or_default().insert(object.key().clone());
             }
-            Some(_) => {}
+            // Other kinds' children are no business of this loop.
+            Some(_) => return touched,
             None => touched.orphan = Some(object.clone()),
         }
         let known = Known { object: object.clone(), uid, controller, is_gone: false, unconfirmed };
@@ -197,7 +226,11 @@ impl Claimant<'_> {
     }
 
     /// Everything that is the owner's: what was, without what no longer fits, with what fits and is free.
-    pub(super) async fn claim(&self, children: &mut Children) -> Result<Vec<Arc<Object>>, Status> {
+    pub(super) async fn claim(
+        &self,
+        children: &mut Children,
+        is_adoptable: impl Fn(&Object) -> bool,
+    ) -> Result<Vec<Arc<Object>>, Status> {
         let uid = object::uid(self.owner.value());
         let mut own = Vec::new();
         for child in children.of(uid) {
@@ -209,7 +242,9 @@ impl Claimant<'_> {
         }
         let free = children.orphans(self.owner.namespace());
         let is_free = |child: &&Arc<Object>| {
-            object::deletion_timestamp(child.value()).is_none() && self.selector.matches_object(child.value())
+            object::deletion_timestamp(child.value()).is_none()
+                && self.selector.matches_object(child.value())
+                && is_adoptable(child)
         };
         let free: Vec<Arc<Object>> = free.filter(is_free).cloned().collect();
         if free.is_empty() {

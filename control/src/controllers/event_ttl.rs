@@ -5,7 +5,7 @@ use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Context, WRITES_MAX, core_kind, settled};
+use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::registry::{DeleteOptions, ListOptions, Object, Target};
 
@@ -16,8 +16,7 @@ const PAGE_ITEMS: usize = 500;
 
 /// Runs for one epoch; the caller cancels it.
 pub(super) async fn run(context: &Context, epoch: Epoch) {
-    let mut ticks = tokio::time::interval(context.timings.event_ttl / LOOKS_PER_TTL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(context.timings.event_ttl / LOOKS_PER_TTL);
     loop {
         ticks.tick().await;
         if let Err(status) = look(context, epoch).await {

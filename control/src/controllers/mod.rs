@@ -4,35 +4,74 @@
 //! difference through the registry, fenced by its epoch. Loops never call each other; they meet in objects.
 //! All of them begin with an epoch and end with it.
 
+mod bootstrap_signer;
+mod certificates;
 mod children;
 mod cluster_roles;
+mod cron_job;
+mod custom_resources;
+mod daemon_set;
+mod deleting;
 mod deployment;
+mod disruption;
+mod endpoints;
+mod ephemeral_volumes;
 mod event_ttl;
-pub(crate) mod garbage_collector;
+mod flow_control;
+mod garbage_collector;
+mod horizontal_pod_autoscaler;
+mod job;
+mod kubernetes_service;
+pub(crate) mod load_balancer;
 mod namespace;
 mod namespace_defaults;
 mod node_lease;
 pub mod node_lifecycle;
+mod owners;
 mod pod_gc;
+mod priority_classes;
 mod replica_set;
+mod resource_quota;
+mod revisions;
+mod stateful_set;
 mod taint_eviction;
+mod token_cleaner;
+mod token_secrets;
 pub(crate) mod volume_binding;
 mod work_queue;
 
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Kind, Status};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use self::cron_job::CronJobs;
+use self::daemon_set::DaemonSets;
+use self::deployment::Deployments;
+use self::disruption::Budgets;
+use self::endpoints::Services;
+use self::horizontal_pod_autoscaler::Autoscalers;
+use self::job::Jobs;
+pub use self::load_balancer::AddressRange;
+use self::replica_set::Replicas;
+use self::stateful_set::StatefulSets;
+use crate::auth::Access;
+use crate::auth::service_account::ServiceAccounts;
 use crate::grpc::node_sessions::NodeSessions;
 use crate::heartbeats::Heartbeats;
 use crate::leader::{Epoch, EpochReceiver, while_leading};
 use crate::object_store::SharedStore;
+use crate::pki::Authority;
 use crate::reflector::Reflector;
 use crate::registry::{EventRecorder, Registry, WriteOptions};
+use crate::usage::Usage;
 
 /// Most writes of one loop at once.
 const WRITES_MAX: usize = 16;
@@ -54,22 +93,40 @@ pub struct Context {
     pub claims: Reflector<SharedStore>,
     /// Every PersistentVolume.
     pub volumes: Reflector<SharedStore>,
-    /// Every ReplicaSet.
-    pub replica_sets: Reflector<SharedStore>,
-    /// Every Deployment.
-    pub deployments: Reflector<SharedStore>,
     /// Every kind whose objects may own or be owned.
     pub everything: Vec<Reflector<SharedStore>>,
+    /// The same of custom kinds, as they come and go; `None` until they were looked at first.
+    pub custom: watch::Receiver<Option<Vec<Reflector<SharedStore>>>>,
     /// Every ClusterRole.
     pub cluster_roles: Reflector<SharedStore>,
+    /// Where the masters are reached.
+    pub masters: Vec<SocketAddr>,
     /// When nodes were last heard of.
     pub heartbeats: Heartbeats,
     /// Sessions of the nodes.
     pub sessions: NodeSessions,
+    /// What nodes and pods use.
+    pub usage: Usage,
+    /// Who may do what.
+    pub access: Access,
+    /// Makes the tokens of service accounts.
+    pub accounts: ServiceAccounts,
+    /// Signs certificates.
+    pub authority: Arc<Authority>,
     /// The certificate by which pods know the API, PEM.
     pub ca_pem: String,
+    /// What Services of type `LoadBalancer` get.
+    pub balancer_addresses: Vec<AddressRange>,
     /// Settings.
     pub timings: Timings,
+}
+
+impl Context {
+    /// Every object of a kind.
+    fn every(&self, group: &str, kind: &str) -> &Reflector<SharedStore> {
+        let found = self.everything.iter().find(|of| of.kind().kind == kind && of.kind().group == group);
+        found.expect("every kind but events is followed")
+    }
 }
 
 /// How long the loops wait for what.
@@ -85,6 +142,8 @@ pub struct Timings {
     pub orphan_after: Duration,
     /// How long an Event is kept.
     pub event_ttl: Duration,
+    /// How often autoscalers look.
+    pub autoscaler_sync: Duration,
 }
 
 impl Default for Timings {
@@ -95,6 +154,7 @@ impl Default for Timings {
             eviction_after: Duration::from_secs(300),
             orphan_after: Duration::from_secs(10),
             event_ttl: Duration::from_secs(60 * 60),
+            autoscaler_sync: Duration::from_secs(15),
         }
     }
 }
@@ -105,26 +165,54 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
         let context = context.clone();
         async move {
             let loops = async {
+                // Each has its state on the heap: together they would be large for a stack.
                 tokio::join!(
-                    namespace::bootstrap(&context),
-                    namespace::run(&context, epoch),
-                    cluster_roles::run(&context, epoch),
-                    garbage_collector::run(&context, epoch),
-                    replica_set::run(&context, epoch),
-                    deployment::run(&context, epoch),
-                    namespace_defaults::run(&context, epoch),
-                    node_lifecycle::run(&context, epoch),
-                    node_lease::run(&context, epoch),
-                    taint_eviction::run(&context, epoch),
-                    pod_gc::run(&context, epoch),
-                    volume_binding::run(&context, epoch),
-                    event_ttl::run(&context, epoch),
+                    Box::pin(namespace::bootstrap(&context)),
+                    Box::pin(namespace::run(&context, epoch)),
+                    Box::pin(cluster_roles::run(&context, epoch)),
+                    Box::pin(certificates::run(&context, epoch)),
+                    Box::pin(custom_resources::run(&context, epoch)),
+                    Box::pin(priority_classes::bootstrap(&context, epoch)),
+                    Box::pin(flow_control::run(&context, epoch)),
+                    Box::pin(garbage_collector::run(&context, epoch)),
+                    Box::pin(resource_quota::run(&context, epoch)),
+                    Box::pin(owners::run(&context, epoch, Replicas::Set)),
+                    Box::pin(owners::run(&context, epoch, Replicas::Controller)),
+                    Box::pin(owners::run(&context, epoch, Deployments)),
+                    Box::pin(owners::run(&context, epoch, StatefulSets)),
+                    Box::pin(owners::run(&context, epoch, DaemonSets)),
+                    Box::pin(owners::run(&context, epoch, Jobs)),
+                    Box::pin(owners::run(&context, epoch, CronJobs)),
+                    Box::pin(kubernetes_service::run(&context, epoch)),
+                    Box::pin(owners::run(&context, epoch, Services)),
+                    Box::pin(load_balancer::run(&context, epoch)),
+                    Box::pin(endpoints::forget(&context, epoch)),
+                    Box::pin(owners::run(&context, epoch, Budgets)),
+                    Box::pin(owners::run(&context, epoch, Autoscalers::default())),
+                    Box::pin(namespace_defaults::run(&context, epoch)),
+                    Box::pin(node_lifecycle::run(&context, epoch)),
+                    Box::pin(node_lease::run(&context, epoch)),
+                    Box::pin(taint_eviction::run(&context, epoch)),
+                    Box::pin(pod_gc::run(&context, epoch)),
+                    Box::pin(ephemeral_volumes::run(&context, epoch)),
+                    Box::pin(volume_binding::run(&context, epoch)),
+                    Box::pin(event_ttl::run(&context, epoch)),
+                    Box::pin(token_cleaner::run(&context, epoch)),
+                    Box::pin(bootstrap_signer::run(&context, epoch)),
+                    Box::pin(token_secrets::run(&context, epoch)),
                 )
             };
             stop.run_until_cancelled(loops).await;
         }
     })
     .await;
+}
+
+/// The turns of a loop that looks every so often; one that took long makes the next ones late.
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 fn options(epoch: Epoch) -> WriteOptions {

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Context, WRITES_MAX, options, settled};
+use super::{Context, WRITES_MAX, options, settled, ticks};
 use crate::leader::Epoch;
 use crate::registry::{DeleteOptions, ListOptions, Object, Target};
 
@@ -23,8 +23,7 @@ const LEASE_DURATION_SECONDS: u32 = 40;
 
 /// Runs for one epoch; the caller cancels it.
 pub(super) async fn run(context: &Context, epoch: Epoch) {
-    let mut ticks = tokio::time::interval(context.timings.node_lease_renewal);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(context.timings.node_lease_renewal);
     loop {
         ticks.tick().await;
         renew_all(context, epoch).await;

@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Context, WRITES_MAX, core_kind, options, settled};
+use super::{Context, WRITES_MAX, core_kind, options, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::{Delta, Feed};
 use crate::registry::{EventRecord, EventType, Object, Regarding, Target};
@@ -110,8 +110,7 @@ pub(super) async fn run(context: &Context, epoch: Epoch) {
     let mut feed = Feed::new(context.nodes.clone());
     let mut lifecycle = Lifecycle { context, epoch, since: Instant::now(), views: BTreeMap::new() };
     let period = context.timings.node_monitor_grace / LOOKS_PER_GRACE;
-    let mut ticks = tokio::time::interval(period.max(Duration::from_millis(10)));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(period.max(Duration::from_millis(10)));
     loop {
         tokio::select! {
             delta = feed.next() => lifecycle.note(delta),
@@ -242,15 +241,13 @@ impl Lifecycle<'_> {
     }
 
     fn say(&self, node: &Object, reason: &str) {
-        let record = EventRecord {
-            regarding: Regarding::object(node.value()),
-            event_type: EventType::Normal,
-            reason: reason.to_owned(),
-            message: format!("Node {} status is now: {reason}", node.name()),
-            component: COMPONENT.to_owned(),
-            host: String::new(),
-            at: Timestamp::now(),
-        };
+        let record = EventRecord::now(
+            COMPONENT,
+            Regarding::object(node.value()),
+            EventType::Normal,
+            reason,
+            format!("Node {} status is now: {reason}", node.name()),
+        );
         self.context.events.say(record, self.epoch.fence());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use api::{Status, object};
 use futures_util::{StreamExt, stream};
 
-use super::{Context, WRITES_MAX, core_kind, settled};
+use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::uid;
 use crate::registry::{DeleteOptions, Object, Target};
@@ -21,8 +21,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub(super) async fn run(context: &Context, epoch: Epoch) {
     let mut missing_since: HashMap<String, Instant> = HashMap::new();
     let period = PERIOD.min(context.timings.orphan_after);
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(period);
     loop {
         ticks.tick().await;
         let gone = gone_nodes(context, &mut missing_since).await;

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use scheduler::{Effect, Taint, Toleration};
 use serde_json::Value;
 
-use super::{Context, WRITES_MAX, core_kind, settled};
+use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::{Delta, Feed};
 use crate::registry::{DeleteOptions, EventRecord, EventType, Object, Regarding, Target, WriteOptions};
@@ -64,8 +64,7 @@ struct Eviction<'a> {
 pub(super) async fn run(context: &Context, epoch: Epoch) {
     let mut feed = Feed::new(context.nodes.clone());
     let mut eviction = Eviction { context, epoch, nodes: BTreeMap::new() };
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks(PERIOD);
     loop {
         ticks.tick().await;
         while let Some(delta) = feed.try_next() {
@@ -171,15 +170,13 @@ impl Eviction<'_> {
         self.context.registry.delete(target, &options).await?;
         let (namespace, name) = (pod.namespace(), pod.name());
         tracing::info!(pod = name, namespace, "evicted by a taint");
-        let record = EventRecord {
-            regarding: Regarding::object(value),
-            event_type: EventType::Normal,
-            reason: "TaintManagerEviction".to_owned(),
-            message: format!("Marking for deletion Pod {namespace}/{name}"),
-            component: COMPONENT.to_owned(),
-            host: String::new(),
-            at: Timestamp::now(),
-        };
+        let record = EventRecord::now(
+            COMPONENT,
+            Regarding::object(value),
+            EventType::Normal,
+            "TaintManagerEviction",
+            format!("Marking for deletion Pod {namespace}/{name}"),
+        );
         self.context.events.say(record, self.epoch.fence());
         Ok(())
     }

@@ -11,8 +11,8 @@ use std::time::{Instant, SystemTime};
 
 use proto::control::cluster_server::{Cluster as Service, ClusterServer};
 use proto::control::{
-    JoinNodeRequest, JoinNodeResponse, MemberStatus, NodeHeartbeat, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse,
+    ExplainPodRequest, ExplainPodResponse, JoinNodeRequest, JoinNodeResponse, MemberStatus, NodeHeartbeat,
+    NodeVerdict, PluginScore, StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -20,6 +20,7 @@ use super::identity;
 use crate::auth::{BARQUE_MEMBERS, SYSTEM_MASTERS};
 use crate::heartbeats::Heartbeats;
 use crate::pki::{Authority, Error as PkiError, NodeToken};
+use crate::scheduling::{ExplainError, Explainer, Explanation};
 
 /// A member as the store sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,6 +108,7 @@ pub struct Cluster {
     store: Arc<dyn StoreStatus>,
     authority: Arc<Authority>,
     heartbeats: Heartbeats,
+    explainer: Option<Explainer>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -123,7 +125,12 @@ impl Cluster {
         authority: Arc<Authority>,
         heartbeats: Heartbeats,
     ) -> Self {
-        Self { member_name, store, authority, heartbeats }
+        Self { member_name, store, authority, heartbeats, explainer: None }
+    }
+
+    /// The same, which also answers why pods are where they are.
+    pub fn with_explainer(self, explainer: Explainer) -> Self {
+        Self { explainer: Some(explainer), ..self }
     }
 
     /// The gRPC service. The server in front of it puts the caller's `Identity` into each request.
@@ -205,6 +212,21 @@ impl Service for Cluster {
         Ok(Response::new(JoinNodeResponse { certificate_pem, ca_pem }))
     }
 
+    async fn explain_pod(
+        &self,
+        request: Request<ExplainPodRequest>,
+    ) -> Result<Response<ExplainPodResponse>, Status> {
+        check_operator(&request)?;
+        let ExplainPodRequest { namespace, name } = request.into_inner();
+        let explainer = self.explainer.as_ref().ok_or_else(|| Status::unavailable("no scheduler here"))?;
+        let record = explainer.explain(&namespace, &name).await.map_err(|error| match error {
+            ExplainError::NotLeader => Status::failed_precondition(error.to_string()),
+            ExplainError::Unknown { .. } => Status::not_found(error.to_string()),
+            ExplainError::Busy => Status::unavailable(error.to_string()),
+        })?;
+        Ok(Response::new(explained(&record)))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<TransferLeaderRequest>,
@@ -217,6 +239,32 @@ impl Service for Cluster {
             TransferError::Failed { .. } => Status::unavailable(error.to_string()),
         })?;
         Ok(Response::new(TransferLeaderResponse {}))
+    }
+}
+
+fn explained(record: &Explanation) -> ExplainPodResponse {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let nodes = record.examined.iter().map(|node| {
+        let (plugin, reason) = node.rejected.clone().unwrap_or_default();
+        let scores =
+            node.scores.iter().map(|(plugin, score)| PluginScore { plugin: plugin.clone(), score: *score });
+        NodeVerdict {
+            node: node.node.to_string(),
+            rejected_by: plugin,
+            reason,
+            scores: scores.collect(),
+            total: node.scores.iter().map(|(_, score)| score).sum(),
+        }
+    });
+    ExplainPodResponse {
+        uid: record.pod.uid.to_string(),
+        resource_version: record.pod.resource_version.to_string(),
+        node: record.node.as_deref().unwrap_or_default().to_owned(),
+        message: record.message.clone(),
+        feasible: count(record.feasible),
+        nodes_total: count(record.nodes),
+        in_hurry: record.in_hurry,
+        nodes: nodes.collect(),
     }
 }
 

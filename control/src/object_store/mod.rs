@@ -6,6 +6,7 @@
 
 pub mod memory;
 pub mod raft;
+pub mod sealed;
 mod shared;
 
 use std::future::Future;
@@ -207,6 +208,14 @@ pub enum Error {
     /// The store's disk is full: only deletions are taken.
     #[error("the store has no space left on disk; delete objects or free disk space")]
     NoSpace,
+    /// A value that cannot be decrypted, or not be encrypted.
+    #[error("unable to transform key {key:?}: {reason}")]
+    Sealed {
+        /// Where it lies.
+        key: String,
+        /// Why, in a sentence.
+        reason: String,
+    },
     /// The replica is stopping.
     #[error("the store is stopping")]
     Stopping,

@@ -3,8 +3,8 @@
 //! Owns the authority's key, derived from the control token and held in memory only. Promises that the same
 //! token gives the same authority, byte for byte, on every master and at every start: the key comes from the
 //! token's seed, the serial number from the key, the validity from the token's day, and Ed25519 signatures
-//! are deterministic. Issues certificates and node tokens; keeps no record of them. Signs service accounts'
-//! tokens with a key of their own.
+//! are deterministic. Issues certificates and node tokens; keeps no record of them. Keys for service accounts'
+//! tokens come from the same seed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
@@ -12,9 +12,8 @@ use std::time::{Duration, SystemTime};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType,
-    SerialNumber,
+    SerialNumber, SigningKey as _,
 };
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use ring::{digest, hkdf, hmac};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
@@ -22,16 +21,16 @@ use super::Error;
 use super::identity::{
     GROUP_MASTERS, GROUP_MEMBERS, GROUP_NODES, SERVER_NAME, USER_MEMBER_PREFIX, USER_NODE_PREFIX,
 };
+use super::service_account_key::ServiceAccountKey;
 use super::token::{ControlToken, NodeToken, unix_seconds};
 
 const CA_INFO: &[u8] = b"barque/ca/v1";
-const SERVICE_ACCOUNT_INFO: &[u8] = b"barque/service-account/v1";
 const NODE_TOKEN_INFO: &[u8] = b"barque/node-token/v1";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 const LEAF_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Certificates begin this much before now, so that masters' clocks need not agree exactly.
-const BACKDATE: Duration = Duration::from_secs(5 * 60);
+pub(super) const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// RFC 5280 allows 20; the first bit must be 0.
 const SERIAL_BYTES: usize = 16;
 /// Longest node or member name (a DNS label or subdomain in practice).
@@ -56,7 +55,7 @@ pub struct Authority {
     certificate_pem: String,
     sha256: [u8; 32],
     node_token_key: hmac::Key,
-    service_account_key: Ed25519KeyPair,
+    seed: [u8; 32],
     not_after: SystemTime,
 }
 
@@ -131,11 +130,7 @@ impl Authority {
             certificate: certificate.der().clone(),
             issuer: Issuer::new(params, key),
             node_token_key: hmac::Key::new(hmac::HMAC_SHA256, &derive(token.seed(), NODE_TOKEN_INFO)),
-            service_account_key: Ed25519KeyPair::from_seed_unchecked(&derive(
-                token.seed(),
-                SERVICE_ACCOUNT_INFO,
-            ))
-            .expect("every 32 bytes are a seed"),
+            seed: *token.seed(),
             not_after,
         })
     }
@@ -212,20 +207,19 @@ impl Authority {
         Ok(())
     }
 
-    /// Names the key that signs the tokens of service accounts: 16 hexadecimal digits of its hash.
-    pub fn service_account_key_id(&self) -> String {
-        hex8(&sha256(self.service_account_key.public_key().as_ref()))
+    /// The key of a number that signs the tokens of service accounts.
+    pub fn service_account_key(&self, number: u32) -> ServiceAccountKey {
+        ServiceAccountKey::derive(&self.seed, number)
     }
 
-    /// Signs a service account's token: Ed25519, the same at every master.
-    pub fn sign_for_service_account(&self, text: &[u8]) -> Vec<u8> {
-        self.service_account_key.sign(text).as_ref().to_vec()
+    /// When the authority itself ends.
+    pub(super) fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
-    /// Whether a master of this cluster signed that.
-    pub fn verify_for_service_account(&self, text: &[u8], signature: &[u8]) -> bool {
-        let key = UnparsedPublicKey::new(&ED25519, self.service_account_key.public_key().as_ref());
-        key.verify(text, signature).is_ok()
+    /// The authority's own signature.
+    pub(super) fn sign(&self, text: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(self.issuer.key().sign(text)?)
     }
 
     fn leaf(&self, user: &str, group: &str, now: SystemTime) -> Result<CertificateParams, Error> {
@@ -265,7 +259,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-fn derive(seed: &[u8; 32], info: &[u8]) -> [u8; 32] {
+pub(super) fn derive(seed: &[u8; 32], info: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     hkdf::Salt::new(hkdf::HKDF_SHA256, &[])
         .extract(seed)
@@ -275,11 +269,11 @@ fn derive(seed: &[u8; 32], info: &[u8]) -> [u8; 32] {
     out
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, bytes).as_ref().try_into().expect("SHA-256 is 32 bytes long")
 }
 
-fn hex8(bytes: &[u8; 32]) -> String {
+pub(super) fn hex8(bytes: &[u8; 32]) -> String {
     bytes[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

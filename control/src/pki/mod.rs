@@ -10,16 +10,20 @@
 //! control token ──► Authority ──► member certificate (server and client)   barque:member:<name>
 //!                      │     └──► admin certificate (client)               system:masters
 //!                      ├──► node token ──► checked by any master, kept nowhere
-//!                      ├──► key that signs the tokens of service accounts (see `auth`)
-//!                      └──► CSR of a node ──► node certificate (client)    system:node:<name>
+//!                      ├──► keys that sign the tokens of service accounts (see `auth`)
+//!                      ├──► CSR of a node ──► node certificate (client)    system:node:<name>
+//!                      └──► CSR that was approved ──► a certificate that says what was asked
 //! ```
 
 mod authority;
 mod error;
 mod files;
 mod identity;
+mod service_account_key;
+mod signing_request;
 mod tls;
 mod token;
+mod unverified;
 
 #[cfg(test)]
 mod tests;
@@ -30,5 +34,8 @@ pub use files::{load_or_issue_member, read_credentials, read_token, write_privat
 pub use identity::{
     GROUP_MASTERS, GROUP_MEMBERS, GROUP_NODES, Identity, SERVER_NAME, USER_MEMBER_PREFIX, USER_NODE_PREFIX,
 };
+pub use service_account_key::ServiceAccountKey;
+pub use signing_request::{AlternativeNames, SigningRequest, Usage, expires_at_s};
 pub use tls::{ALPN_H2, ALPN_HTTP1, client_config, server_config};
 pub use token::{ControlToken, NodeToken};
+pub(crate) use unverified::unverified_client_config;

@@ -120,6 +120,54 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Binds pods in one transaction: all of them, or none. The results are in the order of the bindings; if
+    /// one cannot be bound, every other says that it was not.
+    pub async fn bind_group(
+        &self,
+        bindings: &[Binding],
+        fence: Option<u64>,
+    ) -> Result<Vec<Result<u64, BindError>>, Error> {
+        let now = object::timestamp(self.now());
+        let mut transaction = Transaction { fence, ..Transaction::default() };
+        let mut known = Vec::with_capacity(bindings.len());
+        for binding in bindings {
+            let key = keys::object(pod_kind(), &binding.namespace, &binding.name);
+            let (stored, _) = self.store().get(key, Consistency::Serializable).await?;
+            known.push(match change(binding, stored.as_ref(), &now) {
+                Ok(Change::Write(one)) => {
+                    transaction.conditions.extend(one.conditions);
+                    transaction.mutations.extend(one.mutations);
+                    Ok(None)
+                }
+                Ok(Change::Done(revision)) => Ok(Some(revision)),
+                Err(error) => Err(error),
+            });
+        }
+        if known.iter().any(Result::is_err) {
+            let refused =
+                |binding, known: Result<_, BindError>| Err(known.err().unwrap_or_else(|| left(binding)));
+            return Ok(bindings.iter().zip(known).map(|(binding, known)| refused(binding, known)).collect());
+        }
+        let outcome = match transaction.mutations.is_empty() {
+            true => TransactionOutcome::Committed { revision: 0 },
+            false => self.store().transact(transaction).await?,
+        };
+        let verdicts = bindings.iter().zip(known).map(|(binding, known)| match (&outcome, known) {
+            (_, Ok(Some(revision))) => Ok(revision),
+            (TransactionOutcome::Committed { revision }, _) => Ok(*revision),
+            (TransactionOutcome::Fenced, _) => Err(BindError::Fenced),
+            (TransactionOutcome::ConditionFailed { .. }, _) => Err(left(binding)),
+        });
+        Ok(verdicts.collect())
+    }
+}
+
+/// A member of a group of which another could not be bound.
+fn left(binding: &Binding) -> BindError {
+    BindError::Changed { key: key(binding) }
+}
+
 enum Change {
     Write(Transaction),
     /// The pod is where it should be, since this revision.
@@ -293,6 +341,23 @@ mod tests {
         assert_eq!(first, again);
         let elsewhere = registry.bind_all(&[binding("a", revision, "n2")], Some(1)).await.expect("store");
         assert_eq!(elsewhere[0], Err(BindError::Bound { key: "default/a".into(), node: "n1".into() }));
+    }
+
+    #[tokio::test]
+    async fn a_group_is_bound_as_a_whole_or_not_at_all() {
+        let store = MemoryStore::new();
+        let registry = registry(&store);
+        let (one, two) = (put(&store, &pod("one")).await, put(&store, &pod("two")).await);
+        let stale = [binding("one", one, "n1"), binding("two", two - 1, "n2")];
+        let results = registry.bind_group(&stale, Some(1)).await.expect("memory store");
+        assert!(results.iter().all(Result::is_err), "{results:?}");
+        let untouched = registry.get(pod_kind(), "default", "one").await.expect("exists");
+        assert_eq!(untouched.value()["spec"]["nodeName"], Value::Null);
+        let wanted = [binding("one", one, "n1"), binding("two", two, "n2")];
+        let results = registry.bind_group(&wanted, Some(1)).await.expect("memory store");
+        assert_eq!(results[0], results[1], "one transaction, one revision");
+        let again = registry.bind_group(&wanted, Some(1)).await.expect("memory store");
+        assert_eq!(results, again, "repeating it is success");
     }
 
     #[tokio::test]

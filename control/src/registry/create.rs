@@ -7,9 +7,13 @@ use bytes::Bytes;
 use rand::Rng;
 use serde_json::{Value, json};
 
+use super::admission::quota::Charges;
 use super::admission::{self, Operation};
+use super::conversion::Encoded;
+use super::policies::Asked;
 use super::{
-    FieldValidation, Object, Registry, WRITE_ATTEMPTS_MAX, WriteOptions, Written, error, keys, strategies,
+    FieldManager, FieldValidation, Object, Registry, Rules, Target, WRITE_ATTEMPTS_MAX, WriteOptions,
+    Written, apply, error, keys, reservations, strategies,
 };
 use crate::object_store::{
     Condition, Consistency, Mutation, ObjectStore, StoredObject, Transaction, TransactionOutcome,
@@ -31,6 +35,54 @@ const SERVER_METADATA: [&str; 6] = [
     "selfLink",
 ];
 
+/// What admission has to say beside the object.
+#[derive(Default)]
+struct Admitted {
+    /// Under which it holds.
+    conditions: Vec<Condition>,
+    /// For whoever asked.
+    warnings: Vec<String>,
+}
+
+/// An object on its way into the store.
+struct Candidate {
+    rules: Rules,
+    object: Value,
+    /// Under which it may be stored.
+    conditions: Vec<Condition>,
+    /// For whoever asked.
+    warnings: Vec<String>,
+}
+
+impl Candidate {
+    /// What stores it: only where nothing is yet, and only if everything is as it was found.
+    fn transaction(&self, key: &Bytes, value: &Bytes, charges: Charges, fence: Option<u64>) -> Transaction {
+        let reserved = reservations::change(self.rules.kind(), None, Some(&self.object));
+        let mut conditions = vec![Condition::Absent { key: key.clone() }];
+        conditions.extend(self.conditions.iter().cloned());
+        conditions.extend(charges.conditions);
+        conditions.extend(reserved.conditions);
+        let mut mutations = vec![Mutation::Put { key: key.clone(), value: value.clone() }];
+        mutations.extend(charges.mutations);
+        mutations.extend(reserved.mutations);
+        Transaction { conditions, mutations, fence }
+    }
+}
+
+/// Why there is no candidate.
+enum Refusal {
+    /// Because of something that this replica may not have as it now is.
+    Local(Status),
+    /// Whatever else there is.
+    Final(Status),
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Final(status)
+    }
+}
+
 impl Registry {
     /// Creates an object in a namespace (empty for a kind outside namespaces).
     pub async fn create(
@@ -40,8 +92,8 @@ impl Registry {
         mut object: Value,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
-        let warnings = check_fields(kind, &mut object, options)?;
-        prepare_metadata(kind, namespace, &mut object)?;
+        let warnings = self.rules(kind)?.check_fields(&mut object, options)?;
+        prepare_metadata(kind, namespace, &mut object, &options.manager)?;
         let generated = object::name(&object).is_empty() && !object::generate_name(&object).is_empty();
         let attempts = if generated { GENERATED_NAMES_MAX } else { 1 };
         for attempt in 1..=attempts {
@@ -52,7 +104,10 @@ impl Registry {
             }
             match self.create_named(kind, namespace, object, options).await {
                 Err(status) if status.reason() == "AlreadyExists" && attempt < attempts => {}
-                Ok(object) => return Ok(Written { object, warnings, removed: false }),
+                Ok((object, more)) => {
+                    let warnings = warnings.into_iter().chain(more).collect();
+                    return Ok(Written { object, warnings, removed: false });
+                }
                 Err(status) => return Err(status),
             }
         }
@@ -65,49 +120,48 @@ impl Registry {
         namespace: &str,
         mut object: Value,
         options: &WriteOptions,
-    ) -> Result<Arc<Object>, Status> {
-        object::set_uid(&mut object, &new_uid());
-        object::set_creation_timestamp(&mut object, &object::timestamp(self.now()));
-        if kind.has_generation {
-            object::set_generation(&mut object, 1);
-        }
-        strategies::of(kind).prepare_create(&mut object);
-        api::defaults::apply(kind, &mut object);
-        strategies::of(kind).default_status(&mut object);
+    ) -> Result<(Arc<Object>, Vec<String>), Status> {
+        self.begin(kind, namespace, &mut object, options)?;
         let name = object::name(&object).to_owned();
-        // The namespace is read locally first and named in the transaction, so that a stale read or a
-        // deletion meanwhile makes the write fail and be tried again rather than slip through.
+        // What the object depends on is read locally first and named in the transaction, so that a stale read
+        // or a change meanwhile makes the write fail and be tried again rather than slip through.
         let mut consistency = Consistency::Serializable;
+        let mut refused: Option<Bytes> = None;
         for _ in 0..WRITE_ATTEMPTS_MAX {
-            let mut candidate = object.clone();
-            let guard = match self.admit_create(kind, namespace, &mut candidate, consistency).await {
+            let candidate = match self.candidate(kind, namespace, object.clone(), options, consistency).await
+            {
+                Err(Refusal::Local(_)) if consistency == Consistency::Serializable => {
+                    consistency = Consistency::Linearizable;
+                    continue;
+                }
+                Err(Refusal::Local(status) | Refusal::Final(status)) => return Err(status),
+                Ok(candidate) => candidate,
+            };
+            // Writers of one replica that are charged to the same quotas do not race each other.
+            let _turn = self.quota_turn(kind, namespace).await;
+            let charges = admission::quota::charge(self, kind, namespace, &candidate.object, consistency);
+            let charges = match charges.await {
                 Err(_) if consistency == Consistency::Serializable => {
                     consistency = Consistency::Linearizable;
                     continue;
                 }
                 other => other?,
             };
-            if let Some(guard) = &options.guard {
-                guard.check(kind, None, &candidate)?;
-            }
-            let causes = api::validation::create(kind, &candidate);
-            if !causes.is_empty() {
-                return Err(Status::invalid(kind, &name, causes));
-            }
             let key = keys::object(kind, namespace, &name);
-            let value = encode(&candidate);
+            let encoded = self.converter().encode(&candidate.rules, &candidate.object).await?;
+            let value = encoded.value.clone();
             if options.dry_run {
-                return self.dry_run_create(kind, key, value, &name).await;
+                let object = self.dry_run_create(&candidate.rules, key, encoded, &name).await?;
+                return Ok((object, candidate.warnings));
             }
-            let mut conditions = vec![Condition::Absent { key: key.clone() }];
-            conditions.extend(guard);
-            let mutations = vec![Mutation::Put { key: key.clone(), value: value.clone() }];
-            let transaction = Transaction { conditions, mutations, fence: options.fence };
+            let transaction = candidate.transaction(&key, &value, charges, options.fence);
+            let asked = transaction.conditions.clone();
             match self.store().transact(transaction).await.map_err(error::from_store)? {
                 TransactionOutcome::Committed { revision } => {
                     let stored =
                         StoredObject { key, value, create_revision: revision, mod_revision: revision };
-                    return Ok(Arc::new(Object::new(kind, stored)));
+                    let object = candidate.rules.written(stored, encoded.shown);
+                    return Ok((Arc::new(object), candidate.warnings));
                 }
                 TransactionOutcome::Fenced => return Err(error::fenced()),
                 TransactionOutcome::ConditionFailed { current }
@@ -115,40 +169,127 @@ impl Registry {
                 {
                     return Err(Status::already_exists(kind, &name));
                 }
-                TransactionOutcome::ConditionFailed { .. } => consistency = Consistency::Linearizable,
+                TransactionOutcome::ConditionFailed { current } => {
+                    consistency = Consistency::Linearizable;
+                    let taken = reservations::refused(&asked, &current);
+                    // Drawn at random it would be another one now.
+                    if let Some(key) = taken.as_ref().filter(|key| refused.as_ref() == Some(key)) {
+                        return Err(reservations::taken(kind, &name, key));
+                    }
+                    refused = taken;
+                }
             }
         }
         Err(Status::server_timeout(kind, "create", 1))
     }
 
-    /// Runs the admission rules; gives the condition under which they hold.
+    /// Gives a new object its identity and what it leaves out.
+    fn begin(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        object: &mut Value,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
+        object::set_uid(object, &new_uid());
+        object::set_creation_timestamp(object, &object::timestamp(self.now()));
+        if kind.has_generation {
+            object::set_generation(object, 1);
+        }
+        strategies::of(kind).prepare_create(object);
+        if kind.kind == "CertificateSigningRequest" {
+            strategies::certificate::set_requester(object, options.asker.as_deref());
+        }
+        if kind.kind == "Node" && options.asker.is_some() && self.taints_new_nodes() {
+            admission::taint_nodes::admit(object);
+        }
+        self.rules(kind)?.default(object);
+        if let FieldManager::Updates(_) = options.manager {
+            let name = object::name(object).to_owned();
+            let target = Target::new(kind, namespace, &name);
+            apply::set_managers(target, options, (&Value::Null, object), Value::Null);
+        }
+        strategies::of(kind).default_status(object);
+        Ok(())
+    }
+
+    /// The object as it is to be stored: admitted, changed by who may, validated.
+    async fn candidate(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        mut object: Value,
+        options: &WriteOptions,
+        consistency: Consistency,
+    ) -> Result<Candidate, Refusal> {
+        if kind.is_custom && consistency == Consistency::Linearizable {
+            self.kinds().refresh().await.map_err(error::from_store)?;
+        }
+        let rules = self.rules(kind)?;
+        let mut free = self.free_for(kind, &object).await?;
+        self.reserve(kind, None, &mut object, &mut free)?;
+        let guard = rules.creation_guard().map_err(Refusal::Local)?;
+        let admitted = self.admit_create(kind, namespace, &mut object, consistency).await;
+        let Admitted { mut conditions, mut warnings } = admitted.map_err(Refusal::Local)?;
+        conditions.extend(guard);
+        let name = object::name(&object).to_owned();
+        let asked = Asked {
+            target: Target::new(kind, namespace, &name),
+            operation: "CREATE",
+            dry_run: options.dry_run,
+            asker: options.asker.as_deref(),
+        };
+        if self.has_policies() {
+            let mutating = self.mutate(asked, &rules, &Value::Null, &mut object);
+            warnings.extend(Box::pin(mutating).await?);
+        }
+        if let Some(guard) = &options.guard {
+            guard.check(kind, None, &object)?;
+        }
+        let causes = rules.check_create(&object);
+        if !causes.is_empty() {
+            return Err(Refusal::Final(Status::invalid(kind, &name, causes)));
+        }
+        if self.has_policies() {
+            warnings.extend(Box::pin(self.consult(asked, &Value::Null, &object)).await?);
+        }
+        Ok(Candidate { rules, object, conditions, warnings })
+    }
+
+    /// Runs the admission rules; gives the conditions under which they hold.
     async fn admit_create(
         &self,
         kind: &'static Kind,
         namespace: &str,
         object: &mut Value,
         consistency: Consistency,
-    ) -> Result<Option<Condition>, Status> {
-        let guard = admission::namespace_lifecycle::check(self, kind, namespace, object, consistency).await?;
+    ) -> Result<Admitted, Status> {
+        let found = admission::namespace_lifecycle::check(self, kind, namespace, object, consistency).await?;
         admission::admit(kind, Operation::Create, object)?;
+        admission::priority::admit(self, kind, object, consistency).await?;
+        admission::default_storage_class::admit(self, kind, object, consistency).await?;
+        admission::limit_ranger::admit(self, kind, namespace, object, consistency).await?;
         admission::service_account::mount(self, kind, namespace, object, consistency).await?;
-        Ok(guard)
+        let Some(found) = found else { return Ok(Admitted::default()) };
+        let warnings = admission::pod_security::check(kind, found.value(), object)?;
+        let unchanged = Condition::Unchanged { key: found.key().clone(), mod_revision: found.revision() };
+        Ok(Admitted { conditions: vec![unchanged], warnings })
     }
 
     async fn dry_run_create(
         &self,
-        kind: &'static Kind,
+        rules: &Rules,
         key: Bytes,
-        value: Bytes,
+        Encoded { value, shown }: Encoded,
         name: &str,
     ) -> Result<Arc<Object>, Status> {
         let (existing, revision) =
             self.store().get(key.clone(), Consistency::Linearizable).await.map_err(error::from_store)?;
         if existing.is_some() {
-            return Err(Status::already_exists(kind, name));
+            return Err(Status::already_exists(rules.kind(), name));
         }
         let stored = StoredObject { key, value, create_revision: revision, mod_revision: revision };
-        Ok(Arc::new(Object::new(kind, stored)))
+        Ok(Arc::new(rules.written(stored, shown)))
     }
 }
 
@@ -184,13 +325,21 @@ pub(crate) fn check_fields(
     }
 }
 
-fn prepare_metadata(kind: &'static Kind, namespace: &str, object: &mut Value) -> Result<(), Status> {
+fn prepare_metadata(
+    kind: &'static Kind,
+    namespace: &str,
+    object: &mut Value,
+    manager: &FieldManager,
+) -> Result<(), Status> {
     if !object::resource_version(object).is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     check_namespace(kind, namespace, object)?;
     for field in SERVER_METADATA {
-        object::set_metadata(object, field, Value::Null);
+        // The registry's own apply brings the entries that the object begins with.
+        if field != "managedFields" || !matches!(manager, FieldManager::Applies(_)) {
+            object::set_metadata(object, field, Value::Null);
+        }
     }
     Ok(())
 }
@@ -232,7 +381,7 @@ pub(super) fn encode(object: &Value) -> Bytes {
 }
 
 /// A random UUID (version 4, RFC 9562).
-fn new_uid() -> String {
+pub(super) fn new_uid() -> String {
     let mut bytes: [u8; 16] = rand::rng().random();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

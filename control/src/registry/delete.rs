@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use api::object::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use api::{Kind, Status, object};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::list::parse_version;
 use super::strategies::{self, Grace};
-use super::update::Step;
+use super::update::{Run, Step};
 use super::{DeleteOptions, ListOptions, Object, ObjectList, Propagation, Registry, Target};
-use crate::controllers::garbage_collector::{FOREGROUND, ORPHAN};
 
 /// How a deletion ended.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Registry {
         let version = options.resource_version.as_deref().map(parse_version).transpose()?;
         let now = self.now();
         let stepped = self
-            .step(target, options.dry_run, options.fence, |current| {
+            .step(target, Run::Delete(options), |current| {
                 check_preconditions(target, current, options.uid.as_deref(), version)?;
                 Ok(plan(target.kind, current.value(), options, now))
             })
@@ -82,7 +82,13 @@ fn check_preconditions(
 /// What a deletion does to the object: pure.
 fn plan(kind: &'static Kind, current: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
     let grace = strategies::of(kind).grace(current, options.grace_period_s);
-    let finalizers = finalizers(current, options.propagation);
+    let mut finalizers = finalizers(current, options.propagation);
+    if let Some(own) = strategies::of(kind).deletion_finalizer()
+        && object::deletion_timestamp(current).is_none()
+        && !finalizers.iter().any(|finalizer| finalizer == own)
+    {
+        finalizers.push(own.to_owned());
+    }
     let waits = !finalizers.is_empty() || strategies::has_spec_finalizers(kind, current);
     let seconds = match grace {
         Grace::None if !waits => return Step::Delete,
@@ -121,11 +127,12 @@ fn plan(kind: &'static Kind, current: &Value, options: &DeleteOptions, now: Time
 fn finalizers(current: &Value, propagation: Option<Propagation>) -> Vec<String> {
     let has = object::finalizers(current).map(str::to_owned);
     let Some(propagation) = propagation else { return has.collect() };
-    let mut finalizers: Vec<String> = has.filter(|name| name != FOREGROUND && name != ORPHAN).collect();
+    let mut finalizers: Vec<String> =
+        has.filter(|name| name != FOREGROUND_FINALIZER && name != ORPHAN_FINALIZER).collect();
     match propagation {
         Propagation::Background => {}
-        Propagation::Foreground => finalizers.push(FOREGROUND.to_owned()),
-        Propagation::Orphan => finalizers.push(ORPHAN.to_owned()),
+        Propagation::Foreground => finalizers.push(FOREGROUND_FINALIZER.to_owned()),
+        Propagation::Orphan => finalizers.push(ORPHAN_FINALIZER.to_owned()),
     }
     finalizers
 }

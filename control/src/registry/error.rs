@@ -24,6 +24,7 @@ pub fn from_store(error: Error) -> Status {
         Error::TooLarge { bytes, bytes_max } => {
             Status::request_entity_too_large(&format!("{bytes} bytes, limit is {bytes_max}"))
         }
+        Error::Sealed { .. } => Status::internal(&error.to_string()),
         Error::NoSpace => Status::service_unavailable(error.to_string()),
     }
 }

@@ -110,6 +110,25 @@ pub struct EventRecord {
 }
 
 impl EventRecord {
+    /// Something that a part of the control plane says as it happens.
+    pub fn now(
+        component: &str,
+        regarding: Regarding,
+        event_type: EventType,
+        reason: &str,
+        message: String,
+    ) -> Self {
+        Self {
+            regarding,
+            event_type,
+            reason: reason.to_owned(),
+            message,
+            component: component.to_owned(),
+            host: String::new(),
+            at: Timestamp::now(),
+        }
+    }
+
     /// Stands for what is said about what by whom, whenever.
     fn content(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

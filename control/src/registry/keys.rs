@@ -8,7 +8,9 @@ use bytes::Bytes;
 
 fn push_kind(out: &mut String, kind: &Kind) {
     out.push_str("/registry/");
-    out.push_str(if kind.group.is_empty() { "core" } else { kind.group });
+    // The versions of a kind lie in one place, even if their groups differ.
+    let group = kind.stored_group();
+    out.push_str(if group.is_empty() { "core" } else { group });
     out.push('/');
     out.push_str(kind.plural);
     out.push('/');

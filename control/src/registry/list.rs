@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use api::crd::CustomKind;
 use api::{FieldSelector, Kind, LabelSelector, Status};
 use bytes::Bytes;
 
 use super::continue_token::ContinueToken;
-use super::{ListOptions, Object, Registry, VersionMatch, error, keys};
+use super::{ListOptions, Object, Registry, Rules, VersionMatch, error, keys};
 use crate::object_store::{Consistency, Error, ListRequest, Listing, ObjectStore};
 
 /// How many keys are read at once when a selector drops some of them.
@@ -17,6 +18,8 @@ const SELECTED_PAGE_ITEMS: usize = 500;
 pub struct ObjectList {
     /// The kind of the items.
     pub kind: &'static Kind,
+    /// Its rules, if a definition made them.
+    pub(crate) custom: Option<Arc<CustomKind>>,
     /// In key order.
     pub items: Vec<Arc<Object>>,
     /// The revision that all were read at: the list's resource version.
@@ -32,16 +35,17 @@ pub struct ObjectList {
 pub(super) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
+    custom: Option<Arc<CustomKind>>,
 }
 
 impl Selection {
-    pub(super) fn new(
-        kind: &'static Kind,
-        labels: &LabelSelector,
-        fields: &FieldSelector,
-    ) -> Result<Self, Status> {
-        fields.check(kind)?;
-        Ok(Self { labels: labels.clone(), fields: fields.clone() })
+    pub(super) fn new(rules: &Rules, labels: &LabelSelector, fields: &FieldSelector) -> Result<Self, Status> {
+        let custom = rules.custom().cloned();
+        match &custom {
+            None => fields.check(rules.kind())?,
+            Some(custom) => fields.check_custom(custom)?,
+        }
+        Ok(Self { labels: labels.clone(), fields: fields.clone(), custom })
     }
 
     pub(super) fn is_everything(&self) -> bool {
@@ -50,7 +54,11 @@ impl Selection {
 
     pub(super) fn matches(&self, object: &Object) -> bool {
         (self.labels.is_everything() || self.labels.matches(&object.labels()))
-            && (self.fields.is_everything() || self.fields.matches(object.kind(), object.value()))
+            && (self.fields.is_everything()
+                || match &self.custom {
+                    None => self.fields.matches(object.kind(), object.value()),
+                    Some(custom) => self.fields.matches_custom(custom, object.value()),
+                })
     }
 }
 
@@ -63,9 +71,28 @@ enum Freshness {
     Exact(u64),
 }
 
+/// Why a page was not read.
+enum Failure {
+    Store(Error),
+    /// Its objects could not be shown.
+    Status(Status),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
 /// A list as asked, selectors aside.
 struct Pages {
-    kind: &'static Kind,
+    rules: Rules,
     prefix: Bytes,
     after: Option<Bytes>,
     freshness: Freshness,
@@ -80,7 +107,8 @@ impl Registry {
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<ObjectList, Status> {
-        let selection = Selection::new(kind, &options.labels, &options.fields)?;
+        let rules = self.rules(kind)?;
+        let selection = Selection::new(&rules, &options.labels, &options.fields)?;
         let prefix = keys::prefix(kind, namespace);
         let mut freshness = freshness(options)?;
         let mut after = None;
@@ -94,34 +122,40 @@ impl Registry {
             (options.fields.required("metadata.name"), single(kind, namespace), &after)
             && !matches!(freshness, Freshness::Exact(_))
         {
-            return self.list_named(kind, namespace, name, &selection, freshness).await;
+            return self.list_named(&rules, namespace, name, &selection, freshness).await;
         }
-        let pages = Pages { kind, prefix, after, freshness, limit: options.limit };
-        self.list_pages(pages, &selection).await.map_err(|error| list_error(error, continued))
+        let pages = Pages { rules, prefix, after, freshness, limit: options.limit };
+        self.list_pages(pages, &selection).await.map_err(|failure| match failure {
+            Failure::Store(error) => list_error(error, continued),
+            Failure::Status(status) => status,
+        })
     }
 
     /// A list that can hold one object at most is a read of that one.
     async fn list_named(
         &self,
-        kind: &'static Kind,
+        rules: &Rules,
         namespace: &str,
         name: &str,
         selection: &Selection,
         freshness: Freshness,
     ) -> Result<ObjectList, Status> {
+        let kind = rules.kind();
         let key = keys::object(kind, namespace, name);
         let consistency = match freshness {
             Freshness::Local => Consistency::Serializable,
             _ => Consistency::Linearizable,
         };
         let (stored, revision) = self.store().get(key, consistency).await.map_err(error::from_store)?;
-        let object = stored.map(|stored| Arc::new(Object::new(kind, stored)));
-        let items = object.filter(|object| selection.matches(object)).into_iter().collect();
-        Ok(ObjectList { kind, items, revision, continue_token: None, remaining: None })
+        let objects = self.converter().open(rules, stored.into_iter().collect()).await?;
+        let items = objects.into_iter().filter(|object| selection.matches(object)).map(Arc::new).collect();
+        let custom = rules.custom().cloned();
+        Ok(ObjectList { kind, custom, items, revision, continue_token: None, remaining: None })
     }
 
-    async fn list_pages(&self, pages: Pages, selection: &Selection) -> Result<ObjectList, Error> {
-        let Pages { kind, prefix, after, freshness, limit } = pages;
+    async fn list_pages(&self, pages: Pages, selection: &Selection) -> Result<ObjectList, Failure> {
+        let Pages { rules, prefix, after, freshness, limit } = pages;
+        let (kind, custom) = (rules.kind(), rules.custom().cloned());
         let everything = selection.is_everything();
         let page_items = match (everything, limit) {
             (true, limit) => limit,
@@ -141,26 +175,32 @@ impl Registry {
         loop {
             let mut more = listing.remaining > 0;
             let mut last_key = None;
-            for stored in listing.items {
+            for object in self.converter().open(&rules, listing.items).await? {
                 if limit.is_some_and(|limit| items.len() >= limit) {
                     more = true;
                     break;
                 }
-                last_key = Some(stored.key.clone());
-                let object = Object::new(kind, stored);
+                last_key = Some(object.key().clone());
                 if everything || selection.matches(&object) {
                     items.push(Arc::new(object));
                 }
             }
             let full = limit.is_some_and(|limit| items.len() >= limit);
             let Some(last_key) = last_key.filter(|_| more) else {
-                return Ok(ObjectList { kind, items, revision, continue_token: None, remaining: None });
+                return Ok(ObjectList {
+                    kind,
+                    custom,
+                    items,
+                    revision,
+                    continue_token: None,
+                    remaining: None,
+                });
             };
             if full {
                 let token = ContinueToken { revision, after: last_key };
                 let remaining = everything.then_some(listing.remaining);
                 let continue_token = Some(token.encode(&prefix));
-                return Ok(ObjectList { kind, items, revision, continue_token, remaining });
+                return Ok(ObjectList { kind, custom, items, revision, continue_token, remaining });
             }
             request.after = Some(last_key);
             request.revision = Some(revision);

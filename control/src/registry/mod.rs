@@ -8,49 +8,67 @@
 //!
 //! ```text
 //!   REST, gRPC, controllers, scheduler, node sessions
-//!        │ get list watch create update patch modify delete
+//!        │ get list watch create update patch apply modify delete
 //!   [registry] ── strategies, admission, api's rules
 //!        │ one conditional transaction per write        ▲ events
 //!   [object store]                                  [cacher]: one store watch per kind, shared
 //! ```
 
 mod admission;
+mod apply;
 mod binding;
 mod cacher;
 mod continue_token;
+mod conversion;
 mod create;
 mod delete;
 mod error;
 mod event;
+mod eviction;
 pub mod keys;
+mod kinds;
 mod list;
 mod object;
 mod options;
 mod patch;
+mod policies;
+mod reservations;
+mod rules;
+mod scale;
 mod strategies;
 mod update;
 mod watch;
+mod webhook_client;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::{Kind, Status};
 use jiff::Timestamp;
+use streams::PodStreams;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::apply::Application;
 pub use self::binding::{BindError, Binding};
 pub use self::create::bootstrap_namespaces;
 pub(crate) use self::create::check_fields;
 pub use self::delete::Deleted;
 pub use self::error::from_store as status_from_store;
 pub use self::event::{EventRecord, EventRecorder, EventType, Regarding};
+pub use self::kinds::Kinds;
+pub(crate) use self::kinds::definition_kind;
 pub use self::list::ObjectList;
 pub use self::object::Object;
 pub use self::options::{
-    DeleteOptions, FieldValidation, Guard, ListOptions, Part, Propagation, Target, VersionMatch,
-    WatchOptions, WriteOptions,
+    DeleteOptions, FieldManager, FieldValidation, Guard, ListOptions, Part, Propagation, Target,
+    VersionMatch, WatchOptions, WriteOptions,
 };
 pub use self::patch::Patch;
+pub(crate) use self::reservations::BALANCER_CLASS;
+pub use self::reservations::ServiceRanges;
+pub(crate) use self::rules::Rules;
+pub use self::scale::{Scale, set_replicas};
 pub use self::watch::{Change, Notice, ObjectEvent, Watch};
 use crate::object_store::{Consistency, ObjectStore, SharedStore};
 
@@ -77,19 +95,95 @@ pub struct Registry {
 #[derive(Debug)]
 struct Inner {
     store: SharedStore,
+    kinds: Kinds,
+    webhooks: webhook_client::WebhookClient,
+    converter: conversion::Converter,
+    policies: policies::Policies,
+    quota_turns: admission::quota::Turns,
     cachers: cacher::Cachers,
+    service_ranges: ServiceRanges,
+    leaves_new_nodes: AtomicBool,
 }
 
 impl Registry {
-    /// A registry over a store. Its watch fan-out tasks run in `tasks` until `cancel` is cancelled.
+    /// A registry over a store, with the usual ranges for Services. Its tasks (watch fan-out, definitions of
+    /// custom kinds, what users configured about writes) run in `tasks` until `cancel` is cancelled.
     pub fn new(store: SharedStore, tasks: TaskTracker, cancel: CancellationToken) -> Self {
-        let cachers = cacher::Cachers::new(store.clone(), tasks, cancel);
-        Self { inner: Arc::new(Inner { store, cachers }) }
+        Self::with_ranges(store, ServiceRanges::default(), tasks, cancel)
+    }
+
+    /// The same, with ranges of one's own.
+    pub fn with_ranges(
+        store: SharedStore,
+        service_ranges: ServiceRanges,
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        let kinds = Kinds::start(store.clone(), &tasks, &cancel);
+        let policies = policies::Policies::start(&store, &tasks, &cancel);
+        let webhooks = webhook_client::WebhookClient::new(store.clone());
+        let converter = conversion::Converter::new(webhooks.clone());
+        let cachers = cacher::Cachers::new(store.clone(), kinds.clone(), converter.clone(), (tasks, cancel));
+        let quota_turns = admission::quota::Turns::default();
+        let leaves_new_nodes = AtomicBool::new(false);
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                kinds,
+                webhooks,
+                converter,
+                policies,
+                quota_turns,
+                cachers,
+                service_ranges,
+                leaves_new_nodes,
+            }),
+        }
+    }
+
+    /// From where Services get their addresses and ports.
+    pub fn service_ranges(&self) -> &ServiceRanges {
+        &self.inner.service_ranges
+    }
+
+    /// From now on, nodes that clients make are not tainted as not ready.
+    pub fn leave_new_nodes(&self) {
+        self.inner.leaves_new_nodes.store(true, Ordering::Relaxed);
+    }
+
+    fn taints_new_nodes(&self) -> bool {
+        !self.inner.leaves_new_nodes.load(Ordering::Relaxed)
+    }
+
+    /// From now on, webhooks that stand behind Services are called through these, as long as somebody else keeps
+    /// them. The first ones stay.
+    pub fn reach_pods_through(&self, streams: &Arc<dyn PodStreams>) {
+        self.inner.webhooks.reach_pods_through(streams);
+    }
+
+    /// What calls webhooks.
+    fn webhooks(&self) -> &webhook_client::WebhookClient {
+        &self.inner.webhooks
     }
 
     /// The store below.
     pub fn store(&self) -> &SharedStore {
         &self.inner.store
+    }
+
+    /// The kinds that this replica serves.
+    pub fn kinds(&self) -> &Kinds {
+        &self.inner.kinds
+    }
+
+    /// What users configured about writes.
+    fn policies(&self) -> &policies::Policies {
+        &self.inner.policies
+    }
+
+    /// Whose turn it is to be charged to quotas.
+    fn quota_turns(&self) -> &admission::quota::Turns {
+        &self.inner.quota_turns
     }
 
     /// The time written into objects.
@@ -121,8 +215,10 @@ impl Registry {
         name: &str,
         consistency: Consistency,
     ) -> Result<Option<Arc<Object>>, Status> {
+        let rules = self.rules(kind)?;
         let key = keys::object(kind, namespace, name);
         let (stored, _) = self.inner.store.get(key, consistency).await.map_err(error::from_store)?;
-        Ok(stored.map(|stored| Arc::new(Object::new(kind, stored))))
+        let Some(stored) = stored else { return Ok(None) };
+        Ok(Some(Arc::new(self.converter().open_one(&rules, stored).await?)))
     }
 }

@@ -4,8 +4,9 @@
 //! instead of decoding and encoding. Promises that an object is decoded at most once however many consumers
 //! share it. Stored bytes are always JSON that the registry wrote.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use api::crd::CustomKind;
 use api::{Kind, Status};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -21,12 +22,57 @@ pub struct Object {
     kind: &'static Kind,
     stored: StoredObject,
     decoded: OnceLock<Value>,
+    custom: Option<Arc<CustomKind>>,
+    /// The stored text in the version that is shown, where a webhook stands between the two.
+    converted: Option<Bytes>,
+    /// The stored text as this version of the kind shows it, if that differs.
+    shown: OnceLock<Option<Bytes>>,
 }
 
 impl Object {
     /// An object read from the store.
     pub fn new(kind: &'static Kind, stored: StoredObject) -> Self {
-        Self { kind, stored, decoded: OnceLock::new() }
+        let (decoded, shown) = (OnceLock::new(), OnceLock::new());
+        Self { kind, stored, decoded, custom: None, converted: None, shown }
+    }
+
+    /// An object of a custom kind, which its definition says how to show.
+    pub(super) fn custom(custom: Arc<CustomKind>, stored: StoredObject) -> Self {
+        Self { custom: Some(custom.clone()), ..Self::new(custom.kind(), stored) }
+    }
+
+    /// The same object, whose text a webhook converted.
+    pub(super) fn converted(self, text: Bytes) -> Self {
+        Self { converted: Some(text), ..self }
+    }
+
+    /// The same object at another revision.
+    pub(super) fn at(self, revision: u64) -> Self {
+        let stored = StoredObject { mod_revision: revision, ..self.stored };
+        Self { stored, decoded: OnceLock::new(), ..self }
+    }
+
+    /// The rules of the object's kind, if a definition made them.
+    pub(crate) fn custom_kind(&self) -> Option<&Arc<CustomKind>> {
+        self.custom.as_ref()
+    }
+
+    /// The JSON text without the resource version.
+    fn text(&self) -> &Bytes {
+        let own = self.converted.as_ref().unwrap_or(&self.stored.value);
+        if self.custom.is_none() && self.kind.stored_as.is_none() {
+            return own;
+        }
+        let shown = self.shown.get_or_init(|| {
+            let mut value: Value = serde_json::from_slice(own).ok()?;
+            match &self.custom {
+                Some(custom) => custom.show(&mut value),
+                None => api::versions::show(self.kind, &mut value),
+            }
+            let text = serde_json::to_vec(&value).ok()?;
+            (text != *own).then(|| Bytes::from(text))
+        });
+        shown.as_ref().unwrap_or(own)
     }
 
     /// The object's kind.
@@ -63,7 +109,7 @@ impl Object {
     /// Bytes that are no JSON (which only a fault below the store can cause) read as null.
     pub fn value(&self) -> &Value {
         self.decoded.get_or_init(|| {
-            let mut value = serde_json::from_slice(&self.stored.value).unwrap_or_else(|error| {
+            let mut value = serde_json::from_slice(self.text()).unwrap_or_else(|error| {
                 tracing::error!(key = ?self.stored.key, %error, "a stored object is no JSON");
                 Value::Null
             });
@@ -91,14 +137,14 @@ impl Object {
 
     /// The object's JSON text, resource version included.
     pub fn json(&self) -> Bytes {
-        let mut out = Vec::with_capacity(self.stored.value.len() + SPLICE_BYTES_MAX);
+        let mut out = Vec::with_capacity(self.json_bytes_max());
         self.write_json(&mut out);
         Bytes::from(out)
     }
 
     /// Appends the object's JSON text, resource version included.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        let stored = &self.stored.value;
+        let stored = self.text();
         let Some(splice) = Splice::find(stored) else {
             out.extend_from_slice(stored);
             return;
@@ -116,9 +162,16 @@ impl Object {
         out.extend_from_slice(&stored[splice.at..]);
     }
 
+    /// The object as a Kubernetes protobuf body; `None` if its kind has no message there.
+    pub fn protobuf(&self) -> Option<Vec<u8>> {
+        let encoder = api::protobuf::Encoder::new(&self.kind.api_version(), self.kind.kind)?;
+        let written = encoder.object(&self.json());
+        written.inspect_err(|error| tracing::error!(key = ?self.stored.key, %error, "no protobuf of it")).ok()
+    }
+
     /// How many bytes [`Object::write_json`] appends at most.
     pub fn json_bytes_max(&self) -> usize {
-        self.stored.value.len() + SPLICE_BYTES_MAX
+        self.text().len() + SPLICE_BYTES_MAX
     }
 
     /// The labels, without decoding the rest.
@@ -134,7 +187,7 @@ impl Object {
         if let Some(value) = self.decoded.get() {
             return api::object::labels(value);
         }
-        serde_json::from_slice::<Labelled>(&self.stored.value)
+        serde_json::from_slice::<Labelled>(self.converted.as_ref().unwrap_or(&self.stored.value))
             .ok()
             .and_then(|object| object.metadata.labels)
             .unwrap_or_default()

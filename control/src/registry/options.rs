@@ -14,8 +14,23 @@ pub enum Part {
     Status,
     /// A namespace's `spec.finalizers`.
     Finalize,
+    /// What is decided about a certificate signing request: its conditions.
+    Approval,
     /// A pod's `spec.ephemeralContainers`, to which such a write only adds.
     EphemeralContainers,
+}
+
+impl Part {
+    /// The subresource that the part is; empty for the object.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Approval => "approval",
+            Self::Finalize => "finalize",
+            Self::EphemeralContainers => "ephemeralcontainers",
+        }
+    }
 }
 
 /// One object, or one part of it.
@@ -69,6 +84,15 @@ impl Guard {
         Self(Arc::new(check))
     }
 
+    /// Both guards, this one first.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self::new(move |kind, old, new| {
+            self.check(kind, old, new)?;
+            other.check(kind, old, new)
+        })
+    }
+
     pub(super) fn check(&self, kind: &'static Kind, old: Option<&Value>, new: &Value) -> Result<(), Status> {
         (self.0)(kind, old, new)
     }
@@ -78,6 +102,18 @@ impl std::fmt::Debug for Guard {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Guard")
     }
+}
+
+/// Who writes, as far as `metadata.managedFields` tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum FieldManager {
+    /// A part of the cluster, whose writes are not tracked.
+    #[default]
+    Untracked,
+    /// Owns what the write changes.
+    Updates(String),
+    /// Owns what it applied; the object to write carries the entries already.
+    Applies(String),
 }
 
 /// How a write is made.
@@ -93,6 +129,12 @@ pub struct WriteOptions {
     pub fence: Option<u64>,
     /// What else the writer must be allowed to.
     pub guard: Option<Guard>,
+    /// Who asks, as `UserInfo`, for webhooks and policies; `None`: a part of Barque.
+    pub asker: Option<Arc<Value>>,
+    /// Who writes.
+    pub manager: FieldManager,
+    /// The subresource through which the write comes, if the target does not tell; empty otherwise.
+    pub subresource: &'static str,
 }
 
 /// How dependents of a deleted object fare.
@@ -121,6 +163,8 @@ pub struct DeleteOptions {
     pub propagation: Option<Propagation>,
     /// The raft term under which the writer leads: the write loses if another leader has taken over.
     pub fence: Option<u64>,
+    /// Who asks, as `UserInfo`, for webhooks and policies; `None`: a part of Barque.
+    pub asker: Option<Arc<Value>>,
 }
 
 impl DeleteOptions {

@@ -4,8 +4,7 @@ use api::{Status, object};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::create::check_fields;
-use super::update::{guarded, prepare};
+use super::update::Run;
 use super::{Registry, Target, WriteOptions, Written};
 
 /// A patch in one of the forms that the API takes.
@@ -28,16 +27,19 @@ impl Registry {
         patch: &Patch,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
+        let rules = self.rules(target.kind)?;
         let mut warnings = Vec::new();
+        let mut free = self.free_for_update(target, &Value::Null).await?;
         let stepped = self
-            .step(target, options.dry_run, options.fence, |current| {
+            .step(target, Run::Write(options), |current| {
                 let old = current.value();
                 let mut new = apply(target, old, patch)?;
                 check_identity(target, old, &new)?;
-                warnings = check_fields(target.kind, &mut new, options)?;
-                guarded(target, options, old, prepare(target, old, new)?)
+                warnings = rules.check_fields(&mut new, options)?;
+                self.prepare(target, options, old, new, &mut free)
             })
             .await?;
+        warnings.extend(stepped.warnings);
         Ok(Written { object: stepped.object, warnings, removed: stepped.removed })
     }
 }

@@ -7,10 +7,14 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::admission::{self, Operation};
-use super::create::{check_fields, check_namespace, encode, set_type};
+use super::conversion::Encoded;
+use super::create::{check_namespace, set_type};
 use super::list::parse_version;
+use super::policies::Asked;
+use super::reservations::Free;
 use super::{
-    Object, Part, Registry, Target, WRITE_ATTEMPTS_MAX, WriteOptions, Written, error, keys, strategies,
+    DeleteOptions, Object, Part, Registry, Rules, Target, WRITE_ATTEMPTS_MAX, WriteOptions, Written, apply,
+    error, keys, reservations, strategies,
 };
 use crate::object_store::{
     Condition, Consistency, Mutation, ObjectStore, StoredObject, Transaction, TransactionOutcome,
@@ -26,10 +30,55 @@ pub(super) enum Step {
     Keep,
 }
 
+/// How a commit ended.
+enum Committed {
+    /// At this revision.
+    At(u64),
+    /// The object is another one by now, or gone.
+    Changed(Option<StoredObject>),
+    /// The object is the same, but another one has what it would reserve under this key.
+    Taken(Bytes),
+}
+
 /// What became of an object.
 pub(super) struct Stepped {
     pub(super) object: Arc<Object>,
     pub(super) removed: bool,
+    /// What webhooks and policies have to say.
+    pub(super) warnings: Vec<String>,
+}
+
+/// How a step is made.
+#[derive(Clone, Copy)]
+pub(super) enum Run<'a> {
+    /// A write.
+    Write(&'a WriteOptions),
+    /// A deletion.
+    Delete(&'a DeleteOptions),
+}
+
+impl<'a> Run<'a> {
+    fn dry_run(self) -> bool {
+        match self {
+            Self::Write(options) => options.dry_run,
+            Self::Delete(options) => options.dry_run,
+        }
+    }
+
+    fn fence(self) -> Option<u64> {
+        match self {
+            Self::Write(options) => options.fence,
+            Self::Delete(options) => options.fence,
+        }
+    }
+
+    fn asked(self, target: Target<'a>) -> Asked<'a> {
+        let (operation, asker) = match self {
+            Self::Write(options) => ("UPDATE", &options.asker),
+            Self::Delete(options) => ("DELETE", &options.asker),
+        };
+        Asked { target, operation, dry_run: self.dry_run(), asker: asker.as_deref() }
+    }
 }
 
 impl Registry {
@@ -41,18 +90,21 @@ impl Registry {
         mut object: Value,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
-        let warnings = check_fields(target.kind, &mut object, options)?;
+        let rules = self.rules(target.kind)?;
+        let warnings = rules.check_fields(&mut object, options)?;
         check_namespace(target.kind, target.namespace, &mut object)?;
         check_name(target, &mut object)?;
         let expected = expected_version(&object)?;
+        let mut free = self.free_for_update(target, &object).await?;
         let stepped = self
-            .step(target, options.dry_run, options.fence, |current| {
+            .step(target, Run::Write(options), |current| {
                 if expected.is_some_and(|expected| expected != current.revision()) {
                     return Err(Status::modified(target.kind, target.name));
                 }
-                guarded(target, options, current.value(), prepare(target, current.value(), object.clone())?)
+                self.prepare(target, options, current.value(), object.clone(), &mut free)
             })
             .await?;
+        let warnings = warnings.into_iter().chain(stepped.warnings).collect();
         Ok(Written { object: stepped.object, warnings, removed: stepped.removed })
     }
 
@@ -65,14 +117,15 @@ impl Registry {
         options: &WriteOptions,
         mut change: impl FnMut(&mut Value) -> Result<(), Status> + Send,
     ) -> Result<Written, Status> {
+        let mut free = self.free_for_update(target, &Value::Null).await?;
         let stepped = self
-            .step(target, options.dry_run, options.fence, |current| {
+            .step(target, Run::Write(options), |current| {
                 let mut object = current.value().clone();
                 change(&mut object)?;
-                guarded(target, options, current.value(), prepare(target, current.value(), object)?)
+                self.prepare(target, options, current.value(), object, &mut free)
             })
             .await?;
-        Ok(Written { object: stepped.object, warnings: Vec::new(), removed: stepped.removed })
+        Ok(Written { object: stepped.object, warnings: stepped.warnings, removed: stepped.removed })
     }
 
     /// The loop under every change. The first look is local and cheap; whatever it leads to other than a
@@ -80,25 +133,27 @@ impl Registry {
     pub(super) async fn step(
         &self,
         target: Target<'_>,
-        dry_run: bool,
-        fence: Option<u64>,
+        run: Run<'_>,
         mut change: impl FnMut(&Object) -> Result<Step, Status> + Send,
     ) -> Result<Stepped, Status> {
+        let rules = self.rules(target.kind)?;
         let key = keys::object(target.kind, target.namespace, target.name);
-        let mut newest = dry_run;
+        let mut newest = run.dry_run();
         let mut known: Option<StoredObject> = None;
+        let mut refused: Option<Bytes> = None;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let stored = match known.take() {
                 Some(stored) => Some(stored),
                 None => self.read_stored(&key, newest).await?,
             };
-            let Some(current) = stored.map(|stored| Object::new(target.kind, stored)) else {
+            let Some(stored) = stored else {
                 if newest {
                     return Err(Status::not_found(target.kind, target.name));
                 }
                 newest = true;
                 continue;
             };
+            let current = self.converter().open_one(&rules, stored).await?;
             let step = match change(&current) {
                 Err(_) if !newest => {
                     newest = true;
@@ -106,43 +161,109 @@ impl Registry {
                 }
                 step => step?,
             };
-            let (mutation, value) = match step {
-                Step::Keep => (None, Bytes::new()),
-                Step::Delete => (Some(Mutation::Delete { key: key.clone() }), current.stored().value.clone()),
-                Step::Put(object) => match encode(&object) {
-                    same if same == current.stored().value => (None, same),
-                    value => (Some(Mutation::Put { key: key.clone(), value: value.clone() }), value),
-                },
-            };
-            let Some(mutation) = mutation else {
+            let (step, warnings) = self.admit_step(target, run, &rules, current.value(), step).await?;
+            let (next, Encoded { value, shown }) = self.successor(step, &rules, &current).await?;
+            let Some(next) = next else {
                 if newest {
-                    return Ok(Stepped { object: Arc::new(current), removed: false });
+                    return Ok(Stepped { object: Arc::new(current), removed: false, warnings });
                 }
                 newest = true;
                 continue;
             };
-            let removed = matches!(mutation, Mutation::Delete { .. });
-            let revision = match dry_run {
-                true => Ok(current.revision()),
-                false => self.commit(&current, mutation, fence).await?,
+            let committed = match run.dry_run() {
+                true => Committed::At(current.revision()),
+                false => self.commit(&current, next.as_ref(), &value, run.fence()).await?,
             };
-            match revision {
-                Ok(revision) => {
+            match committed {
+                Committed::At(revision) => {
+                    let removed = next.is_none();
                     let create_revision = current.stored().create_revision;
-                    let stored =
-                        StoredObject { key: key.clone(), value, create_revision, mod_revision: revision };
-                    return Ok(Stepped { object: Arc::new(Object::new(target.kind, stored)), removed });
+                    let key = key.clone();
+                    let object = match removed {
+                        true => current.at(revision),
+                        false => {
+                            let stored = StoredObject { key, value, create_revision, mod_revision: revision };
+                            rules.written(stored, shown)
+                        }
+                    };
+                    return Ok(Stepped { object: Arc::new(object), removed, warnings });
                 }
-                Err(now) => {
+                Committed::Taken(taken) if refused.as_ref() == Some(&taken) => {
+                    return Err(reservations::taken(target.kind, target.name, &taken));
+                }
+                // What was drawn at random is another one at the next try.
+                Committed::Taken(taken) => {
+                    newest = true;
+                    refused = Some(taken);
+                }
+                Committed::Changed(None) => return Err(Status::not_found(target.kind, target.name)),
+                Committed::Changed(now) => {
                     newest = true;
                     known = now;
-                    if known.is_none() {
-                        return Err(Status::not_found(target.kind, target.name));
-                    }
                 }
             }
         }
         Err(Status::modified(target.kind, target.name))
+    }
+
+    /// Asks webhooks and policies about a step, and the namespace about containers that are added; mutating
+    /// webhooks may change what is put.
+    async fn admit_step(
+        &self,
+        target: Target<'_>,
+        run: Run<'_>,
+        rules: &Rules,
+        old: &Value,
+        step: Step,
+    ) -> Result<(Step, Vec<String>), Status> {
+        if let (Part::EphemeralContainers, Step::Put(new)) = (target.part, &step) {
+            let namespace = self.namespace_of(target).await?;
+            admission::pod_security::check(target.kind, &namespace, new)?;
+        }
+        let asked = run.asked(target);
+        match (step, run) {
+            (step, _) if !self.has_policies() => Ok((step, Vec::new())),
+            (Step::Put(new), Run::Write(options)) => {
+                let mut changed = new.clone();
+                let mut warnings = Box::pin(self.mutate(asked, rules, old, &mut changed)).await?;
+                let step = match changed == new {
+                    true => Step::Put(new),
+                    false => {
+                        let mut free = self.free_for_update(target, &changed).await?;
+                        self.prepare(target, options, old, changed, &mut free)?
+                    }
+                };
+                if let Step::Put(new) = &step {
+                    warnings.extend(Box::pin(self.consult(asked, old, new)).await?);
+                }
+                Ok((step, warnings))
+            }
+            // Only the first request to delete is one; what removes the last finalizer is not.
+            (step @ (Step::Put(_) | Step::Delete), Run::Delete(_)) => {
+                let warnings = Box::pin(self.consult(asked, old, &Value::Null)).await?;
+                Ok((step, warnings))
+            }
+            (step, _) => Ok((step, Vec::new())),
+        }
+    }
+
+    /// What becomes of `current`: nothing new, its end, or an object; and its bytes.
+    async fn successor(
+        &self,
+        step: Step,
+        rules: &Rules,
+        current: &Object,
+    ) -> Result<(Option<Option<Value>>, Encoded), Status> {
+        let unchanged = || Encoded { value: current.stored().value.clone(), shown: None };
+        match step {
+            Step::Keep => Ok((None, unchanged())),
+            Step::Delete => Ok((Some(None), unchanged())),
+            Step::Put(object) => {
+                let encoded = self.converter().encode(rules, &object).await?;
+                let is_same = encoded.value == current.stored().value;
+                Ok(((!is_same).then_some(Some(object)), encoded))
+            }
+        }
     }
 
     async fn read_stored(&self, key: &Bytes, newest: bool) -> Result<Option<StoredObject>, Status> {
@@ -151,73 +272,103 @@ impl Registry {
         Ok(stored)
     }
 
-    /// Commits one mutation of `current`: the new revision, or what stands there instead.
+    /// Commits what follows `current` (`None`: nothing does), and what goes with it.
     async fn commit(
         &self,
         current: &Object,
-        mutation: Mutation,
+        next: Option<&Value>,
+        value: &Bytes,
         fence: Option<u64>,
-    ) -> Result<Result<u64, Option<StoredObject>>, Status> {
+    ) -> Result<Committed, Status> {
+        let key = current.key().clone();
+        let mutation = match next {
+            Some(_) => Mutation::Put { key, value: value.clone() },
+            None => Mutation::Delete { key },
+        };
+        let reserved = reservations::change(current.kind(), Some(current.value()), next);
         let unchanged = Condition::Unchanged { key: current.key().clone(), mod_revision: current.revision() };
-        let transaction = Transaction { conditions: vec![unchanged], mutations: vec![mutation], fence };
+        let mut conditions = vec![unchanged];
+        conditions.extend(reserved.conditions);
+        let mut mutations = vec![mutation];
+        mutations.extend(reserved.mutations);
+        let asked = conditions.clone();
+        let transaction = Transaction { conditions, mutations, fence };
         match self.store().transact(transaction).await.map_err(error::from_store)? {
-            TransactionOutcome::Committed { revision } => Ok(Ok(revision)),
-            TransactionOutcome::ConditionFailed { mut current } => Ok(Err(current.pop().flatten())),
+            TransactionOutcome::Committed { revision } => Ok(Committed::At(revision)),
+            TransactionOutcome::ConditionFailed { current: mut found } => {
+                let is_same = found[0].as_ref().is_some_and(|now| now.mod_revision == current.revision());
+                match reservations::refused(&asked, &found).filter(|_| is_same) {
+                    Some(taken) => Ok(Committed::Taken(taken)),
+                    None => Ok(Committed::Changed(found.swap_remove(0))),
+                }
+            }
             TransactionOutcome::Fenced => Err(error::fenced()),
         }
     }
+
+    /// What seems free for an update; nothing for one that touches a part only.
+    pub(super) async fn free_for_update(&self, target: Target<'_>, new: &Value) -> Result<Free, Status> {
+        match target.part {
+            Part::Main => self.free_for(target.kind, new).await,
+            _ => Ok(Free::default()),
+        }
+    }
+
+    /// What of `new` may be written over `old`: defaulted, given what it reserves, admitted, validated, and
+    /// let through by the writer's guard.
+    pub(super) fn prepare(
+        &self,
+        target: Target<'_>,
+        options: &WriteOptions,
+        old: &Value,
+        mut new: Value,
+        free: &mut Free,
+    ) -> Result<Step, Status> {
+        let Target { kind, name, part, .. } = target;
+        check_uid(kind, name, old, &new)?;
+        set_type(kind, &mut new);
+        let sent = object::metadata_mut(&mut new).and_then(|metadata| metadata.remove("managedFields"));
+        keep_server_metadata(old, &mut new);
+        let now = object::timestamp(self.now());
+        strategies::in_stored_form(kind, old, &mut new, |old, new| match part {
+            Part::Main => strategies::of(kind).prepare_update(old, new),
+            Part::Status => strategies::of(kind).prepare_status_update(old, new),
+            Part::Approval => strategies::certificate::prepare_approval(old, new, &now),
+            Part::Finalize => strategies::namespace::prepare_finalize(old, new),
+            Part::EphemeralContainers => strategies::pod::prepare_ephemeral_containers(old, new),
+        });
+        let rules = self.rules(kind)?;
+        rules.default(&mut new);
+        apply::set_managers(target, options, (old, &mut new), sent.unwrap_or_default());
+        if rules.changes_generation(old, &new) {
+            object::set_generation(&mut new, object::generation(old) + 1);
+        }
+        if part == Part::Main {
+            self.reserve(kind, Some(old), &mut new, free)?;
+            admission::admit(kind, Operation::Update, &mut new)?;
+        }
+        // Both sides of the comparison carry the version that was read: metadata validation demands one.
+        let version = object::resource_version(old).to_owned();
+        object::set_resource_version(&mut new, &version);
+        let causes = match part {
+            Part::EphemeralContainers => api::validation::ephemeral_containers(old, &new),
+            _ => rules.check_update(old, &new),
+        };
+        if !causes.is_empty() {
+            return Err(Status::invalid(kind, name, causes));
+        }
+        object::set_metadata(&mut new, "resourceVersion", Value::Null);
+        if strategies::is_finished(kind, &new) {
+            return Ok(Step::Delete);
+        }
+        if let Some(guard) = &options.guard {
+            guard.check(kind, Some(old), &new)?;
+        }
+        Ok(Step::Put(new))
+    }
 }
 
-/// What of `new` may be written over `old`, defaulted, admitted and validated.
-pub(super) fn prepare(target: Target<'_>, old: &Value, mut new: Value) -> Result<Step, Status> {
-    let Target { kind, name, part, .. } = target;
-    check_uid(kind, name, old, &new)?;
-    set_type(kind, &mut new);
-    keep_server_metadata(old, &mut new);
-    match part {
-        Part::Main => strategies::of(kind).prepare_update(old, &mut new),
-        Part::Status => strategies::of(kind).prepare_status_update(old, &mut new),
-        Part::Finalize => strategies::namespace::prepare_finalize(old, &mut new),
-        Part::EphemeralContainers => strategies::pod::prepare_ephemeral_containers(old, &mut new),
-    }
-    api::defaults::apply(kind, &mut new);
-    if kind.has_generation && new.get("spec") != old.get("spec") {
-        object::set_generation(&mut new, object::generation(old) + 1);
-    }
-    if part == Part::Main {
-        admission::admit(kind, Operation::Update, &mut new)?;
-    }
-    // Both sides of the comparison carry the version that was read: metadata validation demands one.
-    let version = object::resource_version(old).to_owned();
-    object::set_resource_version(&mut new, &version);
-    let causes = match part {
-        Part::EphemeralContainers => api::validation::ephemeral_containers(old, &new),
-        _ => api::validation::update(kind, old, &new),
-    };
-    if !causes.is_empty() {
-        return Err(Status::invalid(kind, name, causes));
-    }
-    object::set_metadata(&mut new, "resourceVersion", Value::Null);
-    if strategies::is_finished(kind, &new) {
-        return Ok(Step::Delete);
-    }
-    Ok(Step::Put(new))
-}
-
-/// Asks the writer's guard about a step.
-pub(super) fn guarded(
-    target: Target<'_>,
-    options: &WriteOptions,
-    old: &Value,
-    step: Step,
-) -> Result<Step, Status> {
-    if let (Some(guard), Step::Put(new)) = (&options.guard, &step) {
-        guard.check(target.kind, Some(old), new)?;
-    }
-    Ok(step)
-}
-
-fn check_name(target: Target<'_>, object: &mut Value) -> Result<(), Status> {
+pub(super) fn check_name(target: Target<'_>, object: &mut Value) -> Result<(), Status> {
     let own = object::name(object);
     if own.is_empty() {
         let causes = vec![api::Cause::required("metadata.name", "name or generateName is required")];
@@ -235,7 +386,7 @@ fn check_name(target: Target<'_>, object: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn expected_version(object: &Value) -> Result<Option<u64>, Status> {
+pub(super) fn expected_version(object: &Value) -> Result<Option<u64>, Status> {
     match object::resource_version(object) {
         "" | "0" => Ok(None),
         text => parse_version(text).map(Some),

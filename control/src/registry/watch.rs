@@ -1,19 +1,22 @@
 //! Watches: what is there, then what changes.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use api::crd::CustomKind;
 use api::{Kind, Status};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
 pub use super::cacher::{Change, ObjectEvent};
 use super::cacher::{Filter, SharedEvent};
+use super::conversion::Converter;
 use super::list::{Selection, parse_version};
-use super::{ListOptions, Registry, WatchOptions, error, keys};
-use crate::object_store::{Error, ObjectStore, WatchItem, WatchStream};
+use super::{ListOptions, Registry, Rules, WatchOptions, error, keys};
+use crate::object_store::{Error, ObjectStore, WatchEvent, WatchItem, WatchStream};
 
 /// An element of a [`Watch`].
 #[derive(Debug, Clone)]
@@ -33,7 +36,8 @@ pub enum Notice {
 /// A stream that ends without one was cut off (too slow a reader, or the replica restarts its feed): watch
 /// again from the last revision seen.
 pub struct Watch {
-    kind: &'static Kind,
+    rules: Rules,
+    converter: Converter,
     /// Given before anything else.
     backlog: VecDeque<Notice>,
     source: Source,
@@ -41,11 +45,15 @@ pub struct Watch {
     revision: u64,
 }
 
+type Conversion = Pin<Box<dyn Future<Output = Result<Vec<WatchEvent>, Status>> + Send>>;
+
 enum Source {
     /// The kind's shared feed.
-    Feed { queue: mpsc::Receiver<ObjectEvent>, position: tokio::sync::watch::Receiver<u64> },
+    Feed { queue: mpsc::Receiver<Result<ObjectEvent, Status>>, position: tokio::sync::watch::Receiver<u64> },
     /// A store watch of its own, for a reader that comes from before the shared feed's memory.
     Store { stream: WatchStream, filter: Filter },
+    /// The same, whose newest events a webhook is converting.
+    Converting { events: Conversion, stream: WatchStream, filter: Filter },
     /// Nothing follows the backlog but this error.
     Failed(Option<Status>),
 }
@@ -54,7 +62,7 @@ impl std::fmt::Debug for Watch {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Watch")
-            .field("kind", &self.kind.kind)
+            .field("kind", &self.rules.kind().kind)
             .field("revision", &self.revision)
             .finish()
     }
@@ -68,7 +76,8 @@ impl Registry {
         namespace: Option<&str>,
         options: &WatchOptions,
     ) -> Result<Watch, Status> {
-        let selection = Selection::new(kind, &options.labels, &options.fields)?;
+        let rules = self.rules(kind)?;
+        let selection = Selection::new(&rules, &options.labels, &options.fields)?;
         let asked = options.resource_version.as_deref().unwrap_or_default();
         let revision = if asked.is_empty() { 0 } else { parse_version(asked)? };
         let mut backlog = VecDeque::new();
@@ -92,7 +101,7 @@ impl Registry {
         }
         let filter = Filter { prefix: keys::prefix(kind, namespace), selection };
         let source = self.watch_source(kind, filter, after, &mut backlog).await?;
-        Ok(Watch { kind, backlog, source, revision: after })
+        Ok(Watch { rules, converter: self.converter().clone(), backlog, source, revision: after })
     }
 
     async fn watch_source(
@@ -119,7 +128,12 @@ impl Registry {
 impl Watch {
     /// The kind watched.
     pub fn kind(&self) -> &'static Kind {
-        self.kind
+        self.rules.kind()
+    }
+
+    /// Its rules, if a definition made them.
+    pub(crate) fn custom_kind(&self) -> Option<&Arc<CustomKind>> {
+        self.rules.custom()
     }
 
     /// A bookmark for a reader that has taken everything so far: the revision up to which nothing is
@@ -148,6 +162,27 @@ impl Watch {
         Poll::Ready(Some(Ok(notice)))
     }
 
+    /// Has events of the store converted, mostly at once.
+    fn convert(&mut self, events: Vec<WatchEvent>) {
+        let (converter, rules) = (self.converter.clone(), self.rules.clone());
+        let events: Conversion = Box::pin(async move { converter.events(&rules, events).await });
+        self.source = match std::mem::replace(&mut self.source, Source::Failed(None)) {
+            Source::Store { stream, filter } => Source::Converting { events, stream, filter },
+            other => other,
+        };
+    }
+
+    /// Takes events in that are in the version watched.
+    fn converted(&mut self, events: Vec<WatchEvent>) {
+        if let Source::Converting { stream, filter, .. } =
+            std::mem::replace(&mut self.source, Source::Failed(None))
+        {
+            let shared = events.into_iter().map(|event| Arc::new(SharedEvent::new(&self.rules, event)));
+            self.backlog.extend(shared.filter_map(|event| filter.view(&event)).map(Notice::Event));
+            self.source = Source::Store { stream, filter };
+        }
+    }
+
     fn fail(&mut self, error: Error) -> Poll<Option<Result<Notice, Status>>> {
         self.source = Source::Failed(None);
         Poll::Ready(Some(Err(match error {
@@ -169,19 +204,26 @@ impl Stream for Watch {
                 return this.deliver(notice);
             }
             match &mut this.source {
+                Source::Converting { events, .. } => match events.as_mut().poll(context) {
+                    Poll::Ready(Ok(events)) => this.converted(events),
+                    Poll::Ready(Err(status)) => {
+                        this.source = Source::Failed(None);
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                },
                 Source::Failed(status) => return Poll::Ready(status.take().map(Err)),
                 Source::Feed { queue, .. } => match queue.poll_recv(context) {
-                    Poll::Ready(Some(event)) => return this.deliver(Notice::Event(event)),
+                    Poll::Ready(Some(Ok(event))) => return this.deliver(Notice::Event(event)),
+                    Poll::Ready(Some(Err(status))) => {
+                        this.source = Source::Failed(None);
+                        return Poll::Ready(Some(Err(status)));
+                    }
                     Poll::Ready(None) => return Poll::Ready(None),
                     Poll::Pending => return Poll::Pending,
                 },
-                Source::Store { stream, filter } => match stream.as_mut().poll_next(context) {
-                    Poll::Ready(Some(Ok(WatchItem::Events(events)))) => {
-                        let kind = this.kind;
-                        let shared = events.into_iter().map(|event| Arc::new(SharedEvent::new(kind, event)));
-                        this.backlog
-                            .extend(shared.filter_map(|event| filter.view(&event)).map(Notice::Event));
-                    }
+                Source::Store { stream, .. } => match stream.as_mut().poll_next(context) {
+                    Poll::Ready(Some(Ok(WatchItem::Events(events)))) => this.convert(events),
                     Poll::Ready(Some(Ok(WatchItem::Progress { revision }))) => {
                         this.revision = this.revision.max(revision);
                     }

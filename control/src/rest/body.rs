@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Write as _};
 
+use super::negotiate::PROTOBUF;
 use api::{Status, protobuf};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -22,7 +23,6 @@ const DUPLICATES_MAX: usize = 32;
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// A body as a value, with the duplicate fields found on the way.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ pub(super) fn object(media_type: &str, body: &[u8]) -> Result<Document, Status> 
         JSON => json(body),
         YAML => yaml(body),
         PROTOBUF => kubernetes_protobuf(body),
-        _ => Err(Status::unsupported_media_type(&[JSON, YAML])),
+        _ => Err(Status::unsupported_media_type(&[JSON, YAML, PROTOBUF])),
     }
 }
 
@@ -82,7 +82,8 @@ pub(super) fn json(body: &[u8]) -> Result<Document, Status> {
     Ok(Document { value, duplicates: finder.found })
 }
 
-fn yaml(body: &[u8]) -> Result<Document, Status> {
+/// Reads YAML, of which JSON is a part.
+pub(super) fn yaml(body: &[u8]) -> Result<Document, Status> {
     let value = serde_saphyr::from_slice(body)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
     Ok(Document { value, duplicates: Vec::new() })
@@ -226,7 +227,7 @@ mod tests {
         }
         assert_eq!(object("text/html", b"<p>").unwrap_err().code(), 415);
         assert_eq!(object(PROTOBUF, b"{}").unwrap_err().code(), 400);
-        assert_eq!(object(PROTOBUF, b"k8s\0\n\x09\n\x02v1\x12\x03Pod").unwrap_err().code(), 415);
+        assert_eq!(object(PROTOBUF, b"k8s\0\n\x09\n\x02v1\x12\x03Cow").unwrap_err().code(), 415);
     }
 
     #[test]

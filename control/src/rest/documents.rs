@@ -1,9 +1,8 @@
 //! Documents about the API: discovery, version, OpenAPI.
 //!
-//! They follow from the table of kinds alone, so they carry an `ETag` and answer `If-None-Match`.
+//! They follow from the served kinds alone, so they carry an `ETag` and answer `If-None-Match`.
 
-use std::sync::OnceLock;
-
+use api::crd::KindSet;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use prost::Message;
@@ -17,7 +16,8 @@ use super::respond::{self, Body, Style};
 const KUBERNETES_VERSION: (&str, &str, &str) = ("1", "33", "0");
 
 /// What `/` lists.
-const PATHS: [&str; 14] = [
+const PATHS: [&str; 16] = [
+    "/.well-known/openid-configuration",
     "/api",
     "/api/v1",
     "/apis",
@@ -28,6 +28,7 @@ const PATHS: [&str; 14] = [
     "/metrics",
     "/openapi/v2",
     "/openapi/v3",
+    "/openid/v1/jwks",
     "/readyz",
     "/readyz/ping",
     "/readyz/raft",
@@ -49,6 +50,7 @@ pub(super) fn respond(
     headers: &HeaderMap,
     style: &Style,
     advertised: &str,
+    kinds: &KindSet,
 ) -> Option<Response<Body>> {
     if *document == Document::OpenApiV2 && negotiate::accepts(headers, OPENAPI_V2_PROTOBUF) {
         let body = OpenApiV2::current().encode_to_vec();
@@ -59,19 +61,21 @@ pub(super) fn respond(
         Document::CoreVersions | Document::Groups => {
             let named = *document == Document::Groups;
             if let Some(version) = negotiate::aggregated_discovery(headers) {
-                return Some(aggregated(named, version, headers));
+                return Some(aggregated(kinds, named, version, headers));
             }
             match named {
-                true => api::discovery::api_group_list(),
+                true => api::discovery::api_group_list(kinds),
                 false => api::discovery::api_versions(advertised),
             }
         }
-        Document::Group(group) => api::discovery::api_group(group)?,
-        Document::Resources { group, version } => api::discovery::api_resource_list(group, version)?,
+        Document::Group(group) => api::discovery::api_group(kinds, group)?,
+        Document::Resources { group, version } => api::discovery::api_resource_list(kinds, group, version)?,
         Document::Version => version(),
-        Document::OpenApiV2 => openapi_v2(),
-        Document::OpenApiV3Index => openapi_v3_index(),
-        Document::OpenApiV3(path) => api::openapi::document(path, &git_version())?,
+        // Whoever answers those asks the store.
+        Document::Issuer | Document::IssuerKeys => return None,
+        Document::OpenApiV2 => kinds.openapi_v2(&git_version()).clone(),
+        Document::OpenApiV3Index => kinds.openapi_index(&git_version()).clone(),
+        Document::OpenApiV3(path) => api::openapi::document(kinds, path, &git_version())?,
     };
     let mut response = match document {
         Document::Version | Document::Paths => {
@@ -85,8 +89,8 @@ pub(super) fn respond(
     Some(response)
 }
 
-fn aggregated(named: bool, version: &'static str, headers: &HeaderMap) -> Response<Body> {
-    let value = api::discovery::aggregated(named, version);
+fn aggregated(kinds: &KindSet, named: bool, version: &'static str, headers: &HeaderMap) -> Response<Body> {
+    let value = api::discovery::aggregated(kinds, named, version);
     let mut response = Style::JSON.value(StatusCode::OK, &value);
     let media_type = match version {
         "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
@@ -152,7 +156,7 @@ const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@
 /// What Kubernetes names it in the answer: `@` is not allowed in a media type, and Go's parser refuses it.
 const OPENAPI_V2_PROTOBUF_GIVEN: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// An OpenAPI v2 document without definitions (schemas are served as OpenAPI v3).
+/// An OpenAPI v2 document without definitions: clients that read this form find schemas as OpenAPI v3, too.
 #[derive(Clone, PartialEq, prost::Message)]
 struct OpenApiV2 {
     #[prost(string, tag = "1")]
@@ -176,20 +180,4 @@ impl OpenApiV2 {
             OpenApiInfo { title: "Kubernetes".to_owned(), version: format!("v{major}.{minor}.{patch}") };
         Self { swagger: "2.0".to_owned(), info: Some(info) }
     }
-}
-
-fn openapi_v2() -> Value {
-    let (major, minor, patch) = KUBERNETES_VERSION;
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": format!("v{major}.{minor}.{patch}")},
-        "paths": {},
-        "definitions": {},
-    })
-}
-
-/// Where the OpenAPI v3 documents are. Their addresses hold their hashes, so it is made once and kept.
-fn openapi_v3_index() -> Value {
-    static INDEX: OnceLock<Value> = OnceLock::new();
-    INDEX.get_or_init(|| api::openapi::index(&git_version())).clone()
 }

@@ -19,22 +19,26 @@ const EXTRA_PREFIX: &str = "impersonate-extra-";
 const AUTHENTICATION_GROUP: &str = "authentication.k8s.io";
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
-/// As whom a request is to be handled: the asker, or whom he may impersonate.
+/// As whom else a request is to be handled; `None`: as the asker himself.
 ///
 /// # Errors
 /// 403 when the asker may not, 400 when the headers name no user.
-pub(super) fn apply(access: &Access, asker: Identity, headers: &HeaderMap) -> Result<Identity, Status> {
+pub(super) fn apply(
+    access: &Access,
+    asker: &Identity,
+    headers: &HeaderMap,
+) -> Result<Option<Identity>, Status> {
     let is_asked = headers.keys().any(|name| {
         let name = name.as_str();
         matches!(name, USER | GROUP | UID) || name.starts_with(EXTRA_PREFIX)
     });
     if !is_asked {
-        return Ok(asker);
+        return Ok(None);
     }
     let wanted = wanted(headers)?;
     for request in wanted.requests() {
-        if !access.allows(&asker, &request.attributes()) {
-            return Err(refusal(&asker, &request.attributes()));
+        if !access.allows(asker, &request.attributes()) {
+            return Err(refusal(asker, &request.attributes()));
         }
     }
     tracing::info!(
@@ -42,7 +46,7 @@ pub(super) fn apply(access: &Access, asker: Identity, headers: &HeaderMap) -> Re
         impersonated = wanted.identity.user,
         "a request is made as somebody else"
     );
-    Ok(wanted.identity)
+    Ok(Some(wanted.identity))
 }
 
 struct Wanted {
@@ -68,7 +72,7 @@ impl Part<'_> {
             subresource: self.subresource,
             namespace: self.namespace,
             name: self.name,
-            path: "",
+            ..Attributes::default()
         }
     }
 }

@@ -6,27 +6,35 @@
 //! errors are Kubernetes `Status` objects. Does not change objects itself: that is the registry's.
 //!
 //! ```text
-//!   request ─► path ─► auth ─► verb ─► [registry] ─► respond (whole | table | metadata; JSON | YAML)
+//!   request ─► path ─► auth ─► verb ─► [registry] ─► respond (whole | table | metadata; JSON | YAML | protobuf)
 //! ```
 
+mod apply;
+mod audit;
 mod body;
+mod bounds;
 mod documents;
+mod fairness;
 mod impersonation;
+mod issuer;
 mod logs;
 mod metrics;
 mod negotiate;
+mod node_restriction;
 mod path;
 mod probes;
+mod proxy;
 mod query;
+mod resource_metrics;
 mod respond;
 mod review;
 mod scale;
+mod security;
 mod streams;
 mod token;
 mod verbs;
 mod watch;
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,35 +43,40 @@ use api::Status;
 use api::table::IncludeObject;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::USER_AGENT;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::body::BODY_BYTES_MAX;
+pub use self::fairness::REQUESTS_MAX;
+use self::fairness::{Fairness, STREAMS_MAX};
 pub use self::logs::{LogFuture, LogRequest, LogStream, PodLogs};
 use self::metrics::Metrics;
-use self::negotiate::Form;
+use self::negotiate::{Form, Offer};
 use self::path::{Document, Probe, Resource, Route};
 use self::query::Query;
 use self::respond::Style;
 pub use self::respond::{Body, BoxError};
+pub use self::security::{PeerAddress, Security};
 pub use self::streams::{
-    ClientFrame, NodeFrame, NodeStream, PodStreams, StreamEnds, StreamFailure, StreamFuture, StreamRequest,
-    StreamTarget,
+    ClientFrame, Handover, NodeFrame, NodeStream, OpenStream, PodStreams, StreamEnds, StreamFailure,
+    StreamFuture, StreamRequest, StreamTarget,
 };
 use self::verbs::{Call, Verb};
+pub(crate) use self::watch::INITIAL_EVENTS_END;
+use crate::audit::Audit;
 use crate::auth::service_account::ServiceAccounts;
+use crate::auth::tokens::Tokens;
 use crate::auth::{self, Access, Attributes, Identity, ResourceName};
+use crate::flow_control::FlowControl;
 use crate::registry::Registry;
+use crate::usage::Usage;
 
 /// How long a request other than a watch or a log may take.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
-/// Requests handled at once, watches and logs aside.
-const IN_FLIGHT_MAX: usize = 800;
-/// Streams (watches, logs, interactive ones) open at once.
-const STREAMS_MAX: usize = 10_000;
 /// After how many seconds a client that met a full replica should try again.
 const RETRY_AFTER_S: u32 = 1;
 /// Longest request id taken over from a client.
@@ -81,8 +94,14 @@ pub struct Parts {
     pub pod_streams: Arc<dyn PodStreams>,
     /// Makes and checks the tokens of service accounts.
     pub accounts: ServiceAccounts,
+    /// What nodes and pods use.
+    pub usage: Usage,
+    /// Which requests matter more than others.
+    pub flow_control: FlowControl,
     /// This replica's `host:port` as clients know it.
     pub advertised: String,
+    /// Who gets in beside those whom the cluster knows.
+    pub security: Security,
     /// Cancelled when the replica begins to stop: streams end.
     pub stop: CancellationToken,
 }
@@ -94,10 +113,14 @@ pub struct Rest {
     logs: Arc<dyn PodLogs>,
     pod_streams: Arc<dyn PodStreams>,
     accounts: ServiceAccounts,
+    usage: Usage,
+    tokens: Tokens,
+    allows_anonymous: bool,
+    audit: Option<Arc<Audit>>,
     advertised: String,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
-    in_flight: Semaphore,
+    fairness: Fairness,
     streams: Arc<Semaphore>,
 }
 
@@ -120,17 +143,34 @@ struct Head {
 impl Rest {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, access, logs, pod_streams, accounts, advertised, stop } = parts;
-        Self {
+        let Parts {
             registry,
             access,
             logs,
             pod_streams,
             accounts,
+            usage,
+            flow_control,
+            advertised,
+            security,
+            stop,
+        } = parts;
+        registry.reach_pods_through(&pod_streams);
+        let tokens = Tokens::new(registry.clone(), accounts.clone(), security.static_tokens.clone());
+        Self {
+            tokens,
+            allows_anonymous: security.allows_anonymous,
+            audit: security.audit,
+            registry,
+            access,
+            logs,
+            pod_streams,
+            accounts,
+            usage,
             advertised,
             stop,
             metrics: Arc::default(),
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            fairness: Fairness::new(security.requests_max, flow_control),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
@@ -138,24 +178,27 @@ impl Rest {
     /// Answers a request. Who asks stands in its extensions as an [`Identity`]; without one, nobody known.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: hyper::body::Body<Data = Bytes> + Send,
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let began = Instant::now();
         let asker = self.identity(&request).await;
-        let (identity, refused) = match impersonation::apply(&self.access, asker.clone(), request.headers()) {
-            Ok(identity) => (identity, None),
-            Err(status) => (asker, Some(status)),
+        let (identity, refused) = match impersonation::apply(&self.access, &asker, request.headers()) {
+            Ok(other) => (other.unwrap_or_else(|| asker.clone()), None),
+            Err(status) => (asker.clone(), Some(status)),
         };
         let head = Head {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            route: Route::parse(request.uri().path()),
+            route: self.route(&identity, request.uri().path()).await,
             query: Query::parse(request.uri().query()),
             headers: request.headers().clone(),
             identity,
         };
         let (verb, resource) = head.labels();
+        let id = request_id(&head.headers);
+        let trail = audit::Trail::begin(self.audit.as_ref(), &head, (&id, &asker), &request);
+        let request = trail.tee(request);
         let answer = async {
             match refused {
                 Some(status) if !head.identity.is_anonymous() => respond::failure(&status),
@@ -163,16 +206,17 @@ impl Rest {
             }
         };
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
-        let mut response = answer.unwrap_or_else(|_| {
+        let panicked = answer.is_err();
+        let response = answer.unwrap_or_else(|_| {
             self.metrics.panicked();
             tracing::error!(method = %head.method, path = head.path, "the handling of a request panicked");
             respond::failure(&Status::internal("the handling of the request failed; see this replica's log"))
         });
+        let mut response = trail.end(response, panicked).await;
         if head.method == Method::HEAD {
             let empty = Empty::new().map_err(|never: std::convert::Infallible| match never {});
             *response.body_mut() = empty.boxed_unsync();
         }
-        let id = request_id(&head.headers);
         respond::set_header(&mut response, "audit-id", &id);
         respond::set_header(&mut response, "x-request-id", &id);
         respond::set_header(&mut response, "cache-control", "no-cache, private");
@@ -186,10 +230,12 @@ impl Rest {
 
     async fn answer<B>(&self, head: &Head, request: Request<B>) -> Response<Body>
     where
-        B: hyper::body::Body<Data = Bytes> + Send,
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if head.identity.is_anonymous() && !head.is_public() {
+        // Credentials that do not count are not the same as none.
+        let is_heard = self.allows_anonymous && !head.headers.contains_key(AUTHORIZATION);
+        if head.identity.is_anonymous() && !head.is_public() && !is_heard {
             return respond::failure(&Status::unauthorized());
         }
         match &head.route {
@@ -198,7 +244,14 @@ impl Rest {
                 if let Err(status) = self.authorize_path(head) {
                     return respond::failure(&status);
                 }
-                self.answer_path(head)
+                match &head.route {
+                    Route::Document(document @ (Document::Issuer | Document::IssuerKeys))
+                        if matches!(head.method, Method::GET | Method::HEAD) =>
+                    {
+                        self.issuer_document(document).await
+                    }
+                    _ => self.answer_path(head),
+                }
             }
         }
     }
@@ -207,14 +260,27 @@ impl Rest {
     /// not count makes nobody, to whom only public paths are open.
     async fn identity<B>(&self, request: &Request<B>) -> Identity {
         let known = request.extensions().get().cloned().unwrap_or_else(Identity::anonymous);
-        let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some((scheme, token)) = header.filter(|_| known.is_anonymous()).and_then(|h| h.split_once(' '))
         else {
             return known;
         };
         match scheme.eq_ignore_ascii_case("bearer") {
-            true => self.accounts.authenticate(token.trim()).await.unwrap_or(known),
+            true => self.tokens.authenticate(token.trim()).await.unwrap_or(known),
             false => known,
+        }
+    }
+
+    /// What a path names. A custom resource that this replica does not know yet is looked up first.
+    async fn route(&self, identity: &Identity, path: &str) -> Route {
+        let kinds = self.registry.kinds();
+        let route = Route::parse(path, &kinds.current());
+        if route != Route::Unknown || identity.is_anonymous() {
+            return route;
+        }
+        match path::custom_resource(path) {
+            Some((group, plural)) if kinds.learn(group, plural).await => Route::parse(path, &kinds.current()),
+            _ => route,
         }
     }
 
@@ -236,21 +302,26 @@ impl Rest {
         }
         match &head.route {
             Route::Probe(Probe::Metrics, _) => {
-                let in_flight = IN_FLIGHT_MAX - self.in_flight.available_permits();
-                respond::text(http::StatusCode::OK, self.metrics.render(in_flight))
+                let mut text = self.metrics.render(self.fairness.executing());
+                self.fairness.render(&mut text);
+                if let Some(audit) = &self.audit {
+                    audit.render(&mut text);
+                }
+                respond::text(http::StatusCode::OK, text)
             }
             Route::Probe(probe, check) => {
                 let stopping = self.stop.is_cancelled();
                 probes::respond(probe, check.as_deref(), &head.query, self.registry.store(), stopping)
             }
             Route::Document(document) => {
-                let style = match Form::of(&head.headers) {
+                let style = match Form::of(&head.headers, Offer::Text) {
                     Ok(form) => Style { form: form.whole(), pretty: head.pretty(), ..Style::JSON },
                     // Some documents have media types of their own.
                     Err(_) if documents::is_acceptable(document, &head.headers) => Style::JSON,
                     Err(status) => return respond::failure(&status),
                 };
-                documents::respond(document, &head.headers, &style, &self.advertised)
+                let kinds = self.registry.kinds().current();
+                documents::respond(document, &head.headers, &style, &self.advertised, &kinds)
                     .unwrap_or_else(respond::not_found)
             }
             Route::Resource(_) | Route::Unknown => respond::not_found(),
@@ -264,17 +335,38 @@ impl Rest {
         request: Request<B>,
     ) -> Response<Body>
     where
-        B: hyper::body::Body<Data = Bytes> + Send,
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let Some(verb) = Verb::of(&head.method, resource, &head.query) else {
             return respond::method_not_allowed(allowed(resource));
         };
-        let attributes = attributes(resource, verb);
+        let attributes = attributes(resource, verb, &head.query);
         if !self.access.allows(&head.identity, &attributes) {
             return respond::failure(&auth::refusal(&head.identity, &attributes));
         }
-        let style = match head.style(verb) {
+        let mut response = self.answer_allowed(head, (resource, verb), &attributes, request).await;
+        self.fairness.classify(&head.identity, &attributes).mark(&mut response);
+        response
+    }
+
+    /// Answers a request for a resource that its asker may make.
+    async fn answer_allowed<B>(
+        &self,
+        head: &Head,
+        (resource, verb): (&Resource, Verb),
+        attributes: &Attributes<'_>,
+        request: Request<B>,
+    ) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if resource.subresource.as_deref() == Some("proxy") {
+            let answer = self.stream(head, self.proxy(head, resource, request)).await;
+            return answer.unwrap_or_else(|status| respond::failure(&status));
+        }
+        let style = match head.style(verb, resource) {
             Ok(style) => style,
             Err(status) => return respond::failure(&status),
         };
@@ -282,49 +374,14 @@ impl Rest {
             let (namespace, pod) = (attributes.namespace, attributes.name);
             tracing::info!(user = head.identity.user, subresource, namespace, pod, "a stream is asked for");
         }
-        let call = Call { resource, verb, query: &head.query, style, identity: &head.identity };
+        let user_agent = head.user_agent();
+        let call = Call { resource, verb, query: &head.query, style, identity: &head.identity, user_agent };
         let work = self.perform(&call, request);
         let result = match verb == Verb::Watch || resource.subresource.as_deref() == Some("log") {
-            true => self.stream(work).await,
-            false => self.bounded(head, work).await,
+            true => self.stream(head, work).await,
+            false => self.bounded(head, attributes, work).await,
         };
-        result.unwrap_or_else(|status| respond::failure(&status))
-    }
-
-    /// Runs a request within the bounds of time and number.
-    async fn bounded(
-        &self,
-        head: &Head,
-        work: impl Future<Output = Result<Response<Body>, Status>>,
-    ) -> Result<Response<Body>, Status> {
-        let _permit = self.in_flight.try_acquire().map_err(|_| too_many())?;
-        let time = head.timeout().unwrap_or(REQUEST_TIME_MAX).min(REQUEST_TIME_MAX);
-        match tokio::time::timeout(time, work).await {
-            Ok(result) => result,
-            Err(_) => {
-                Err(Status::timeout("request did not complete within the allotted timeout", RETRY_AFTER_S))
-            }
-        }
-    }
-
-    /// Runs a request whose answer is a stream; the stream counts until its end.
-    async fn stream(
-        &self,
-        work: impl Future<Output = Result<Response<Body>, Status>>,
-    ) -> Result<Response<Body>, Status> {
-        let permit = self.streams.clone().try_acquire_owned().map_err(|_| too_many())?;
-        let guard = self.metrics.clone().stream();
-        let response = match tokio::time::timeout(REQUEST_TIME_MAX, work).await {
-            Ok(response) => response?,
-            Err(_) => return Err(Status::timeout("the stream did not begin in time", RETRY_AFTER_S)),
-        };
-        Ok(response.map(|body| {
-            body.map_frame(move |frame| {
-                let _held = (&permit, &guard);
-                frame
-            })
-            .boxed_unsync()
-        }))
+        result.unwrap_or_else(|status| style.failure(&status))
     }
 }
 
@@ -349,10 +406,14 @@ impl Head {
         }
     }
 
-    fn style(&self, verb: Verb) -> Result<Style, Status> {
+    fn style(&self, verb: Verb, resource: &Resource) -> Result<Style, Status> {
+        let offer = match api::protobuf::is_known(&resource.kind.api_version(), resource.kind.kind) {
+            true => Offer::Any,
+            false => Offer::Text,
+        };
         let form = match verb {
-            Verb::Watch => Form::of_stream(&self.headers)?,
-            _ => Form::of(&self.headers)?,
+            Verb::Watch => Form::of_stream(&self.headers, offer)?,
+            _ => Form::of(&self.headers, offer)?,
         };
         let include = self.query.get("includeObject").unwrap_or_default();
         let include = IncludeObject::parse(include)
@@ -365,8 +426,12 @@ impl Head {
         if self.query.has("pretty") {
             return self.query.flag("pretty");
         }
-        let agent = self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let agent = self.user_agent();
         agent.starts_with("curl") || agent.starts_with("Wget")
+    }
+
+    fn user_agent(&self) -> &str {
+        self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default()
     }
 
     /// The client's own bound, as in `?timeout=10s`.
@@ -384,19 +449,27 @@ impl Head {
     }
 }
 
-fn attributes(resource: &Resource, verb: Verb) -> Attributes<'_> {
+fn attributes<'a>(resource: &'a Resource, verb: Verb, query: &'a Query) -> Attributes<'a> {
     let namespace = resource.namespace.as_deref().unwrap_or_default();
     let name = resource.name.as_deref().unwrap_or_default();
     // A namespace is inside itself, as Kubernetes sees it.
     let namespace = if resource.kind.kind == "Namespace" { name } else { namespace };
-    Attributes {
+    let selects = matches!(verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+    let fields = query.get("fieldSelector").filter(|_| selects).unwrap_or_default();
+    let mut attributes = Attributes {
         verb: verb.as_str(),
         resource: Some(ResourceName::of(resource.kind)),
         subresource: resource.subresource.as_deref().unwrap_or_default(),
         namespace,
         name,
         path: "",
+        fields,
+    };
+    // Who lists one object by its name asks for that object.
+    if let Some(name) = attributes.selected("metadata.name").filter(|_| name.is_empty()) {
+        attributes.name = name;
     }
+    attributes
 }
 
 fn allowed(resource: &Resource) -> &'static str {

@@ -1,21 +1,42 @@
 //! In which form a client wants its answer.
 //!
 //! Reads `Accept` as the Kubernetes API server does: the alternatives in order of preference, the first that
-//! is served wins. Kubernetes protobuf is not served, so clients that offer JSON beside it get JSON, and
-//! clients that offer nothing else are refused.
+//! is served wins. Kubernetes protobuf is served for the built-in kinds, and not for tables: clients that offer
+//! JSON beside it get JSON, and clients that offer nothing else are refused.
 
 use api::Status;
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// The media types that answers come in.
-pub(super) const SERVED: [&str; 2] = ["application/json", "application/yaml"];
+/// The media type of Kubernetes protobuf.
+pub(super) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// The media types that answers come in, the last one not for everything.
+const SERVED: [&str; 3] = ["application/json", "application/yaml", PROTOBUF];
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Json,
     Yaml,
+    Protobuf,
+}
+
+/// What an answer could be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// JSON and YAML.
+    Text,
+    /// Those and protobuf.
+    Any,
+}
+
+impl Offer {
+    fn served(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &SERVED[..2],
+            Self::Any => &SERVED,
+        }
+    }
 }
 
 /// What objects are turned into.
@@ -41,22 +62,23 @@ impl Form {
     pub(super) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Whole };
 
     /// The form that the client prefers among those served.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Status> {
+    pub(super) fn of(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
         let ranges = ranges(headers);
         if ranges.is_empty() {
             return Ok(Self::JSON);
         }
-        ranges.iter().find_map(MediaRange::form).ok_or_else(|| Status::not_acceptable(&SERVED))
+        let form = ranges.iter().find_map(|range| range.form(offer));
+        form.ok_or_else(|| Status::not_acceptable(offer.served()))
     }
 
-    /// As [`Form::of`], for an answer that is a stream: those come in JSON only.
-    pub(super) fn of_stream(headers: &HeaderMap) -> Result<Self, Status> {
+    /// As [`Form::of`], for an answer that is a stream: those do not come in YAML.
+    pub(super) fn of_stream(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
         let ranges = ranges(headers);
         if ranges.is_empty() {
             return Ok(Self::JSON);
         }
-        let mut forms = ranges.iter().filter_map(MediaRange::form);
-        forms.find(|form| form.encoding == Encoding::Json).ok_or_else(|| Status::not_acceptable(&SERVED[..1]))
+        let mut forms = ranges.iter().filter_map(|range| range.form(offer));
+        forms.find(|form| form.encoding != Encoding::Yaml).ok_or_else(|| Status::not_acceptable(&SERVED[..1]))
     }
 
     /// The same encoding for something that is no object.
@@ -69,6 +91,7 @@ impl Form {
         match self.encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => PROTOBUF,
         }
     }
 }
@@ -90,7 +113,7 @@ pub(super) fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> 
                 Some("v2beta1") => return Some("v2beta1"),
                 _ => {}
             }
-        } else if range.parameter("as").is_none() && range.form().is_some() {
+        } else if range.parameter("as").is_none() && range.form(Offer::Text).is_some() {
             return None;
         }
     }
@@ -120,10 +143,11 @@ impl MediaRange {
         self.parameters.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str())
     }
 
-    fn form(&self) -> Option<Form> {
+    fn form(&self, offer: Offer) -> Option<Form> {
         let encoding = match self.media_type.as_str() {
             "*/*" | "application/*" | "application/json" => Encoding::Json,
             "application/yaml" => Encoding::Yaml,
+            PROTOBUF if offer == Offer::Any => Encoding::Protobuf,
             _ => return None,
         };
         let version = || match self.parameter("v") {
@@ -133,6 +157,7 @@ impl MediaRange {
         };
         let shape = match (self.parameter("as"), self.parameter("g")) {
             (None, _) => Shape::Whole,
+            (Some("Table"), _) if encoding == Encoding::Protobuf => return None,
             (Some("Table"), Some("meta.k8s.io")) => Shape::Table(version()?),
             (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io")) => {
                 Shape::Metadata(version()?)
@@ -158,7 +183,13 @@ mod tests {
     fn form(accept: &str) -> Option<Form> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        Form::of(&headers).ok()
+        Form::of(&headers, Offer::Text).ok()
+    }
+
+    fn any(accept: &str) -> Option<Form> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, accept.parse().unwrap());
+        Form::of(&headers, Offer::Any).ok()
     }
 
     #[test]
@@ -174,6 +205,22 @@ mod tests {
         assert_eq!(form("application/json;as=Table;v=v9;g=meta.k8s.io"), None);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         assert_eq!(form(metadata), Some(Form { encoding: Encoding::Json, shape: Shape::Metadata("v1") }));
+    }
+
+    #[test]
+    fn protobuf_is_for_what_has_messages() {
+        let whole = |encoding| Some(Form { encoding, shape: Shape::Whole });
+        assert_eq!(any("application/vnd.kubernetes.protobuf,application/json"), whole(Encoding::Protobuf));
+        assert_eq!(any("application/json,application/vnd.kubernetes.protobuf"), whole(Encoding::Json));
+        assert_eq!(
+            any("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"),
+            Some(Form { encoding: Encoding::Protobuf, shape: Shape::Metadata("v1") })
+        );
+        assert_eq!(any("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1"), None);
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, "application/vnd.kubernetes.protobuf;stream=watch".parse().unwrap());
+        assert_eq!(Form::of_stream(&headers, Offer::Any).ok(), whole(Encoding::Protobuf));
+        assert_eq!(Form::of_stream(&headers, Offer::Text).ok(), None);
     }
 
     #[test]

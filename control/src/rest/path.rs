@@ -4,6 +4,7 @@
 //! understood of it, so that authorization can speak of it.
 
 use api::Kind;
+use api::crd::KindSet;
 use percent_encoding::percent_decode_str;
 
 /// Documents about the API itself.
@@ -27,6 +28,10 @@ pub(super) enum Document {
     OpenApiV3(String),
     /// `/version`
     Version,
+    /// `/.well-known/openid-configuration`
+    Issuer,
+    /// `/openid/v1/jwks`
+    IssuerKeys,
 }
 
 /// Reports about this replica.
@@ -63,7 +68,7 @@ pub(super) enum Route {
 
 impl Route {
     /// Reads a request path.
-    pub(super) fn parse(path: &str) -> Self {
+    pub(super) fn parse(path: &str, kinds: &KindSet) -> Self {
         let trimmed = path.strip_prefix('/').unwrap_or(path);
         let trimmed = trimmed.strip_suffix('/').unwrap_or(trimmed);
         let mut segments = Vec::new();
@@ -82,12 +87,14 @@ impl Route {
             ["apis", group] => Self::Document(Document::Group((*group).to_owned())),
             ["api", version] => Self::resources("", version),
             ["apis", group, version] => Self::resources(group, version),
-            ["api", version, rest @ ..] => resource("", version, rest),
-            ["apis", group, version, rest @ ..] => resource(group, version, rest),
+            ["api", version, rest @ ..] => resource(kinds, "", version, rest),
+            ["apis", group, version, rest @ ..] => resource(kinds, group, version, rest),
             ["openapi", "v2"] => Self::Document(Document::OpenApiV2),
             ["openapi", "v3"] => Self::Document(Document::OpenApiV3Index),
             ["openapi", "v3", rest @ ..] => Self::Document(Document::OpenApiV3(rest.join("/"))),
             ["version"] => Self::Document(Document::Version),
+            [".well-known", "openid-configuration"] => Self::Document(Document::Issuer),
+            ["openid", "v1", "jwks"] => Self::Document(Document::IssuerKeys),
             ["livez", rest @ ..] if rest.len() < 2 => Self::Probe(Probe::Live, check(rest)),
             ["readyz", rest @ ..] if rest.len() < 2 => Self::Probe(Probe::Ready, check(rest)),
             ["healthz", rest @ ..] if rest.len() < 2 => Self::Probe(Probe::Health, check(rest)),
@@ -101,7 +108,18 @@ impl Route {
     }
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+/// Group and plural of the custom resource that a path would name, if there were such a one.
+pub(super) fn custom_resource(path: &str) -> Option<(&str, &str)> {
+    let words: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match words.as_slice() {
+        ["apis", group, _, "namespaces", _, plural, ..] | ["apis", group, _, plural, ..] => {
+            Some((group, plural))
+        }
+        _ => None,
+    }
+}
+
+fn resource(kinds: &KindSet, group: &str, version: &str, rest: &[&str]) -> Route {
     // "namespaces" begins both the kind's own paths and those of everything inside a namespace.
     let (namespace, rest) = match rest {
         ["namespaces", namespace, inner @ ..]
@@ -115,9 +133,10 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
         [plural] => (*plural, None, None),
         [plural, name] => (*plural, Some(*name), None),
         [plural, name, subresource] => (*plural, Some(*name), Some(*subresource)),
+        [plural, name, "proxy", ..] => (*plural, Some(*name), Some("proxy")),
         _ => return Route::Unknown,
     };
-    let Some(kind) = api::kinds::by_resource(group, version, plural) else { return Route::Unknown };
+    let Some(kind) = kinds.by_resource(group, version, plural) else { return Route::Unknown };
     if namespace.is_some() && !kind.namespaced || name == Some("") || namespace.as_deref() == Some("") {
         return Route::Unknown;
     }
@@ -138,7 +157,7 @@ mod tests {
     type Parts = (&'static str, Option<String>, Option<String>, Option<String>);
 
     fn parts(path: &str) -> Option<Parts> {
-        match Route::parse(path) {
+        match Route::parse(path, KindSet::builtin()) {
             Route::Resource(r) => Some((r.kind.plural, r.namespace, r.name, r.subresource)),
             _ => None,
         }
@@ -180,9 +199,12 @@ mod tests {
             "/healthz/a/b",
             "/%ff",
         ] {
-            assert_eq!(Route::parse(path), Route::Unknown, "{path}");
+            assert_eq!(Route::parse(path, KindSet::builtin()), Route::Unknown, "{path}");
         }
-        assert_eq!(Route::parse("/"), Route::Document(Document::Paths));
-        assert_eq!(Route::parse("/livez/ping"), Route::Probe(Probe::Live, Some("ping".to_owned())));
+        assert_eq!(Route::parse("/", KindSet::builtin()), Route::Document(Document::Paths));
+        assert_eq!(
+            Route::parse("/livez/ping", KindSet::builtin()),
+            Route::Probe(Probe::Live, Some("ping".to_owned()))
+        );
     }
 }

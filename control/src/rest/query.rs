@@ -9,8 +9,12 @@ use api::{FieldSelector, LabelSelector, Status};
 use percent_encoding::percent_decode_str;
 
 use crate::registry::{
-    DeleteOptions, FieldValidation, ListOptions, Propagation, VersionMatch, WatchOptions, WriteOptions,
+    DeleteOptions, FieldManager, FieldValidation, ListOptions, Propagation, VersionMatch, WatchOptions,
+    WriteOptions,
 };
+
+/// Longest name of a field manager.
+const FIELD_MANAGER_CHARS_MAX: usize = 128;
 
 /// The parameters of a request, decoded.
 #[derive(Debug, Clone, Default)]
@@ -148,7 +152,11 @@ impl Query {
     }
 
     /// How a create, update or patch is made.
-    pub(super) fn write_options(&self, duplicate_fields: Vec<String>) -> Result<WriteOptions, Status> {
+    pub(super) fn write_options(
+        &self,
+        duplicate_fields: Vec<String>,
+        user_agent: &str,
+    ) -> Result<WriteOptions, Status> {
         let field_validation = match self.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
@@ -163,8 +171,30 @@ impl Query {
             dry_run: self.dry_run()?,
             field_validation,
             duplicate_fields,
+            manager: FieldManager::Updates(self.field_manager(user_agent)?),
             ..WriteOptions::default()
         })
+    }
+
+    /// The name under which the writer owns fields: what it says, else what its user agent begins with.
+    fn field_manager(&self, user_agent: &str) -> Result<String, Status> {
+        let Some(name) = self.get("fieldManager") else {
+            let name = user_agent.split('/').next().unwrap_or_default();
+            let name: String = name.chars().filter(|letter| !letter.is_control()).collect();
+            return Ok(name.chars().take(FIELD_MANAGER_CHARS_MAX).collect());
+        };
+        let refuse = |why: String| {
+            Err(Status::invalid_request(format!(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {why}"
+            )))
+        };
+        if name.chars().count() > FIELD_MANAGER_CHARS_MAX {
+            return refuse(format!("Too long: may not be more than {FIELD_MANAGER_CHARS_MAX} bytes"));
+        }
+        if name.chars().any(char::is_control) {
+            return refuse(format!("Invalid value: {name:?}: should only contain printable characters"));
+        }
+        Ok(name.to_owned())
     }
 
     /// How a deletion is made, as far as the query says; the body may say more.

@@ -1,7 +1,10 @@
 //! Answers: objects, lists, tables and errors as HTTP responses.
 //!
-//! Promises that a list in JSON is put together from the stored texts, without decoding anything.
+//! Promises that a list in JSON is put together from the stored texts, without decoding anything, and that
+//! protobuf is written from those texts in one pass.
 
+use api::crd::CustomKind;
+use api::protobuf::{Encoder, WriteError};
 use api::table::IncludeObject;
 use api::{Kind, Status};
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::negotiate::{Encoding, Form, Shape};
+use super::negotiate::{Encoding, Form, PROTOBUF, Shape};
 use crate::registry::{Object, ObjectList};
 
 /// Any error, as bodies carry it.
@@ -43,10 +46,15 @@ impl Style {
             Shape::Whole if self.form.encoding == Encoding::Json && !self.pretty => {
                 bytes(code, self.form.media_type(), object.json())
             }
+            Shape::Whole if self.form.encoding == Encoding::Protobuf => match object.protobuf() {
+                Some(body) => binary(code, body),
+                None => bytes(code, Form::JSON.media_type(), object.json()),
+            },
             Shape::Whole => self.value(code, object.value()),
             Shape::Table(version) => {
                 let meta = json!({"resourceVersion": object.revision().to_string()});
-                let table = self.table(object.kind(), &[object.value().clone()], version, meta);
+                let table =
+                    self.table(object.kind(), object.custom_kind(), &[object.value().clone()], version, meta);
                 self.value(code, &table)
             }
             Shape::Metadata(version) => self.value(code, &partial(object.value(), version)),
@@ -59,6 +67,10 @@ impl Style {
             Shape::Whole if self.form.encoding == Encoding::Json && !self.pretty => {
                 bytes(StatusCode::OK, self.form.media_type(), list_json(&list))
             }
+            Shape::Whole if self.form.encoding == Encoding::Protobuf => match list_protobuf(&list) {
+                Some(body) => binary(StatusCode::OK, body),
+                None => bytes(StatusCode::OK, Form::JSON.media_type(), list_json(&list)),
+            },
             Shape::Whole => {
                 let items: Vec<Value> = list.items.iter().map(|object| object.value().clone()).collect();
                 self.value(
@@ -73,9 +85,9 @@ impl Style {
             }
             Shape::Table(version) => {
                 let meta = list_meta(&list);
-                let kind = list.kind;
+                let (kind, custom) = (list.kind, list.custom);
                 let items: Vec<Value> = list.items.into_iter().map(into_value).collect();
-                self.value(StatusCode::OK, &self.table(kind, &items, version, meta))
+                self.value(StatusCode::OK, &self.table(kind, custom.as_ref(), &items, version, meta))
             }
             Shape::Metadata(version) => {
                 let meta = list_meta(&list);
@@ -94,9 +106,33 @@ impl Style {
         }
     }
 
+    /// An error as its `Status`.
+    pub(super) fn failure(&self, status: &Status) -> Response<Body> {
+        let code = StatusCode::from_u16(status.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let form = match self.form.encoding {
+            Encoding::Protobuf => self.form.whole(),
+            _ => Form::JSON,
+        };
+        let mut response = Self { form, ..Self::JSON }.value(code, &status.to_value());
+        if let Some(seconds) = status.retry_after_s() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
     /// A `meta.k8s.io` table.
-    pub(super) fn table(&self, kind: &Kind, objects: &[Value], version: &str, meta: Value) -> Value {
-        let mut table = api::table::table(kind, objects, Timestamp::now(), self.include, meta);
+    pub(super) fn table(
+        &self,
+        kind: &Kind,
+        custom: Option<&Arc<CustomKind>>,
+        objects: &[Value],
+        version: &str,
+        meta: Value,
+    ) -> Value {
+        let mut table = match custom {
+            None => api::table::table(kind, objects, Timestamp::now(), self.include, meta),
+            Some(custom) => custom.table(objects, Timestamp::now(), self.include, meta),
+        };
         if version != "v1" {
             table["apiVersion"] = Value::from(format!("meta.k8s.io/{version}"));
         }
@@ -106,6 +142,10 @@ impl Style {
     /// An answer holding any value.
     pub(super) fn value(&self, code: StatusCode, value: &Value) -> Response<Body> {
         let text = match (self.form.encoding, self.pretty) {
+            (Encoding::Protobuf, _) => match protobuf(value) {
+                Some(body) => return binary(code, body),
+                None => return bytes(code, Form::JSON.media_type(), Bytes::from(value.to_string())),
+            },
             (Encoding::Json, false) => value.to_string(),
             (Encoding::Json, true) => format!("{value:#}\n"),
             (Encoding::Yaml, _) => match serde_saphyr::to_string(value) {
@@ -117,6 +157,34 @@ impl Style {
         };
         bytes(code, self.form.media_type(), Bytes::from(text))
     }
+}
+
+/// Any object as protobuf; `None` if its kind has no message.
+pub(super) fn protobuf(object: &Value) -> Option<Vec<u8>> {
+    let encoder = Encoder::new(api::object::api_version(object), api::object::kind(object))?;
+    written(encoder.object(object.to_string().as_bytes()))
+}
+
+/// What the encoder gave. That it could not is a fault in what is stored; the object then goes as JSON.
+fn written(result: Result<Vec<u8>, WriteError>) -> Option<Vec<u8>> {
+    result.inspect_err(|error| tracing::error!(%error, "an object cannot be written as protobuf")).ok()
+}
+
+/// An answer in protobuf.
+fn binary(code: StatusCode, body: Vec<u8>) -> Response<Body> {
+    bytes(code, PROTOBUF, Bytes::from(body))
+}
+
+fn list_protobuf(list: &ObjectList) -> Option<Vec<u8>> {
+    let encoder = Encoder::new(&list.kind.api_version(), list.kind.kind)?;
+    let mut items = list.items.iter();
+    written(encoder.list(&list_meta(list), |json| match items.next() {
+        Some(object) => {
+            object.write_json(json);
+            true
+        }
+        None => false,
+    }))
 }
 
 /// One object's `PartialObjectMetadata`.
@@ -135,7 +203,7 @@ fn into_value(object: Arc<Object>) -> Value {
     }
 }
 
-fn list_meta(list: &ObjectList) -> Value {
+pub(super) fn list_meta(list: &ObjectList) -> Value {
     let mut meta = json!({"resourceVersion": list.revision.to_string()});
     if let Some(token) = &list.continue_token {
         meta["continue"] = Value::from(token.as_str());
@@ -196,14 +264,9 @@ pub(super) fn method_not_allowed(allowed: &'static str) -> Response<Body> {
     response
 }
 
-/// An error as its `Status`.
+/// An error as its `Status`, in JSON.
 pub(super) fn failure(status: &Status) -> Response<Body> {
-    let code = StatusCode::from_u16(status.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = Style::JSON.value(code, &status.to_value());
-    if let Some(seconds) = status.retry_after_s() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    Style::JSON.failure(status)
 }
 
 /// Adds `Warning` headers (RFC 7234, code 299), as `kubectl` prints them.

@@ -23,7 +23,7 @@ impl Rest {
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
         let document = body::object(&body::media_type(headers), body)?;
-        let options = call.query.write_options(document.duplicates)?;
+        let options = call.query.write_options(document.duplicates, call.user_agent)?;
         let (kind, mut review) = (call.kind(), document.value);
         let warnings = check_fields(kind, &mut review, &options)?;
         if kind.namespaced && object::namespace(&review).is_empty() {
@@ -31,8 +31,8 @@ impl Rest {
         }
         let status = match kind.kind {
             "SelfSubjectReview" => json!({"userInfo": user_info(call.identity)}),
-            "TokenReview" => self.review_token(kind, &review).await?,
-            "SelfSubjectRulesReview" => self.review_rules(kind, &review, call.identity)?,
+            "TokenReview" => self.review_token(&review).await?,
+            "SelfSubjectRulesReview" => self.review_rules(&review, call.identity)?,
             "SelfSubjectAccessReview" => {
                 let asked = asked(kind, &review["spec"])?;
                 self.verdict(call.identity, &asked)
@@ -61,18 +61,17 @@ impl Rest {
         }
     }
 
-    async fn review_token(&self, kind: &'static Kind, review: &Value) -> Result<Value, Status> {
+    async fn review_token(&self, review: &Value) -> Result<Value, Status> {
         let token = review["spec"]["token"].as_str().unwrap_or_default();
         if token.is_empty() {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
-        debug_assert_eq!(kind.kind, "TokenReview");
         let named = review["spec"]["audiences"].as_array().into_iter().flatten();
         let mut audiences: Vec<&str> = named.filter_map(Value::as_str).collect();
         if audiences.is_empty() {
             audiences.push(ISSUER);
         }
-        Ok(match self.accounts.review(token, &audiences).await {
+        Ok(match self.tokens.review(token, &audiences).await {
             Some((identity, audiences)) => {
                 json!({"authenticated": true, "user": user_info(&identity), "audiences": audiences})
             }
@@ -82,12 +81,11 @@ impl Rest {
         })
     }
 
-    fn review_rules(&self, kind: &'static Kind, review: &Value, who: &Identity) -> Result<Value, Status> {
+    fn review_rules(&self, review: &Value, who: &Identity) -> Result<Value, Status> {
         let namespace = review["spec"]["namespace"].as_str().unwrap_or_default();
         if namespace.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
-        debug_assert_eq!(kind.kind, "SelfSubjectRulesReview");
         let rules = self.access.rules(who, namespace);
         let (paths, resources): (Vec<PolicyRule>, Vec<PolicyRule>) =
             rules.into_iter().partition(|rule| !rule.non_resource_urls.is_empty());
@@ -145,7 +143,7 @@ fn asked<'a>(kind: &'static Kind, spec: &'a Value) -> Result<Attributes<'a>, Sta
             subresource: text(resource, "subresource"),
             namespace: text(resource, "namespace"),
             name: text(resource, "name"),
-            path: "",
+            ..Attributes::default()
         }),
         (false, true) => {
             Ok(Attributes { verb: text(path, "verb"), path: text(path, "path"), ..Attributes::default() })
@@ -153,7 +151,7 @@ fn asked<'a>(kind: &'static Kind, spec: &'a Value) -> Result<Attributes<'a>, Sta
     }
 }
 
-fn user_info(identity: &Identity) -> Value {
+pub(super) fn user_info(identity: &Identity) -> Value {
     let mut info = Map::new();
     info.insert("username".to_owned(), json!(identity.user));
     if !identity.uid.is_empty() {

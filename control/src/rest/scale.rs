@@ -1,40 +1,42 @@
 //! The subresource `scale`: how many of something there should be, the same for every kind that counts
 //! (`autoscaling/v1` `Scale` of the Kubernetes API reference).
 
-use api::{Cause, LabelSelector, Status, object};
-use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use api::{Cause, Status, object};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::Value;
 
 use super::respond::Body;
-use super::verbs::Call;
-use super::{Rest, respond};
-use crate::registry::{Patch, Target};
+use super::verbs::{Call, read_patch};
+use super::{Rest, body, respond};
+use crate::registry::{Patch, Scale, Target, WriteOptions, set_replicas};
 
 impl Rest {
     /// Answers a read of the number.
     pub(super) async fn scale(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let object = self.registry.get(call.kind(), call.namespace(), call.name()).await?;
-        Ok(call.style.value(StatusCode::OK, &scale_of(object.value())))
+        Ok(call.style.value(StatusCode::OK, &Scale::of(&object).to_value()))
     }
 
     /// Replaces the number.
     pub(super) async fn put_scale(
         &self,
         call: &Call<'_>,
-        scale: Value,
-        duplicates: Vec<String>,
+        headers: &HeaderMap,
+        body: &[u8],
     ) -> Result<Response<Body>, Status> {
-        self.write_scale(call, duplicates, |_| Ok(scale.clone())).await
+        let document = body::object(&body::media_type(headers), body)?;
+        self.write_scale(call, document.duplicates, |_| Ok(document.value.clone())).await
     }
 
     /// Patches the number.
     pub(super) async fn patch_scale(
         &self,
         call: &Call<'_>,
-        patch: &Patch,
-        duplicates: Vec<String>,
+        headers: &HeaderMap,
+        body: &[u8],
     ) -> Result<Response<Body>, Status> {
-        self.write_scale(call, duplicates, |current| match patch {
+        let (patch, duplicates) = read_patch(headers, body)?;
+        self.write_scale(call, duplicates, |current| match &patch {
             Patch::Json(operations) => api::patch::json::apply(current, operations),
             // Nothing of it is a list that could merge otherwise.
             Patch::Merge(patch) | Patch::Strategic(patch) => api::patch::merge::apply(current, patch),
@@ -48,15 +50,18 @@ impl Rest {
         duplicates: Vec<String>,
         next: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
     ) -> Result<Response<Body>, Status> {
-        let options = call.query.write_options(duplicates)?;
+        let options = call.query.write_options(duplicates, call.user_agent)?;
+        let options = WriteOptions { subresource: "scale", ..options };
+        let rules = self.registry.rules(call.kind())?;
+        let paths = rules.custom().and_then(|custom| custom.scale());
         let target = Target::new(call.kind(), call.namespace(), call.name());
         let change = |value: &mut Value| {
-            let replicas = replicas(call, value, &next(&scale_of(value))?)?;
-            value["spec"]["replicas"] = json!(replicas);
+            let scale = Scale::read(call.kind(), value, paths).to_value();
+            set_replicas(value, paths, replicas(call, value, &next(&scale)?)?);
             Ok(())
         };
         let written = self.registry.modify(target, &options, change).await?;
-        let mut response = call.style.value(StatusCode::OK, &scale_of(written.object.value()));
+        let mut response = call.style.value(StatusCode::OK, &Scale::of(&written.object).to_value());
         respond::add_warnings(&mut response, &written.warnings);
         Ok(response)
     }
@@ -95,26 +100,4 @@ fn replicas(call: &Call<'_>, object: &Value, scale: &Value) -> Result<i64, Statu
              field ScaleSpec.spec.replicas of type int32"
         ))),
     }
-}
-
-fn scale_of(object: &Value) -> Value {
-    let metadata = &object["metadata"];
-    let selector = serde_json::from_value(object["spec"]["selector"].clone()).ok();
-    let selector = LabelSelector::from_typed(selector.as_ref()).map(|selector| selector.to_string());
-    json!({
-        "apiVersion": "autoscaling/v1",
-        "kind": "Scale",
-        "metadata": {
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
-            "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"],
-            "creationTimestamp": metadata["creationTimestamp"],
-        },
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector.unwrap_or_default(),
-        },
-    })
 }

@@ -29,7 +29,9 @@ impl Rest {
             life_s: spec["expirationSeconds"].as_i64().unwrap_or(LIFE_S_DEFAULT),
         };
         let bound = &spec["boundObjectRef"];
-        if !bound.is_null() {
+        if bound.is_null() {
+            self.restrict_token(call, None)?;
+        } else {
             if bound["kind"] != "Pod" {
                 return Err(Status::bad_request(format!(
                     "cannot bind token to object of type {}: only pods can be named here",
@@ -39,6 +41,7 @@ impl Rest {
             let name = bound["name"].as_str().unwrap_or_default();
             let kind = api::kinds::by_kind("", "v1", "Pod").expect("the table of kinds has Pod");
             let pod = self.registry.get(kind, call.namespace(), name).await?;
+            self.restrict_token(call, Some(pod.value()))?;
             let uid = object::uid(pod.value());
             if bound["uid"].as_str().is_some_and(|asked| !asked.is_empty() && asked != uid) {
                 let why = format!(

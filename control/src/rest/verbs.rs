@@ -1,5 +1,7 @@
 //! The verbs on resources: each is one call of the registry.
 
+use std::sync::Arc;
+
 use api::{Kind, Status, object};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -9,9 +11,9 @@ use super::body::{self, BODY_BYTES_MAX};
 use super::path::Resource;
 use super::query::{Query, propagation};
 use super::respond::{self, Body, Style};
-use super::{Rest, logs, watch};
-use crate::auth::Identity;
-use crate::auth::rbac::escalation;
+use super::review::user_info;
+use super::{Rest, apply, logs, watch};
+use crate::auth::{self, Identity};
 use crate::registry::{
     Binding, DeleteOptions, Deleted, Object, Part, Patch, Propagation, Target, WriteOptions, Written,
     status_from_store,
@@ -20,8 +22,12 @@ use crate::registry::{
 /// Operations in one JSON patch; Kubernetes' own limit.
 const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
 /// The forms of patches served.
-const PATCH_TYPES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCH_TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    apply::APPLY,
+];
 
 /// What a request does to a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +91,7 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a Query,
     pub(super) style: Style,
     pub(super) identity: &'a Identity,
+    pub(super) user_agent: &'a str,
 }
 
 impl<'a> Call<'a> {
@@ -100,10 +107,11 @@ impl<'a> Call<'a> {
         self.resource.name.as_deref().unwrap_or_default()
     }
 
-    fn target(&self) -> Target<'a> {
+    pub(super) fn target(&self) -> Target<'a> {
         let part = match self.resource.subresource.as_deref() {
             Some("status") => Part::Status,
             Some("finalize") => Part::Finalize,
+            Some("approval") => Part::Approval,
             Some("ephemeralcontainers") => Part::EphemeralContainers,
             _ => Part::Main,
         };
@@ -131,6 +139,8 @@ impl Rest {
         match (call.verb, call.resource.subresource.as_deref()) {
             (Verb::Get, Some("log")) => self.log(call).await,
             (Verb::Get, Some("scale")) => self.scale(call).await,
+            (Verb::Get, None) if call.kind().virtual_only => self.get_metrics(call).await,
+            (Verb::List, None) if call.kind().virtual_only => self.list_metrics(call).await,
             (Verb::Get, _) => {
                 let object = self.get(call).await?;
                 Ok(call.style.object(StatusCode::OK, &object))
@@ -153,11 +163,21 @@ impl Rest {
                 self.review(call, &headers, &body::read(request).await?).await
             }
             (Verb::Create, _) => self.create(call, &headers, &body::read(request).await?).await,
+            (Verb::Update, Some("scale")) => {
+                self.put_scale(call, &headers, &body::read(request).await?).await
+            }
             (Verb::Update, _) => self.update(call, &headers, &body::read(request).await?).await,
+            (Verb::Patch, Some("scale")) => {
+                self.patch_scale(call, &headers, &body::read(request).await?).await
+            }
+            (Verb::Patch, _) if body::media_type(&headers) == apply::APPLY => {
+                self.apply(call, &headers, &body::read(request).await?).await
+            }
             (Verb::Patch, _) => self.patch(call, &headers, &body::read(request).await?).await,
             (Verb::Delete, _) => self.delete(call, &headers, &body::read(request).await?).await,
             (Verb::DeleteCollection, _) => {
-                let options = delete_options(call.query, &headers, &body::read(request).await?)?;
+                let mut options = delete_options(call.query, &headers, &body::read(request).await?)?;
+                options.asker = Some(Arc::new(user_info(call.identity)));
                 let list = call.query.list_options()?;
                 let namespace = call.resource.namespace.as_deref();
                 let deleted =
@@ -189,9 +209,14 @@ impl Rest {
     }
 
     /// How a write is made, and what its writer must be allowed to beyond the verb.
-    async fn write_options(&self, call: &Call<'_>, duplicates: Vec<String>) -> Result<WriteOptions, Status> {
-        let guard = escalation::guard(&self.access, call.identity, call.kind()).await?;
-        Ok(WriteOptions { guard, ..call.query.write_options(duplicates)? })
+    pub(super) async fn write_options(
+        &self,
+        call: &Call<'_>,
+        duplicates: Vec<String>,
+    ) -> Result<WriteOptions, Status> {
+        let guard = auth::write_guard(&self.access, call.identity, call.kind()).await?;
+        let asker = Some(Arc::new(user_info(call.identity)));
+        Ok(WriteOptions { guard, asker, ..call.query.write_options(duplicates, call.user_agent)? })
     }
 
     async fn create(
@@ -213,9 +238,6 @@ impl Rest {
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
         let document = body::object(&body::media_type(headers), body)?;
-        if call.resource.subresource.as_deref() == Some("scale") {
-            return self.put_scale(call, document.value, document.duplicates).await;
-        }
         let options = self.write_options(call, document.duplicates).await?;
         let written = self.registry.update(call.target(), document.value, &options).await?;
         Ok(answer_write(call, StatusCode::OK, &written))
@@ -227,30 +249,15 @@ impl Rest {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
-        let media_type = body::media_type(headers);
-        let (patch, duplicates) = match media_type.as_str() {
-            "application/json-patch+json" => {
-                let document = body::json(body)?;
-                let operations = document.value.as_array().map_or(0, Vec::len);
-                if operations > JSON_PATCH_OPERATIONS_MAX {
-                    return Err(Status::request_entity_too_large(&format!(
-                        "The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {operations}"
-                    )));
-                }
-                (Patch::Json(Bytes::copy_from_slice(body)), Vec::new())
-            }
-            "application/merge-patch+json" => {
-                let document = body::json(body)?;
-                (Patch::Merge(document.value), document.duplicates)
-            }
-            "application/strategic-merge-patch+json" => {
-                let document = body::json(body)?;
-                (Patch::Strategic(document.value), document.duplicates)
-            }
-            _ => return Err(Status::unsupported_media_type(&PATCH_TYPES)),
-        };
-        if call.resource.subresource.as_deref() == Some("scale") {
-            return self.patch_scale(call, &patch, duplicates).await;
+        let (patch, duplicates) = read_patch(headers, body)?;
+        // Only built-in kinds say how their lists merge.
+        if call.kind().is_custom && matches!(patch, Patch::Strategic(_)) {
+            return Err(Status::unsupported_media_type(&PATCH_TYPES[..2]));
+        }
+        if call.query.has("force") {
+            return Err(Status::invalid_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+            ));
         }
         let options = self.write_options(call, duplicates).await?;
         let written = self.registry.patch(call.target(), &patch, &options).await?;
@@ -263,7 +270,10 @@ impl Rest {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Response<Body>, Status> {
-        let options = delete_options(call.query, headers, body)?;
+        let own = self.restrict_node(call).await?;
+        let mut options = delete_options(call.query, headers, body)?;
+        options.uid = options.uid.or(own);
+        options.asker = Some(Arc::new(user_info(call.identity)));
         let deleted = self.registry.delete(call.target(), &options).await?;
         Ok(answer_delete(call, &deleted))
     }
@@ -282,9 +292,11 @@ impl Rest {
                 call.name()
             )));
         }
+        let own = self.restrict_node(call).await?;
         let mut options = call.query.delete_options()?;
         read_delete_options(&document.value["deleteOptions"], &mut options)?;
-        self.registry.delete(call.target(), &options).await?;
+        options.uid = options.uid.or(own);
+        self.registry.evict(call.namespace(), call.name(), &options).await?;
         Ok(call.style.value(StatusCode::CREATED, &success()))
     }
 
@@ -333,6 +345,32 @@ impl Rest {
         let stream = self.logs.open(request).await?;
         logs::respond(stream, self.stop.clone()).await
     }
+}
+
+/// Reads a patch in one of the forms served; gives the fields that stand in it twice, too.
+pub(super) fn read_patch(headers: &HeaderMap, body: &[u8]) -> Result<(Patch, Vec<String>), Status> {
+    let media_type = body::media_type(headers);
+    Ok(match media_type.as_str() {
+        "application/json-patch+json" => {
+            let document = body::json(body)?;
+            let operations = document.value.as_array().map_or(0, Vec::len);
+            if operations > JSON_PATCH_OPERATIONS_MAX {
+                return Err(Status::request_entity_too_large(&format!(
+                    "The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {operations}"
+                )));
+            }
+            (Patch::Json(Bytes::copy_from_slice(body)), Vec::new())
+        }
+        "application/merge-patch+json" => {
+            let document = body::json(body)?;
+            (Patch::Merge(document.value), document.duplicates)
+        }
+        "application/strategic-merge-patch+json" => {
+            let document = body::json(body)?;
+            (Patch::Strategic(document.value), document.duplicates)
+        }
+        _ => return Err(Status::unsupported_media_type(&PATCH_TYPES)),
+    })
 }
 
 fn answer_write(call: &Call<'_>, code: StatusCode, written: &Written) -> Response<Body> {

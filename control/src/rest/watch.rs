@@ -1,11 +1,10 @@
-//! Watches as streams of JSON lines.
+//! Watches as streams of JSON lines, or of frames in Kubernetes protobuf.
 //!
 //! A stream ends when its time is up, when the replica stops, or when the registry ends it; before that an
 //! error, if there is one, is the last line. Bookmarks come once a minute and just before the end.
 
 use std::time::Duration;
 
-use api::Status;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -17,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::negotiate::Shape;
-use super::respond::{Body, BoxError, Style, partial};
+use super::negotiate::{Encoding, Shape};
+use super::respond::{Body, BoxError, Style, partial, protobuf};
 use crate::registry::{Notice, ObjectEvent, Watch};
 
 /// How often a client that wants bookmarks gets one.
@@ -29,7 +28,10 @@ const LAST_BOOKMARK_BEFORE: Duration = Duration::from_secs(2);
 /// come back at once.
 const WATCH_TIME_MIN: Duration = Duration::from_secs(30 * 60);
 /// Tells the reader that the objects a watch begins with are complete.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+pub(crate) const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// The media type of a stream of frames.
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 struct Lines {
     watch: Watch,
@@ -54,11 +56,15 @@ pub(super) fn respond(
     let deadline = Instant::now() + time;
     let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let media_type = match style.form.encoding {
+        Encoding::Protobuf => PROTOBUF_STREAM,
+        _ => "application/json",
+    };
     let lines = Lines { watch, style, bookmarks, ticks, deadline, stop, columns_sent: false, ended: false };
     let body = StreamBody::new(lines.stream().map(|line| Ok::<_, BoxError>(Frame::data(line))));
     let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 
@@ -86,7 +92,7 @@ impl Lines {
                     }
                     Err(status) => {
                         self.ended = true;
-                        return Some(error_line(&status));
+                        return Some(self.line("ERROR", &status.to_value()));
                     }
                 },
                 _ = self.ticks.tick(), if self.bookmarks => {
@@ -106,13 +112,14 @@ impl Lines {
 
     fn event(&mut self, event: &ObjectEvent) -> Bytes {
         let object = match self.style.form.shape {
+            Shape::Whole if self.is_protobuf() => return event.protobuf_frame().unwrap_or_default(),
             Shape::Whole => return event.json_line(),
             Shape::Metadata(version) => partial(event.object().value(), version),
             Shape::Table(version) => {
                 let object = event.object();
                 let meta = json!({"resourceVersion": object.revision().to_string()});
                 let rows = [object.value().clone()];
-                let mut table = self.style.table(object.kind(), &rows, version, meta);
+                let mut table = self.style.table(object.kind(), object.custom_kind(), &rows, version, meta);
                 // The columns do not change within a stream; clients keep those of the first table.
                 if std::mem::replace(&mut self.columns_sent, true) {
                     table["columnDefinitions"] = Value::Null;
@@ -120,7 +127,7 @@ impl Lines {
                 table
             }
         };
-        line(event.change().as_str(), &object)
+        self.line(event.change().as_str(), &object)
     }
 
     fn bookmark(&mut self, revision: u64, initial_events_end: bool) -> Bytes {
@@ -139,17 +146,22 @@ impl Lines {
                 "metadata": metadata,
             }),
             Shape::Table(version) => {
-                self.style.table(kind, &[], version, json!({"resourceVersion": revision.to_string()}))
+                let custom = self.watch.custom_kind();
+                self.style.table(kind, custom, &[], version, json!({"resourceVersion": revision.to_string()}))
             }
         };
-        line("BOOKMARK", &object)
+        self.line("BOOKMARK", &object)
     }
-}
 
-fn line(change: &str, object: &Value) -> Bytes {
-    Bytes::from(format!("{{\"type\":\"{change}\",\"object\":{object}}}\n"))
-}
+    fn is_protobuf(&self) -> bool {
+        self.style.form.encoding == Encoding::Protobuf
+    }
 
-fn error_line(status: &Status) -> Bytes {
-    line("ERROR", &status.to_value())
+    fn line(&self, change: &str, object: &Value) -> Bytes {
+        if self.is_protobuf() {
+            let frame = protobuf(object).map(|object| api::protobuf::watch_frame(change, &object));
+            return frame.map(Bytes::from).unwrap_or_default();
+        }
+        Bytes::from(format!("{{\"type\":\"{change}\",\"object\":{object}}}\n"))
+    }
 }

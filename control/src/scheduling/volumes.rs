@@ -1,11 +1,18 @@
 //! What a pod's claims mean for where it can run: read from the copies of claims, volumes and classes.
 
-use k8s_openapi::api::core::v1::Pod;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use api::references;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use scheduler::PodVolumes;
 
 use crate::controllers::volume_binding::{Claim, Volume, fits};
 use crate::object_store::SharedStore;
 use crate::reflector::Reflector;
+
+/// Labels of a volume that nodes must carry as well.
+const ZONE_LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
 /// Claims, volumes and classes.
 #[derive(Debug, Clone)]
@@ -18,10 +25,11 @@ pub struct Storage {
     pub classes: Reflector<SharedStore>,
 }
 
-/// The names of the claims that a pod uses.
-pub(super) fn claims_of(pod: &Pod) -> impl Iterator<Item = &str> {
+/// The names of the claims that a pod uses, and which of them are made for it.
+pub(super) fn claims_of(pod: &Pod) -> impl Iterator<Item = (Cow<'_, str>, bool)> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
+    volumes.filter_map(move |volume| Some((references::claim_of(name, volume)?, volume.ephemeral.is_some())))
 }
 
 impl Storage {
@@ -29,8 +37,9 @@ impl Storage {
     pub(super) fn of(&self, pod: &Pod) -> PodVolumes {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut found = PodVolumes::default();
-        for name in claims_of(pod) {
-            if let Err(problem) = self.add(namespace, name, &mut found) {
+        for (name, is_own) in claims_of(pod) {
+            let owner = is_own.then_some(pod);
+            if let Err(problem) = self.add(namespace, &name, owner, &mut found) {
                 found.problem = Some(problem);
                 break;
             }
@@ -38,18 +47,37 @@ impl Storage {
         found
     }
 
-    fn add(&self, namespace: &str, name: &str, found: &mut PodVolumes) -> Result<(), String> {
-        let missing = || format!("persistentvolumeclaim {name:?} not found");
+    /// Takes a claim in; one that is made for a pod must be its own.
+    fn add(
+        &self,
+        namespace: &str,
+        name: &str,
+        owner: Option<&Pod>,
+        found: &mut PodVolumes,
+    ) -> Result<(), String> {
+        let missing = || match owner {
+            None => format!("persistentvolumeclaim {name:?} not found"),
+            Some(_) => {
+                format!(
+                    "waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"
+                )
+            }
+        };
         let object = self.claims.get(namespace, name).ok_or_else(missing)?;
-        let claim = object.decode().ok().and_then(|claim| Claim::read(claim, object.value()));
-        let claim = claim.ok_or_else(missing)?;
+        let claim: PersistentVolumeClaim = object.decode().map_err(|_| missing())?;
+        if let Some(pod) = owner {
+            references::check_owner(pod, &claim)?;
+        }
+        let claim = Claim::read(claim, object.value()).ok_or_else(missing)?;
         if claim.is_deleting {
             return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
         }
         if !claim.volume.is_empty() {
-            let volume = self.volume(&claim.volume);
-            let volume = volume.ok_or_else(|| format!("persistentvolume {:?} not found", claim.volume))?;
-            found.terms.extend(volume.nodes);
+            let lost = || format!("persistentvolume {:?} not found", claim.volume);
+            let object = self.volumes.get("", &claim.volume).ok_or_else(lost)?;
+            let volume = object.decode().ok().and_then(|volume| Volume::read(volume, object.value()));
+            found.terms.extend(volume.ok_or_else(lost)?.nodes);
+            found.zones.extend(zones(&object.labels()));
             return Ok(());
         }
         let class = self.classes.get("", &claim.class);
@@ -72,9 +100,10 @@ impl Storage {
         }
         Ok(())
     }
+}
 
-    fn volume(&self, name: &str) -> Option<Volume> {
-        let object = self.volumes.get("", name)?;
-        Volume::read(object.decode().ok()?, object.value())
-    }
+/// The zones and regions that a volume's labels confine it to; several are joined by `__`.
+fn zones(labels: &BTreeMap<String, String>) -> Vec<(String, Vec<String>)> {
+    let confined = ZONE_LABELS.iter().filter_map(|key| Some((key, labels.get(*key)?)));
+    confined.map(|(key, zones)| ((*key).to_owned(), zones.split("__").map(str::to_owned).collect())).collect()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use control::pki::{ALPN_HTTP1, Credentials, client_config};
+use control::pki::{ALPN_HTTP1, Authority, Credentials, client_config};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -63,8 +63,17 @@ impl Client {
     }
 
     pub(crate) fn new(server: &TestServer, credentials: Option<&Credentials>) -> Self {
-        let config = client_config(server.authority.certificate_pem(), credentials, &[ALPN_HTTP1]).unwrap();
-        Self { address: server.address, connector: TlsConnector::from(Arc::new(config)) }
+        Self::to(server.address, &server.authority, credentials)
+    }
+
+    /// A client of whoever listens there.
+    pub(crate) fn to(
+        address: std::net::SocketAddr,
+        authority: &Authority,
+        credentials: Option<&Credentials>,
+    ) -> Self {
+        let config = client_config(authority.certificate_pem(), credentials, &[ALPN_HTTP1]).unwrap();
+        Self { address, connector: TlsConnector::from(Arc::new(config)) }
     }
 
     pub(crate) async fn connect(&self) -> TlsStream<TcpStream> {

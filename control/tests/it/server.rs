@@ -8,15 +8,23 @@ use bytes::Bytes;
 use control::auth::rbac::defaults;
 use control::auth::service_account::ServiceAccounts;
 use control::auth::{Access, Identity};
+use control::cluster_work::{ClusterWork, Settings};
+use control::controllers::Timings;
+use control::flow_control::FlowControl;
+use control::grpc::{OPEN_SERVICES, add_open_services};
 use control::object_store::SharedStore;
 use control::object_store::memory::MemoryStore;
 use control::pki::{Authority, ControlToken, Credentials, MemberIdentity, server_config};
+use control::pod_cidr::PodRange;
 use control::port::{Port, Services};
 use control::registry::{Registry, WriteOptions, bootstrap_namespaces};
 use control::rest::{
     ClientFrame, LogFuture, LogRequest, LogStream, NodeFrame, NodeStream, Parts, PodLogs, PodStreams, Rest,
-    StreamFailure, StreamFuture, StreamRequest,
+    Security, StreamFailure, StreamFuture, StreamRequest,
 };
+use control::usage::Usage;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,7 +60,13 @@ impl PodStreams for EchoStreams {
         let (to_client, incoming) = mpsc::channel(4);
         let (outgoing, mut from_client) = mpsc::channel(4);
         tokio::spawn(async move {
-            let StreamRequest::Exec { command, target, .. } = request else { return };
+            let (command, target) = match request {
+                StreamRequest::Exec { command, target, .. } => (command, target),
+                StreamRequest::PortForward { port, .. } => {
+                    return connect(port, &to_client, from_client).await;
+                }
+                StreamRequest::Attach { .. } => return,
+            };
             if command == ["refuse"] {
                 let message = format!("container not found ({:?})", target.container);
                 return drop(to_client.send(Err(StreamFailure { code: 500, message })).await);
@@ -72,6 +86,40 @@ impl PodStreams for EchoStreams {
     }
 }
 
+/// A connection to a port of this machine, as if it were a pod's.
+async fn connect(
+    port: u16,
+    to_client: &mpsc::Sender<Result<NodeFrame, StreamFailure>>,
+    mut from_client: mpsc::Receiver<ClientFrame>,
+) {
+    let (mut reader, mut writer) = match TcpStream::connect(("127.0.0.1", port)).await {
+        Ok(stream) => stream.into_split(),
+        Err(error) => {
+            let failure = StreamFailure { code: 500, message: error.to_string() };
+            return drop(to_client.send(Err(failure)).await);
+        }
+    };
+    drop(to_client.send(Ok(NodeFrame::Started)).await);
+    let up = async {
+        while let Some(ClientFrame::Stdin(bytes)) = from_client.recv().await {
+            drop(writer.write_all(&bytes).await);
+        }
+        drop(writer.shutdown().await);
+        from_client.recv().await;
+    };
+    let down = async {
+        let mut bytes = vec![0; 4096];
+        while let Ok(count @ 1..) = reader.read(&mut bytes).await {
+            drop(to_client.send(Ok(NodeFrame::Stdout(Bytes::copy_from_slice(&bytes[..count])))).await);
+        }
+        drop(to_client.send(Ok(NodeFrame::End)).await);
+    };
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+    }
+}
+
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     pub(crate) store: MemoryStore,
@@ -86,8 +134,38 @@ impl TestServer {
     }
 
     pub(crate) async fn start_with(connections_max: usize, drain_timeout: Duration) -> Self {
+        let authority = Authority::from_token(&ControlToken::generate(SystemTime::now()).unwrap()).unwrap();
+        let bounds = (connections_max, drain_timeout);
+        Self::assemble(MemoryStore::new(), Arc::new(authority), bounds, (false, Security::default())).await
+    }
+
+    /// A replica that leads, with such settings.
+    pub(crate) async fn start_secured(security: Security) -> Self {
+        let authority = Authority::from_token(&ControlToken::generate(SystemTime::now()).unwrap()).unwrap();
+        let bounds = (512, Duration::from_secs(2));
+        Self::assemble(MemoryStore::new(), Arc::new(authority), bounds, (true, security)).await
+    }
+
+    /// A replica that leads: its control loops run, too.
+    pub(crate) async fn start_leading() -> Self {
+        let authority = Authority::from_token(&ControlToken::generate(SystemTime::now()).unwrap()).unwrap();
+        let bounds = (256, Duration::from_secs(2));
+        Self::assemble(MemoryStore::new(), Arc::new(authority), bounds, (true, Security::default())).await
+    }
+
+    /// Another replica on the same store, which does not lead.
+    pub(crate) async fn beside(&self) -> Self {
+        let bounds = (256, Duration::from_secs(2));
+        Self::assemble(self.store.clone(), self.authority.clone(), bounds, (false, Security::default())).await
+    }
+
+    async fn assemble(
+        store: MemoryStore,
+        authority: Arc<Authority>,
+        (connections_max, drain_timeout): (usize, Duration),
+        (leads, security): (bool, Security),
+    ) -> Self {
         let now = SystemTime::now();
-        let authority = Arc::new(Authority::from_token(&ControlToken::generate(now).unwrap()).unwrap());
         let member = MemberIdentity { name: "m1".to_owned(), addresses: Vec::new() };
         let credentials = authority.issue_member(&member, now).unwrap();
         let tls = Arc::new(server_config(&credentials, &authority).unwrap());
@@ -97,27 +175,48 @@ impl TestServer {
         let address = port.local_address().unwrap();
 
         let stop = CancellationToken::new();
-        let store = MemoryStore::new();
         let (shared, tasks) = (SharedStore::new(store.clone()), TaskTracker::new());
         let registry = Registry::new(shared.clone(), tasks.clone(), stop.clone());
         bootstrap_namespaces(&registry).await.unwrap();
         defaults::bootstrap(&registry, &WriteOptions::default()).await.unwrap();
-        let access = Access::start(&shared, &tasks, &stop);
+        let (access, accounts, usage) = match leads {
+            false => {
+                let accounts = ServiceAccounts::new(registry.clone(), authority.clone());
+                (Access::start(&shared, &tasks, &stop), accounts, Usage::default())
+            }
+            true => {
+                let settings = Settings {
+                    balancer_addresses: Vec::new(),
+                    member_name: "m1".to_owned(),
+                    range: PodRange::new("10.244.0.0/16".parse().unwrap(), 24),
+                    authority: authority.clone(),
+                    timings: Timings::default(),
+                    masters: vec![address],
+                    scheduler: Arc::default(),
+                };
+                let work = ClusterWork::start(&shared, &registry, settings, &tasks, &stop);
+                (work.access, work.accounts, work.usage)
+            }
+        };
         access.wait_synced().await;
-        let accounts = ServiceAccounts::new(registry.clone(), authority.clone());
-        let rest = Rest::new(Parts {
+        let rest = Arc::new(Rest::new(Parts {
             registry,
             access,
             logs: Arc::new(EchoLogs),
             pod_streams: Arc::new(EchoStreams),
             accounts,
+            usage,
+            flow_control: FlowControl::start(&shared, &tasks, &stop),
             advertised: address.to_string(),
+            security,
             stop: stop.clone(),
-        });
+        }));
+        let mut routes = Routes::builder();
+        add_open_services(&mut routes, rest.clone(), &shared, &tasks, &stop);
         // A gRPC call that never ends, as replication and node sessions never do.
         let stall = axum::routing::post(std::future::pending::<()>);
-        let grpc = Routes::from(axum::Router::new().route("/test.Stall/Stall", stall));
-        let services = Services { rest: Arc::new(rest), grpc, gate: refuse_all };
+        let routes = routes.routes().into_axum_router().route("/test.Stall/Stall", stall);
+        let services = Services { rest, grpc: Routes::from(routes), gate };
         let served = tokio::spawn(port.serve(services, stop.clone()));
         Self { address, store, authority, stop, served }
     }
@@ -127,8 +226,10 @@ impl TestServer {
     }
 }
 
-fn refuse_all(identity: &Identity, _path: &str) -> Result<(), tonic::Status> {
-    match identity.is_anonymous() {
+/// As the real one, but for the call that never ends.
+fn gate(identity: &Identity, path: &str) -> Result<(), tonic::Status> {
+    let is_open = OPEN_SERVICES.iter().any(|service| path.starts_with(&format!("/{service}/")));
+    match identity.is_anonymous() && !is_open {
         true => Err(tonic::Status::unauthenticated("a client certificate is needed")),
         false => Ok(()),
     }

@@ -174,7 +174,7 @@ async fn patches_of_three_kinds() {
     assert_eq!(client.patch(&path, MERGE, &stale).await.status().0, 409);
     let body = json!({"metadata": {"name": "b"}});
     assert_eq!(client.patch(&path, MERGE, &body).await.status().0, 400);
-    let apply = client.patch(&path, "application/apply-patch+yaml", &json!({})).await.status();
+    let apply = client.patch(&path, "application/merge-patch+yaml", &json!({})).await.status();
     assert_eq!((apply.0, apply.1.as_str()), (415, "UnsupportedMediaType"));
     assert_eq!(client.patch(&format!("{PODS}/b"), MERGE, &json!({})).await.status().0, 404);
     let status = json!({"status": {"phase": "Running"}, "spec": {"nodeName": "n9"}});

@@ -32,7 +32,7 @@ mod syscall;
 mod time;
 
 pub use capabilities::CAPABILITIES_DEFAULT;
-pub use cgroups::Stats;
+pub use cgroups::{OutsideGroups, Stats};
 
 pub use container::exec::{
     AttachSpec, Attachment, ExecExit, ExecProcess, ExecSpec, ExecStreams, resize_terminal, terminal_size,

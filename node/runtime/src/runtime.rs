@@ -44,6 +44,9 @@ pub struct RuntimeConfig {
     pub shim_command: Vec<OsString>,
     /// Below the root of each cgroup hierarchy, for example `barque/<cluster>/<node>`.
     pub cgroup_root: PathBuf,
+    /// Whether groups are made in every hierarchy of version 1, those included that none of the limits asked for
+    /// needs. It costs each container some milliseconds.
+    pub every_hierarchy: bool,
 }
 
 /// The container runtime. Cheap to clone; all calls block.
@@ -61,7 +64,7 @@ impl Runtime {
             return Err(Error::invalid("state_dir", "it is not an absolute path"));
         }
         let shim = ShimCommand::new(&config.shim_command)?;
-        let runtime = Runtime { hierarchies: Hierarchies::detect()?, shim, config };
+        let runtime = Runtime { hierarchies: Hierarchies::detect(config.every_hierarchy)?, shim, config };
         let dirs = [runtime.containers_dir(), runtime.sandboxes_dir()];
         for dir in &dirs {
             DirBuilder::new()
@@ -84,8 +87,12 @@ impl Runtime {
     pub fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error> {
         spec.check()?;
         let bundle = self.sandbox_bundle(&spec.id)?;
+        let netns_of = match &spec.network_of {
+            Some(id) => Some(self.sandbox_bundle(id)?.netns()),
+            None => None,
+        };
         let Some(_claim) = claim_new(&bundle)? else { return self.existing_sandbox(spec, &bundle) };
-        let plan = SandboxPlan { spec: spec.clone(), cgroup: self.cgroup(&spec.cgroup.path) };
+        let plan = SandboxPlan { spec: spec.clone(), netns_of, cgroup: self.cgroup(&spec.cgroup.path) };
         match run_shim(&self.shim, shim::SANDBOX, &bundle, &plan) {
             Ok(running) => Ok(sandbox_of(spec, &bundle, running)),
             Err(error) => Err(clean_up(error, delete::sandbox(&bundle))),
@@ -107,6 +114,11 @@ impl Runtime {
             (_, Some(_)) => Err(exists("dead")),
             (_, None) => Err(exists("unfinished")),
         }
+    }
+
+    /// Whether this host counts swap, so that it can be limited.
+    pub fn limits_swap(&self) -> bool {
+        self.hierarchies.limit_swap()
     }
 
     /// All sandboxes, in the order of their ids.
@@ -293,6 +305,13 @@ impl Runtime {
                 _ => return Err(unreachable),
             }
         }
+    }
+
+    /// What a watch that is readable was told, if it was: how the container ended. It is true whatever has become
+    /// of the container since.
+    pub fn exit_told(&self, watch: &OwnedFd) -> Option<Exit> {
+        let (text, _) = control::receive_answer(watch, Some(Instant::now())).ok()?;
+        serde_json::from_str(&text).ok()
     }
 
     /// Waits until a container has ended; `None` when how it ended is lost with its shim.

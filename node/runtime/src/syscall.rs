@@ -371,3 +371,30 @@ pub(crate) fn attach_mount(copy: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Sends one Ethernet frame over a link, by its index, to everybody on the link's network.
+pub(crate) fn broadcast_frame(link_index: i32, protocol: u16, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: no pointers are handed over.
+    let raw = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    let to = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: link_index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0xff; 8],
+    };
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: both pointers are to live values of the lengths that are given with them, and the kernel reads only.
+    let sent = unsafe {
+        let (bytes, count) = (frame.as_ptr().cast(), frame.len());
+        libc::sendto(socket.as_raw_fd(), bytes, count, 0, (&raw const to).cast(), length)
+    };
+    Ok(Errno::result(sent).map(drop)?)
+}

@@ -37,6 +37,8 @@ fn refuses_unknown_keys_and_bad_values() {
         ("evictionHard: {memory.free: 1Gi}\n", "memory.free"),
         ("staticPodPath: manifests\n", "staticPodPath"),
         ("shutdownGracePeriodCriticalPods: 1s\n", "shutdownGracePeriodCriticalPods"),
+        ("containerRuntimeEndpoint: /run/c.sock\n", "unix:///"),
+        ("images: {proxy: {httpsProxy: 'proxy.lab:3128'}}\n", "images.proxy.httpsProxy"),
         ("images: {maxParallelPulls: 0}\n", "maxParallelPulls"),
         ("images: {gcLowThresholdPercent: 90}\n", "gcLowThresholdPercent"),
         ("images: {registries: {'http://r.lab': {}}}\n", "without http://"),

@@ -76,6 +76,8 @@ impl Core {
         let sandbox = self.runtime.create_sandbox(spec).map_err(answer)?;
         if let (Some(ip), Some(netns)) = (record.ip, &sandbox.netns) {
             self.network.attach(&id, ip, netns).map_err(network_failure)?;
+            let ports = translate::host_ports(&record.config)?;
+            self.network.publish(&id, ip, &ports).map_err(network_failure)?;
         }
         record.netns = sandbox.netns;
         record.made = true;

@@ -315,7 +315,7 @@ impl RuntimeService for Service {
                 if let Some(problem) = crate::network::check_range(&pod_cidr) {
                     return Err(Status::invalid_argument(format!("pod_cidr {problem}")));
                 }
-                core.network.want(Topology { pod_cidr, peers: Vec::new() }).map_err(internal)?;
+                core.network.want(Topology { pod_cidr, ..Topology::default() }).map_err(internal)?;
             }
             Ok(cri::UpdateRuntimeConfigResponse {})
         })

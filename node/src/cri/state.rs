@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::CriConfig;
 use super::records::{ContainerRecord, Ended, Records, SandboxRecord, remove_dir};
+use super::translate;
 use crate::Error;
 use crate::images::{ImageStore, Puller};
 use crate::network::{BridgeNetwork, PodNetwork as _, Topology};
@@ -68,13 +69,14 @@ impl Core {
             state_dir: config.run_dir.join("runtime"),
             shim_command: config.shim_command().into_iter().map(Into::into).collect(),
             cgroup_root: Default::default(),
+            every_hierarchy: false,
         })?;
         let images = Arc::new(ImageStore::open(config.data_dir.join("images"))?);
         let network_dir = config.data_dir.join("network");
         fs::create_dir_all(&network_dir).map_err(Error::io("create", &network_dir))?;
         let network = BridgeNetwork::open(&network_dir, &config.bridge_name)?;
         if !config.pod_cidr.is_empty() {
-            network.want(Topology { pod_cidr: config.pod_cidr.clone(), peers: Vec::new() })?;
+            network.want(Topology { pod_cidr: config.pod_cidr.clone(), ..Topology::default() })?;
         }
         let records = |name: &str| config.data_dir.join(name);
         let read = |path| Error::io("read", path);
@@ -99,7 +101,19 @@ impl Core {
         if let Err(error) = core.remove_leftovers() {
             tracing::warn!(%error, "not everything that a crash left could be removed; the next start tries again");
         }
+        core.publish_ports();
         Ok(core)
+    }
+
+    /// Makes the host's ports lead to the sandboxes that stand, and to no other.
+    fn publish_ports(&self) {
+        let standing = self.sandbox_records.all().into_iter().filter(|record| record.made && !record.stopped);
+        let ports = standing.filter_map(|record| {
+            Some((record.id.clone(), record.ip?, translate::host_ports(&record.config).ok()?))
+        });
+        if let Err(error) = self.network.publish_all(&ports.collect::<Vec<_>>()) {
+            tracing::warn!(%error, "ports of the host do not lead to their sandboxes; the next start tries again");
+        }
     }
 
     /// Removes what has no record, or a record of a sandbox that never came to be.

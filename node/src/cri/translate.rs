@@ -1,6 +1,7 @@
 //! What clients ask for as the runtime's specifications. Pure, but for looking at paths that mounts and seccomp
 //! profiles name. What cannot be had is refused with what to change; nothing is left out silently.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proto::cri::security_profile::ProfileType;
@@ -14,6 +15,8 @@ use tonic::Status;
 
 use super::records::{ContainerRecord, SandboxRecord};
 use crate::images::Image;
+use crate::pods::admission::HostPort;
+use crate::pods::env::last_wins;
 
 /// The label that says what an unused group is for.
 const SANDBOX_LABEL: &str = "io.kubernetes.cri.sandbox";
@@ -33,9 +36,7 @@ pub(super) fn sandbox(record: &SandboxRecord, cgroup_root: &str) -> Result<Sandb
     let config = &record.config;
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.clone().unwrap_or_default();
-    if config.port_mappings.iter().any(|port| port.host_port != 0) {
-        return unsupported("host ports (port_mappings with a host_port)");
-    }
+    host_ports(config)?;
     if !record.runtime_handler.is_empty() {
         return refuse(format!(
             "there is no runtime handler {:?}; leave it empty for the only one",
@@ -60,6 +61,7 @@ pub(super) fn sandbox(record: &SandboxRecord, cgroup_root: &str) -> Result<Sandb
         id: record.id.clone(),
         hostname: config.hostname.clone(),
         network: own_or_host("network", options.network())?,
+        network_of: None,
         ipc: own_or_host("ipc", options.ipc())?,
         pid,
         shm_bytes: None,
@@ -68,6 +70,32 @@ pub(super) fn sandbox(record: &SandboxRecord, cgroup_root: &str) -> Result<Sandb
         oom_score_adj: Some(crate::pods::qos::OOM_SCORE_SANDBOX),
         labels: [(SANDBOX_LABEL.to_owned(), record.id.clone())].into(),
     })
+}
+
+/// The ports of the host that lead to a sandbox.
+pub(super) fn host_ports(config: &cri::PodSandboxConfig) -> Result<Vec<HostPort>, Status> {
+    let asked = config.port_mappings.iter().filter(|port| port.host_port != 0);
+    let ports = asked.map(|port| {
+        let number = |number: i32| u16::try_from(number).ok().filter(|number| *number != 0);
+        let address = match port.host_ip.as_str() {
+            "" => Some(None),
+            text => text.parse().ok().map(|address: IpAddr| Some(address).filter(|a| !a.is_unspecified())),
+        };
+        let protocol = match port.protocol() {
+            cri::Protocol::Tcp => "TCP",
+            cri::Protocol::Udp => "UDP",
+            cri::Protocol::Sctp => "SCTP",
+        };
+        let (Some(host_port), Some(container_port), Some(address)) =
+            (number(port.host_port), number(port.container_port), address)
+        else {
+            return refuse(format!(
+                "{port:?} is no port mapping: ports are 1 to 65535, host_ip an address or empty"
+            ));
+        };
+        Ok(HostPort { protocol: protocol.to_owned(), address, host_port, container_port })
+    });
+    ports.collect()
 }
 
 /// The group below which a sandbox's groups lie, relative to the controllers' roots.
@@ -132,6 +160,7 @@ pub(super) fn container(record: &ContainerRecord, around: &Around<'_>) -> Result
             merged: root.join("merged"),
             read_only: security.readonly_rootfs,
             volatile: true,
+            keep_upper: false,
         },
         process: process(config, &security, around)?,
         mounts: mounts(config, around)?,
@@ -143,6 +172,7 @@ pub(super) fn container(record: &ContainerRecord, around: &Around<'_>) -> Result
         stop_signal: Some(crate::pods::container_spec::stop_signal(around.image)),
         privileged: security.privileged,
         labels: [(SANDBOX_LABEL.to_owned(), around.sandbox.id.clone())].into(),
+        on_exit: Vec::new(),
     })
 }
 
@@ -208,20 +238,8 @@ fn process(
         terminal: config.tty,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
+        await_attach: false,
     })
-}
-
-/// Each name once, with its last value.
-fn last_wins(entries: Vec<String>) -> Vec<String> {
-    let name = |entry: &str| entry.split_once('=').map_or(entry, |(name, _)| name).to_owned();
-    let mut kept: Vec<String> = Vec::with_capacity(entries.len());
-    for entry in entries {
-        match kept.iter_mut().find(|other| name(other) == name(&entry)) {
-            Some(other) => *other = entry,
-            None => kept.push(entry),
-        }
-    }
-    kept
 }
 
 fn user(security: &cri::LinuxContainerSecurityContext, of_image: &str) -> Result<UserSpec, Status> {
@@ -382,12 +400,6 @@ mod tests {
         assert_eq!((user_of.user, user_of.group), (Identity::Id(5), Some(Identity::Id(9))));
         security.run_as_user = Some(cri::Int64Value { value: -5 });
         assert!(user(&security, "").is_err());
-    }
-
-    #[test]
-    fn the_last_value_of_a_variable_counts() {
-        let entries = ["A=1", "B=2", "A=3"].map(str::to_owned).to_vec();
-        assert_eq!(last_wins(entries), ["A=3", "B=2"]);
     }
 
     #[test]

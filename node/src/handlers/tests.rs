@@ -26,6 +26,7 @@ fn target() -> (Target, tempfile::TempDir) {
         state_dir: dir.path().to_owned(),
         shim_command: vec!["/bin/false".into()],
         cgroup_root: "barque-handlers".into(),
+        every_hierarchy: false,
     };
     let target = Target {
         runtime: Arc::new(runtime::Runtime::new(config).unwrap()),

@@ -87,6 +87,20 @@ impl ImageStore {
         })
     }
 
+    /// Gives what a name stands for another name, in place of what that stood for.
+    pub fn tag(&self, source: &Reference, target: &Reference) -> Result<(), ImageError> {
+        let _using = self.using()?;
+        let name = source.to_string();
+        let entry = self.lock().index.images.get(&name).cloned();
+        let entry = entry.ok_or_else(|| ImageError::malformed(&name, "it is not here any more"))?;
+        let committed = Committed {
+            manifest: &entry.manifest,
+            target: Some(entry.target()),
+            source: entry.source.as_deref(),
+        };
+        self.commit(std::slice::from_ref(target), committed)
+    }
+
     /// Takes names away. Content stays until it is swept.
     pub(crate) fn forget(&self, names: &BTreeSet<String>) -> Result<(), ImageError> {
         self.change(|index| index.images.retain(|name, _| !names.contains(name)))

@@ -38,8 +38,8 @@ pub use manifest::Format;
 pub use pull::{LayerProgress, Progress, Pulled, Puller};
 pub use push::{Pushed, push};
 pub use reference::{InvalidReference, Reference};
-pub use registry::RegistryError;
-pub use settings::{ImagesConfig, RegistryConfig};
+pub use registry::{RegistryError, check_login};
+pub use settings::{ImagesConfig, ProxyConfig, RegistryConfig};
 pub use store::{Image, ImageStore, ImageSummary};
 
 use std::path::PathBuf;

@@ -23,6 +23,9 @@ pub struct ImagesConfig {
     pub request_timeout: Duration,
     /// By the registry's name in image references, with its port: `docker.io`, `registry.lab:5000`.
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// How registries are reached that are not reached directly.
+    #[serde(skip_serializing_if = "ProxyConfig::is_nothing")]
+    pub proxy: ProxyConfig,
     /// A `config.json` as `docker login` writes it, for images of pods that bring no credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
@@ -46,6 +49,7 @@ impl Default for ImagesConfig {
             layer_bytes_max: 64 << 30,
             request_timeout: Duration::from_secs(30),
             registries: BTreeMap::new(),
+            proxy: ProxyConfig::default(),
             credentials_file: None,
             gc_high_threshold_percent: 85,
             gc_low_threshold_percent: 80,
@@ -67,6 +71,38 @@ pub struct RegistryConfig {
     /// A PEM file with authorities to trust besides the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// Proxies, in the terms of the usual environment variables.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    /// For registries with TLS: `http://[user:password@]host:port`. Empty: none.
+    pub https_proxy: String,
+    /// For registries without.
+    pub http_proxy: String,
+    /// Who is reached directly: names (with all below them), `.domain`s, addresses, ranges, each perhaps with a port;
+    /// separated by commas; `*`: everybody. This machine always is.
+    pub no_proxy: String,
+}
+
+impl ProxyConfig {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let keys =
+            [("images.proxy.httpsProxy", &self.https_proxy), ("images.proxy.httpProxy", &self.http_proxy)];
+        let wrong = keys.into_iter().filter(|(_, address)| !address.is_empty()).find(|(_, address)| {
+            let uri = address.parse::<http::Uri>().ok();
+            uri.is_none_or(|uri| uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty))
+        });
+        // It may hold a password: it is not repeated.
+        wrong.map(|(key, _)| {
+            (key, "must be http://host:port, with user:password@ before the host if need be".into())
+        })
+    }
 }
 
 impl ImagesConfig {
@@ -96,6 +132,6 @@ impl ImagesConfig {
                 return Some(("images.registries", problem));
             }
         }
-        None
+        self.proxy.problem()
     }
 }

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -26,6 +26,11 @@ use crate::pods::admission::HostPort;
 
 /// The pod's interface.
 const POD_LINK: &str = "eth0";
+/// Pods have addresses of IPv4 only.
+const IPV6_OFF: &str = "net.ipv6.conf.eth0.disable_ipv6";
+
+/// An address that stays within the pod.
+const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// What the leader says about the cluster's network.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +38,21 @@ pub(crate) struct Topology {
     pub(crate) pod_cidr: String,
     /// Other nodes' ranges and addresses.
     pub(crate) peers: Vec<Peer>,
+    /// The range of all nodes' pods.
+    #[serde(default)]
+    pub(crate) cluster_cidr: String,
+    /// The range of Services.
+    #[serde(default)]
+    pub(crate) service_cidr: String,
+}
+
+/// Which addresses are whose, as rules of the packet filter need it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Addressing {
+    pub(crate) bridge: String,
+    pub(crate) own_pods: Prefix,
+    pub(crate) all_pods: Option<Prefix>,
+    pub(crate) services: Option<Prefix>,
 }
 
 /// Another node's pods.
@@ -46,6 +66,8 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct BridgeNetwork {
     bridge: String,
+    /// Whether another makes the node's end of the pods' network; then only the routes to peers are made here.
+    bridged_elsewhere: bool,
     ipam: Ipam,
     host_ports: HostPorts,
     topology_file: PathBuf,
@@ -59,8 +81,18 @@ pub(crate) struct BridgeNetwork {
 impl BridgeNetwork {
     /// Opens the state below `dir` and puts a known topology in force again.
     pub(crate) fn open(dir: &Path, bridge: &str) -> Result<Self, NetworkError> {
+        Self::open_with(dir, bridge, false)
+    }
+
+    /// The same, where the pods' network on this node is somebody else's.
+    pub(crate) fn open_routes(dir: &Path, bridge: &str) -> Result<Self, NetworkError> {
+        Self::open_with(dir, bridge, true)
+    }
+
+    fn open_with(dir: &Path, bridge: &str, bridged_elsewhere: bool) -> Result<Self, NetworkError> {
         let network = Self {
             bridge: bridge.to_owned(),
+            bridged_elsewhere,
             ipam: Ipam::open(dir.join("addresses"))?,
             host_ports: HostPorts::new(bridge),
             topology_file: dir.join("topology.json"),
@@ -79,6 +111,19 @@ impl BridgeNetwork {
     /// The pod range in force.
     pub(crate) fn pod_cidr(&self) -> Option<String> {
         self.lock().as_ref().map(|t| t.pod_cidr.clone())
+    }
+
+    /// Which addresses are whose, once a leader has said so.
+    pub(crate) fn addressing(&self) -> Option<Addressing> {
+        let own_pods = self.pods_network().ok()?;
+        let topology = self.lock().clone()?;
+        let range = |text: &str| text.parse::<Prefix>().ok().map(|prefix| prefix.network());
+        Some(Addressing {
+            bridge: self.bridge.clone(),
+            own_pods,
+            all_pods: range(&topology.cluster_cidr),
+            services: range(&topology.service_cidr),
+        })
     }
 
     /// Resolves when a topology has been put in force after the call.
@@ -120,7 +165,10 @@ impl BridgeNetwork {
             return Ok(());
         }
         let mut netlink = Netlink::open()?;
-        self.make_bridge(&mut netlink, range)?;
+        if !self.bridged_elsewhere {
+            self.make_bridge(&mut netlink, range)?;
+            self.route_services(&mut netlink, &topology);
+        }
         let before = current.as_ref().map(|t| t.peers.clone()).unwrap_or_default();
         for peer in before.iter().filter(|p| !topology.peers.iter().any(|n| n.pod_cidr == p.pod_cidr)) {
             netlink.delete_route(&peer_route(peer)?)?;
@@ -158,6 +206,15 @@ impl BridgeNetwork {
         netlink.set_up(&self.bridge)?;
         sysctl::set("net.ipv4.ip_forward", "1")?;
         Ok(())
+    }
+
+    /// A program of the host that calls a Service needs some route to it, though no packet ever takes it: a host without a
+    /// default route would have none.
+    fn route_services(&self, netlink: &mut Netlink, topology: &Topology) {
+        let Ok(services) = topology.service_cidr.parse::<Prefix>() else { return };
+        if let Err(error) = netlink.replace_route(&Route::on_link(services.network(), &self.bridge)) {
+            tracing::warn!(%error, "programs of this host may not reach Services");
+        }
     }
 
     /// The range that this node's pods are in.
@@ -200,13 +257,22 @@ impl PodNetwork for BridgeNetwork {
                 master: Some(&self.bridge),
                 up: true,
             })?;
+            // So that the pod can call itself through a Service or a port of the host.
+            host.set_hairpin(&host_link, true)?;
+        }
+        inside.set_up("lo")?;
+        // Neighbours on the bridge would reach the pod at an address that nobody gave it and no policy knows. A kernel
+        // without IPv6 has no such setting.
+        match sysctl::set_in(&namespace, IPV6_OFF, "1") {
+            // Name services leave `::1` out for who has no other address of IPv6.
+            Ok(()) => inside.add_address("lo", Prefix::host(IpAddr::V6(LOCAL_IPV6)))?,
+            Err(error) => tracing::debug!(%error, "no IPv6 to switch off"),
         }
         inside.set_mac(POD_LINK, mac_of(ip))?;
         let own = prefix(ip, range.prefix_length());
         if !inside.addresses_of(POD_LINK)?.contains(&own) {
             inside.add_address(POD_LINK, own)?;
         }
-        inside.set_up("lo")?;
         inside.set_up(POD_LINK)?;
         inside.replace_route(&Route::via(Prefix::DEFAULT_V4, IpAddr::V4(range.gateway())))?;
         Ok(())

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
-use runtime::net::{Behind, Netlink, PortForward, Prefix, Transport, set_port_forwards};
+use runtime::net::{Behind, Netlink, PortForward, Prefix, Transport, forget_flows, set_port_forwards};
 
 use super::NetworkError;
 use crate::pods::admission::HostPort;
@@ -53,9 +53,10 @@ impl HostPorts {
         Netlink::open()?.set_hairpin(link, true)?;
         let mut published = self.published.lock().expect("no holder of the ports panics");
         let mut next = published.clone();
-        next.insert(uid.to_owned(), forwards);
+        next.insert(uid.to_owned(), forwards.clone());
         self.write(&next, network)?;
         *published = next;
+        forget(&forwards);
         Ok(())
     }
 
@@ -66,9 +67,10 @@ impl HostPorts {
             return Ok(());
         }
         let mut next = published.clone();
-        next.remove(uid);
+        let withdrawn = next.remove(uid).unwrap_or_default();
         self.write(&next, network)?;
         *published = next;
+        forget(&withdrawn);
         Ok(())
     }
 
@@ -76,6 +78,17 @@ impl HostPorts {
         let forwards: Vec<PortForward> = all.values().flatten().copied().collect();
         let behind = Behind { bridge: &self.bridge, network };
         Ok(set_port_forwards(&self.table, behind, &forwards)?)
+    }
+}
+
+/// Flows that were there before a change follow it. Not being able to is told, not fatal: they run out by themselves.
+fn forget(forwards: &[PortForward]) {
+    match forget_flows(forwards) {
+        Ok(0) => {}
+        Ok(flows) => tracing::debug!(flows, "flows of forwarded ports are forgotten"),
+        Err(error) => {
+            tracing::warn!(%error, "flows of forwarded ports go on until they have been quiet for a while")
+        }
     }
 }
 

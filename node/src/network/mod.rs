@@ -1,12 +1,19 @@
 //! Pod networking: one bridge per node, one veth and one address per pod, routes to the other nodes' pods.
 //!
+//! Services are led to their endpoints (`services`) and pods held to policies (`policies`) out of a copy of all of them
+//! (`cluster`).
 //! The agent's own network namespace is "the host". Owns the bridge, the veths, the forwarded ports of the host, the routes through which the
 //! node reaches its peers' pods, and the files that say which pod has which address. Promises: an address is
 //! written down before it is used and never belongs to two pods; every call may be repeated.
 
 mod bridge;
+pub(crate) mod cluster;
+pub(crate) mod health_checks;
+pub(crate) mod held;
 mod host_ports;
 mod ipam;
+pub(crate) mod policies;
+pub(crate) mod services;
 
 use std::io;
 use std::net::IpAddr;
@@ -28,6 +35,20 @@ pub(crate) enum NetworkError {
     /// The range is not one that pods can live in.
     #[error("{range:?} cannot be a pod address range: {problem}")]
     BadRange { range: String, problem: &'static str },
+    /// A leader has named policies, and not yet told them all.
+    #[error("the control plane has not told all policies to this node yet")]
+    PoliciesUnknown,
+    /// A pod is held to policies, and this kernel's bridges pass packets on unseen.
+    #[error(
+        "pods of this node cannot be held to policies: its bridge does not meet the packet filter; load the kernel's \
+         module br_netfilter: {0}"
+    )]
+    BridgeNotFiltered(#[source] runtime::net::Error),
+    /// An address of Services cannot be held, because no link has the node's own.
+    #[error(
+        "no link of this host has the node's address {address}; `internalIp` in the configuration names it"
+    )]
+    NoLink { address: IpAddr },
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] runtime::net::Error),
@@ -39,6 +60,12 @@ pub(crate) enum NetworkError {
 /// What is wrong with a range of pod addresses, if anything is.
 pub(crate) fn check_range(text: &str) -> Option<String> {
     ipam::Range::parse(text).err().map(|error| error.to_string())
+}
+
+/// The first address of a range, which its bridge has, and the length of its prefix.
+pub(crate) fn gateway_of(range: &str) -> Option<(String, u8)> {
+    let range = ipam::Range::parse(range).ok()?;
+    Some((range.gateway().to_string(), range.prefix_length()))
 }
 
 /// What pod workers need of the network. Calls block.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use api::object::MIRROR_ANNOTATION;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::qos::{self, QosClass};
@@ -12,8 +13,6 @@ use crate::node_state::Pressure;
 
 /// Where a pod came from: `file`, or absent for the API.
 pub(crate) const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
-/// The hash of the static pod that an object of the API shows.
-pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// From here on pods are what the node itself needs.
 pub(crate) const PRIORITY_CRITICAL: i32 = 2_000_000_000;
 const TAINT_MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";

@@ -1,7 +1,7 @@
 //! What confines a container beyond namespaces and cgroups, out of pod and container security contexts: its
 //! system call filter, and what a host without AppArmor or SELinux has to refuse.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SeccompProfile};
 use runtime::seccomp::{Profile, Seccomp};
@@ -32,6 +32,14 @@ pub(crate) fn seccomp(host: Host<'_>, pod: &Pod, container: &Container) -> Resul
         "Localhost" => load(host.seccomp_dir, asked).map(|profile| Seccomp::Profile(Box::new(profile))),
         other => Err(format!("unknown seccomp profile type \"{other}\"")),
     }
+}
+
+/// The file of a container's profile of type `Localhost`.
+pub(crate) fn localhost_profile(host: Host<'_>, pod: &Pod, container: &Container) -> Option<PathBuf> {
+    let pods = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.seccomp_profile.as_ref());
+    let own = container.security_context.as_ref().and_then(|s| s.seccomp_profile.as_ref());
+    let name = own.or(pods)?.localhost_profile.as_deref()?;
+    Some(host.seccomp_dir.join(name))
 }
 
 fn load(dir: &Path, asked: &SeccompProfile) -> Result<Profile, String> {

@@ -12,10 +12,11 @@ use runtime::{
     Propagation, RootfsSpec, SandboxSpec, UserSpec,
 };
 
-use super::containers::POD_UID_LABEL;
+use super::containers::{Beside, POD_UID_LABEL};
 use super::context::Context;
 use super::env::{self, Surroundings};
 use super::env_from::Sources;
+use super::env_services;
 use super::record::{Instance, PodRecord};
 use super::{confinement, files, qos, support, volumes};
 use crate::images::Image;
@@ -38,6 +39,7 @@ pub(crate) fn sandbox(context: &Context, record: &PodRecord, id: &str) -> Sandbo
         id: id.to_owned(),
         hostname: files::hostname(record, &context.config),
         network: or_host(spec.host_network),
+        network_of: None,
         ipc: or_host(spec.host_ipc),
         pid,
         // Chosen by whoever keeps the ranges.
@@ -46,7 +48,12 @@ pub(crate) fn sandbox(context: &Context, record: &PodRecord, id: &str) -> Sandbo
         sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
         cgroup: qos::pod_cgroup(spec, record.uid()),
         oom_score_adj: Some(qos::OOM_SCORE_SANDBOX),
-        labels: [(POD_UID_LABEL.to_owned(), record.uid().to_owned())].into(),
+        labels: [
+            (POD_UID_LABEL.to_owned(), record.uid().to_owned()),
+            ("io.kubernetes.pod.name".to_owned(), record.name().to_owned()),
+            ("io.kubernetes.pod.namespace".to_owned(), record.namespace().to_owned()),
+        ]
+        .into(),
     }
 }
 
@@ -108,6 +115,7 @@ pub(crate) fn container(
             merged: root.join("merged"),
             read_only: security.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
             volatile: true,
+            keep_upper: false,
         },
         process,
         mounts: mounts(context, record, container, (&files, &environment))?,
@@ -125,7 +133,25 @@ pub(crate) fn container(
             ("io.kubernetes.container.name".to_owned(), container.name.clone()),
         ]
         .into(),
+        on_exit: Vec::new(),
     })
+}
+
+/// What a runtime with images of its own is told besides.
+pub(crate) fn beside(
+    (context, record): (&Context, &PodRecord),
+    container: &Container,
+    image: &Image,
+    (attempt, spec): (u32, &ContainerSpec),
+) -> Beside {
+    let (command, args) = env::own_command(container, &spec.process.env);
+    Beside {
+        image: image.image_id.clone(),
+        attempt,
+        command,
+        args,
+        seccomp_profile: confinement::localhost_profile(context.confinement(), &record.pod, container),
+    }
 }
 
 /// The instance whose processes an ephemeral container is to see, if it names one.
@@ -153,7 +179,10 @@ fn process(
     pod_ip: Option<IpAddr>,
 ) -> Result<ProcessSpec, String> {
     let hostname = files::hostname(record, &context.config);
+    let has_links = record.spec().enable_service_links != Some(false);
+    let services = env_services::variables(&context.cluster, record.namespace(), has_links);
     let around = Surroundings {
+        services: &services,
         pod: &record.pod,
         container,
         image: &image.config,
@@ -165,7 +194,8 @@ fn process(
     };
     let environment = env::environment(around)?;
     let args = env::command_line(around, &environment);
-    if args.is_empty() {
+    // A runtime with images of its own knows what the image says.
+    if args.is_empty() && context.runtime.own_images().is_none() {
         return Err("no command specified".to_owned());
     }
     let security = container.security_context.as_ref();
@@ -187,6 +217,7 @@ fn process(
         terminal: container.tty.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
+        await_attach: false,
     })
 }
 

@@ -21,6 +21,8 @@ use super::status::NodeFacts;
 use crate::Config;
 use crate::images::{ImageStore, Puller};
 use crate::network::PodNetwork;
+use crate::network::cluster::ClusterNetwork;
+use crate::network::policies::Policies;
 use crate::node_state::NodeState;
 use crate::objects::Objects;
 use crate::session::outbox::Outbox;
@@ -34,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) images: Arc<ImageStore>,
     pub(crate) puller: Arc<Puller>,
     pub(crate) network: Arc<dyn PodNetwork>,
+    pub(crate) cluster: Arc<ClusterNetwork>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) user_ids: Arc<UserIdPool>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,

@@ -103,6 +103,9 @@ impl Dispatcher {
             strays,
         };
         dispatcher.publish_ports(&records);
+        let connected =
+            records.iter().filter_map(|record| Some((&*record.pod, record.sandbox.as_ref()?.ip?)));
+        dispatcher.context.policies.adopt(connected);
         for record in records {
             let desired = Desired { pod: Arc::clone(&record.pod), removed: record.removed };
             dispatcher.spawn(record, desired);

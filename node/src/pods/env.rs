@@ -26,14 +26,17 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) host_ip: IpAddr,
     /// The node's allocatable CPU (milli) and memory (bytes): what "no limit" means.
     pub(crate) allocatable: (i64, i64),
+    /// What names the Services.
+    pub(crate) services: &'a BTreeMap<String, String>,
     /// Where ConfigMaps and Secrets are found.
     pub(crate) sources: Sources<'a>,
 }
 
-/// `NAME=value` entries: the image's, HOSTNAME, then the container's in order.
+/// `NAME=value` entries: the image's, HOSTNAME, the Services', then the container's in order.
 pub(crate) fn environment(around: Surroundings<'_>) -> Result<Vec<String>, String> {
     let mut own: Vec<(String, String)> = env_from::all(around.sources, around.container)?;
-    let mut known: BTreeMap<String, String> = own.iter().cloned().collect();
+    let mut known: BTreeMap<String, String> = around.services.clone();
+    known.extend(own.iter().cloned());
     for variable in around.container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (Some(value), _) => Some(expand(value, &known)),
@@ -55,6 +58,8 @@ pub(crate) fn environment(around: Surroundings<'_>) -> Result<Vec<String>, Strin
     if !is_own("HOSTNAME") {
         entries.push(format!("HOSTNAME={}", around.hostname));
     }
+    let of_services = around.services.iter().filter(|(name, _)| !is_own(name));
+    entries.extend(of_services.map(|(name, value)| format!("{name}={value}")));
     entries.extend(known_in_order(own));
     Ok(entries)
 }
@@ -73,6 +78,16 @@ fn known_in_order(own: Vec<(String, String)>) -> Vec<String> {
 
 /// Program and arguments: `command` replaces entrypoint and cmd, `args` replaces cmd.
 pub(crate) fn command_line(around: Surroundings<'_>, environment: &[String]) -> Vec<String> {
+    let (command, args) = own_command(around.container, environment);
+    match (command.is_empty(), args.is_empty()) {
+        (false, _) => [command, args].concat(),
+        (true, false) => [around.image.entrypoint.clone(), args].concat(),
+        (true, true) => [around.image.entrypoint.clone(), around.image.cmd.clone()].concat(),
+    }
+}
+
+/// What the container itself says of program and arguments.
+pub(crate) fn own_command(container: &Container, environment: &[String]) -> (Vec<String>, Vec<String>) {
     let variables: BTreeMap<String, String> = environment
         .iter()
         .filter_map(|e| e.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())))
@@ -80,12 +95,7 @@ pub(crate) fn command_line(around: Surroundings<'_>, environment: &[String]) -> 
     let given = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| expand(text, &variables)).collect()
     };
-    let (command, args) = (given(&around.container.command), given(&around.container.args));
-    match (command.is_empty(), args.is_empty()) {
-        (false, _) => [command, args].concat(),
-        (true, false) => [around.image.entrypoint.clone(), args].concat(),
-        (true, true) => [around.image.entrypoint.clone(), around.image.cmd.clone()].concat(),
-    }
+    (given(&container.command), given(&container.args))
 }
 
 /// Replaces `$(NAME)` by known variables; `$$` stands for `$`; what is not known stays as it is written.
@@ -237,11 +247,25 @@ pub(crate) fn resource_text(
     Ok(((value + divisor - 1) / divisor).to_string())
 }
 
+/// Each name once, with its last value.
+pub(crate) fn last_wins(entries: Vec<String>) -> Vec<String> {
+    let name = |entry: &str| entry.split_once('=').map_or(entry, |(name, _)| name).to_owned();
+    let mut kept: Vec<String> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match kept.iter_mut().find(|other| name(other) == name(&entry)) {
+            Some(other) => *other = entry,
+            None => kept.push(entry),
+        }
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn around<'a>(pod: &'a Pod, image: &'a ImageConfig) -> Surroundings<'a> {
+        static SERVICES: BTreeMap<String, String> = BTreeMap::new();
         static OBJECTS: std::sync::LazyLock<crate::objects::Objects> =
             std::sync::LazyLock::new(crate::objects::Objects::default);
         Surroundings {
@@ -252,6 +276,7 @@ mod tests {
             pod_ip: Some("10.244.1.2".parse().unwrap()),
             host_ip: "10.0.0.1".parse().unwrap(),
             allocatable: (4000, 8 << 30),
+            services: &SERVICES,
             sources: Sources { objects: &OBJECTS, namespace: "default" },
         }
     }
@@ -262,6 +287,12 @@ mod tests {
             "spec": {"nodeName": "node1", "containers": [container]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn the_last_value_of_a_variable_counts() {
+        let entries = ["A=1", "B=2", "A=3"].map(str::to_owned).to_vec();
+        assert_eq!(last_wins(entries), ["A=3", "B=2"]);
     }
 
     #[test]

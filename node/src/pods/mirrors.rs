@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use api::object::MIRROR_ANNOTATION;
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use proto::node::MirrorPod;
 
-use super::admission::{MIRROR_ANNOTATION, annotation};
+use super::admission::annotation;
 
 type Name = (String, String);
 

@@ -18,6 +18,7 @@ pub(crate) mod context;
 pub(crate) mod dispatcher;
 pub(crate) mod env;
 mod env_from;
+mod env_services;
 mod events;
 mod files;
 mod hooks;

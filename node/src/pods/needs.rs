@@ -88,7 +88,7 @@ fn shown(record: &PodRecord) -> Shown {
 
 /// Everything that the pod refers to, and the volumes that its claims are bound to.
 fn references(context: &Context, record: &PodRecord) -> BTreeSet<Reference> {
-    let mut found = references::of_pod(record.namespace(), record.spec());
+    let mut found = references::of_pod(record.namespace(), record.name(), record.spec());
     let claims = found.iter().filter(|reference| reference.kind == ReferenceKind::PersistentVolumeClaim);
     let volumes: Vec<Reference> = claims
         .filter_map(|claim| match context.objects.claim(&claim.namespace, &claim.name) {

@@ -51,7 +51,12 @@ impl Worker {
         };
         let policy = pull_policy(container, &image);
         let asked = image.clone();
-        let local = self.blocking(move |context| context.images.get(&asked).ok().flatten()).await;
+        let local = self
+            .blocking(move |context| match context.runtime.own_images() {
+                Some(images) => images.get(&asked),
+                None => context.images.get(&asked).ok().flatten(),
+            })
+            .await;
         match (policy, local) {
             ("Always", _) | ("IfNotPresent", None) => {
                 self.pull(&name, &image, reference).await?;
@@ -86,9 +91,13 @@ impl Worker {
         self.tell_of(name, Told::normal("Pulling", format!("Pulling image \"{image}\"")));
         let keyring = self.keyring();
         let puller = Arc::clone(&self.context.puller);
+        let theirs = self.context.runtime.own_images();
         let (sender, name_told, image_told) = (self.sender.clone(), name.to_owned(), image.to_owned());
         let task = tokio::spawn(async move {
-            let result = puller.pull(&reference, &keyring).await;
+            let result = match theirs {
+                Some(images) => images.pull(&reference, &keyring).await,
+                None => puller.pull(&reference, &keyring).await,
+            };
             let ended = Box::new(Ended { image: image_told, result });
             drop(sender.send(Notice::PullEnded { name: name_told, ended }).await);
         });

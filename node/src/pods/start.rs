@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use runtime::ContainerSpec;
 
 use super::container_spec::{self, InstanceFiles, instance_files};
-use super::containers::ContainerError;
+use super::containers::{Beside, ContainerError};
 use super::context::Context;
 use super::env_from::{self, Sources};
 use super::events::{Told, tell};
@@ -73,6 +73,8 @@ impl Worker {
             let told = Told::warning("InvalidEnvironmentVariableNames", message);
             tell(&self.context, &self.record, Some(name), told);
         }
+        let beside =
+            container_spec::beside((&self.context, &self.record), &container, &image, (attempt, &spec));
         let files = instance_files(&self.context, &self.record, name, attempt);
         if let Some(known) = self.record.containers.get_mut(name) {
             known.current = Some(instance);
@@ -83,7 +85,9 @@ impl Worker {
         let container_name = name.to_owned();
         let id = spec.id.clone();
         let started = self
-            .blocking(move |context| make_container(context, &record, &container_name, &spec, &files))
+            .blocking(move |context| {
+                make_container((context, &record), &container_name, (&spec, &beside), &files)
+            })
             .await;
         self.started(name, &id, started).await;
     }
@@ -196,17 +200,16 @@ impl Worker {
 }
 
 fn make_container(
-    context: &Context,
-    record: &PodRecord,
+    (context, record): (&Context, &PodRecord),
     name: &str,
-    spec: &ContainerSpec,
+    (spec, beside): (&ContainerSpec, &Beside),
     files: &InstanceFiles,
 ) -> Result<Timestamp, ContainerError> {
     let begun = Instant::now();
     prepare_files(files)
         .map_err(|e| ContainerError::Refused(format!("cannot make the files of container {name}: {e}")))?;
     let files_made = Instant::now();
-    let started_at = context.runtime.start_container(spec)?;
+    let started_at = context.runtime.start_container(spec, beside)?;
     tracing::debug!(
         pod = %record.full_name(),
         container = name,

@@ -106,7 +106,7 @@ impl Worker {
 
     fn sandbox_failed(&mut self, failure: SandboxFailure) {
         let (reason, message, wait) = match failure {
-            SandboxFailure::Network(NetworkError::NotReady) => {
+            SandboxFailure::Network(NetworkError::NotReady | NetworkError::PoliciesUnknown) => {
                 self.record.sandbox_retry_at = add(Timestamp::now(), NETWORK_RETRY);
                 return;
             }
@@ -322,7 +322,8 @@ fn make_sandbox(
     }
     fs::create_dir_all(&dir).map_err(SandboxFailure::Files)?;
     let host_network = record.host_network();
-    let ip = if host_network {
+    let own_network = !context.runtime.makes_network();
+    let ip = if host_network || !own_network {
         None
     } else {
         Some(context.network.reserve(&uid).map_err(SandboxFailure::Network)?)
@@ -339,11 +340,21 @@ fn make_sandbox(
     files::write_all(&record, ip, &context.config, &dir.join("etc")).map_err(SandboxFailure::Files)?;
     let spec = SandboxSpec { users, ..container_spec::sandbox(context, &record, &sandbox.id) };
     let files_made = Instant::now();
-    sandbox.netns = context.runtime.create_sandbox(&spec).map_err(SandboxFailure::Runtime)?;
+    let ports = admission::host_ports(record.spec());
+    let made = context.runtime.create_sandbox(&spec, &ports).map_err(SandboxFailure::Runtime)?;
+    sandbox.netns = made.netns;
+    if let Some(ip) = made.ip.filter(|_| !host_network) {
+        sandbox.ip = Some(ip);
+        files::write_all(&record, Some(ip), &context.config, &dir.join("etc"))
+            .map_err(SandboxFailure::Files)?;
+    }
     let namespaces_made = Instant::now();
+    // Before it has a link, or, where the runtime made that, any program.
+    if let Some(ip) = sandbox.ip {
+        context.policies.admit(&record.pod, ip).map_err(SandboxFailure::Network)?;
+    }
     if let (Some(ip), Some(netns)) = (ip, &sandbox.netns) {
         context.network.attach(&uid, ip, netns).map_err(SandboxFailure::Network)?;
-        let ports = admission::host_ports(record.spec());
         context.network.publish(&uid, ip, &ports).map_err(SandboxFailure::Network)?;
     }
     tracing::debug!(
@@ -367,6 +378,7 @@ fn remove_sandbox(context: &Context, record: &PodRecord) -> Result<(), StepError
     if let Some(sandbox) = &record.sandbox {
         context.runtime.delete_sandbox(&sandbox.id)?;
     }
+    context.policies.forget(record.uid());
     context.network.release(record.uid())?;
     remove_dir(&context.pod_dir(record.uid()).join("roots"))?;
     Ok(())
@@ -375,6 +387,7 @@ fn remove_sandbox(context: &Context, record: &PodRecord) -> Result<(), StepError
 fn release_files(context: &Context, record: &PodRecord) -> Result<(), StepError> {
     let dir = context.pod_dir(record.uid());
     // A pod whose sandbox could never be made may have an address all the same.
+    context.policies.forget(record.uid());
     context.network.release(record.uid())?;
     context.user_ids.release(record.uid())?;
     volumes::release(&dir.join("volumes"))?;

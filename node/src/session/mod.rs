@@ -17,14 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::network::BridgeNetwork;
+use crate::network::cluster::ClusterNetwork;
+use crate::network::held::HeldAddresses;
 use crate::objects::Objects;
 use crate::pods::dispatcher::Command;
+use crate::resource_usage::Newest;
 use crate::streaming::Sources;
 use crate::tokens::Tokens;
 use crate::{Config, Error, TlsFiles};
@@ -42,10 +45,14 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) leadership: Leadership,
     pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) held: Arc<HeldAddresses>,
+    pub(crate) cluster: Arc<ClusterNetwork>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
+    /// What the node and its pods use.
+    pub(crate) usage: watch::Receiver<Newest>,
     /// The Node object for Hello, made anew on each dial.
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,
     heartbeats: AtomicU64,
@@ -53,7 +60,20 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, tls, outbox, network, objects, tokens, pods, streams, node_json } = parts;
+        let Parts {
+            config,
+            tls,
+            outbox,
+            network,
+            held,
+            cluster,
+            objects,
+            tokens,
+            pods,
+            streams,
+            usage,
+            node_json,
+        } = parts;
         let leadership = Leadership::default();
         Self {
             config,
@@ -61,10 +81,13 @@ impl Shared {
             outbox,
             leadership,
             network,
+            held,
+            cluster,
             objects,
             tokens,
             pods,
             streams,
+            usage,
             node_json,
             heartbeats: AtomicU64::new(0),
         }
@@ -81,10 +104,13 @@ pub(crate) struct Parts {
     pub(crate) tls: ClientTlsConfig,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) network: Arc<BridgeNetwork>,
+    pub(crate) held: Arc<HeldAddresses>,
+    pub(crate) cluster: Arc<ClusterNetwork>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) pods: mpsc::Sender<Command>,
     pub(crate) streams: Sources,
+    pub(crate) usage: watch::Receiver<Newest>,
     pub(crate) node_json: Box<dyn Fn() -> Bytes + Send + Sync>,
 }
 

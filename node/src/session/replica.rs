@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Shared;
+use crate::network::cluster::{Key, Kind};
 use crate::network::{Peer, Topology};
 use crate::pods::dispatcher::Command;
 use crate::streaming;
@@ -28,6 +29,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const OUTGOING_MAX: usize = 64;
 /// One message from the leader may carry every pod of a node.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Most objects of the network asked for in one message.
+const WANTED_MAX: usize = 4096;
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +127,8 @@ impl Session {
         let mut session = Self { shared: Arc::clone(shared), address, client, outgoing, cursor: None };
         let mut heartbeat = tokio::time::interval(shared.config.heartbeat_interval);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut usage = shared.usage.clone();
+        usage.mark_changed();
         loop {
             let (changed, asked) = (shared.outbox.changed(), shared.tokens.changed());
             session.drain().await?;
@@ -135,6 +140,12 @@ impl Session {
                 _ = heartbeat.tick() => {
                     let sequence = shared.next_heartbeat();
                     session.send(from_node::Message::Heartbeat(wire::Heartbeat { sequence })).await?;
+                }
+                Ok(()) = usage.changed() => {
+                    let newest = usage.borrow_and_update().clone();
+                    if let Some(newest) = newest {
+                        session.send(from_node::Message::Usage(newest)).await?;
+                    }
                 }
                 () = changed => {}
                 () = asked => {}
@@ -206,6 +217,16 @@ impl Session {
                     index.objects.into_iter().filter_map(|key| reference(Some(key))).collect();
                 self.shared.objects.keep_only(&all);
             }
+            to_node::Message::NetworkIndex(index) if self.heard(index.epoch) => {
+                self.network_index(index).await?;
+            }
+            to_node::Message::NetworkChanges(changes) if self.heard(changes.epoch) => {
+                let changed = changes.changed.into_iter().filter_map(|object| {
+                    Some((network_key(object.key?)?, Some((object.revision, object.object_json))))
+                });
+                let removed = changes.removed.into_iter().filter_map(|key| Some((network_key(key)?, None)));
+                self.shared.cluster.apply(changed.chain(removed));
+            }
             to_node::Message::Token(answer) if self.cursor.is_some() => self.shared.tokens.answer(answer),
             // Never shown: they may hold a secret.
             to_node::Message::ObjectChange(_) | to_node::Message::Token(_) => {}
@@ -213,6 +234,19 @@ impl Session {
                 self.network(network).await
             }
             ignored => tracing::debug!(replica = %self.address, ?ignored, "not the leader's word; ignored"),
+        }
+        Ok(())
+    }
+
+    /// Asks for what this node lacks of the cluster's network.
+    async fn network_index(&self, index: wire::NetworkIndex) -> Result<(), SessionError> {
+        let entries = index.objects.into_iter();
+        let all = entries.filter_map(|object| Some((network_key(object.key?)?, object.revision))).collect();
+        let wanted = self.shared.cluster.index(all);
+        tracing::debug!(replica = %self.address, wanted = wanted.len(), "index of the cluster's network");
+        for chunk in wanted.chunks(WANTED_MAX) {
+            let objects = chunk.iter().map(wire_key).collect();
+            self.send(from_node::Message::NetworkWanted(wire::NetworkWanted { objects })).await?;
         }
         Ok(())
     }
@@ -242,9 +276,18 @@ impl Session {
             }
             Some(Peer { pod_cidr: peer.pod_cidr, via: via? })
         });
-        let topology = Topology { pod_cidr: network.pod_cidr, peers: peers.collect() };
+        let topology = Topology {
+            peers: peers.collect(),
+            pod_cidr: network.pod_cidr,
+            cluster_cidr: network.cluster_cidr,
+            service_cidr: network.service_cidr,
+        };
         if topology.pod_cidr.is_empty() {
             return;
+        }
+        if let Some(held) = network.held {
+            let addresses = held.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+            self.shared.held.want(addresses);
         }
         let bridge = Arc::clone(&self.shared.network);
         let applied = tokio::task::spawn_blocking(move || bridge.want(topology)).await;
@@ -256,6 +299,19 @@ impl Session {
 
 fn envelope(message: from_node::Message) -> FromNode {
     FromNode { message: Some(message) }
+}
+
+/// The same of an object of the network.
+fn network_key(key: wire::ObjectKey) -> Option<Key> {
+    Some(Key { kind: Kind::parse(&key.kind)?, namespace: key.namespace, name: key.name })
+}
+
+fn wire_key(key: &Key) -> wire::ObjectKey {
+    wire::ObjectKey {
+        kind: key.kind.name().to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
 }
 
 /// The address of an object; a kind that this version does not know is left alone.

@@ -140,7 +140,8 @@ fn check_references(pod: &Pod) -> Result<(), ManifestError> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let refers = |what: String| Err(ManifestError::Refers { what });
-    if let Some(reference) = references::of_pod(namespace, spec).into_iter().next() {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if let Some(reference) = references::of_pod(namespace, name, spec).into_iter().next() {
         return refers(reference.to_string());
     }
     if let Some(account) = spec.service_account_name.as_deref().filter(|name| !name.is_empty()) {

@@ -39,6 +39,7 @@ pub(super) async fn run_in(
         args: request.command.clone(),
         terminal: request.tty.then_some(WINDOW),
         stdin: request.stdin,
+        detached: false,
     };
     let (exec, streams) = match Exec::start(runtime, id, spec).await {
         Ok(started) => started,

@@ -10,8 +10,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt as _;
 use proto::node::stream_frame::Frame;
-use proto::node::{AttachRequest, ExecRequest, StreamFrame, TerminalSize};
-use streams::{ClientFrame, NodeFrame, NodeStream, StreamEnds, StreamFailure};
+use proto::node::{AttachRequest, ExecRequest, StreamFrame};
+use streams::{NodeStream, StreamEnds, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -49,7 +49,7 @@ fn open(
     let (outgoing, from_client) = mpsc::channel(FRAMES_MAX);
     let (out, mut from_work) = mpsc::channel::<StreamFrame>(FRAMES_MAX);
     let (to_client, incoming) = mpsc::channel(FRAMES_MAX);
-    let frames = ReceiverStream::new(from_client).map(|frame| Ok(to_node(frame)));
+    let frames = ReceiverStream::new(from_client).map(|frame| Ok(wire::to_node(frame)));
     let link = Link { out: out.clone(), incoming: Box::pin(frames) };
     tokio::spawn(async move {
         let last = match work(link).await {
@@ -63,7 +63,7 @@ fn open(
         let gone = to_client.clone();
         let carry = async {
             while let Some(frame) = from_work.recv().await {
-                let Some(frame) = frame.frame.and_then(of_node) else { continue };
+                let Some(frame) = frame.frame.and_then(wire::from_node) else { continue };
                 if to_client.send(frame).await.is_err() {
                     return;
                 }
@@ -76,29 +76,4 @@ fn open(
         }
     });
     NodeStream { incoming, outgoing }
-}
-
-fn to_node(frame: ClientFrame) -> StreamFrame {
-    super::frame(match frame {
-        ClientFrame::Stdin(bytes) => Frame::Stdin(bytes),
-        ClientFrame::StdinEnd => Frame::StdinEnd(true),
-        ClientFrame::Resize { rows, columns } => {
-            Frame::Resize(TerminalSize { rows: rows.into(), columns: columns.into() })
-        }
-    })
-}
-
-fn of_node(frame: Frame) -> Option<Result<NodeFrame, StreamFailure>> {
-    Some(Ok(match frame {
-        Frame::Started(_) => NodeFrame::Started,
-        Frame::Stdout(bytes) => NodeFrame::Stdout(bytes),
-        Frame::Stderr(bytes) => NodeFrame::Stderr(bytes),
-        Frame::Exit(exit) => NodeFrame::Exit(exit.code),
-        Frame::End(_) => NodeFrame::End,
-        Frame::Error(error) => {
-            let code = u16::try_from(error.code).unwrap_or(500);
-            return Some(Err(StreamFailure { code, message: error.message }));
-        }
-        _ => return None,
-    }))
 }

@@ -24,6 +24,14 @@ pub(crate) struct Wanted {
     pub(crate) timestamps: bool,
 }
 
+/// Some output, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// On standard error.
+    pub(crate) is_error: bool,
+    pub(crate) text: Vec<u8>,
+}
+
 /// A place in the log.
 #[derive(Debug)]
 pub(crate) struct LogReader {
@@ -58,6 +66,12 @@ impl LogReader {
 
     /// The next chunk; empty when there is nothing more for now; `None` when the limit was reached.
     pub(crate) fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let pieces = self.read_pieces()?;
+        Ok(pieces.map(|pieces| pieces.into_iter().flat_map(|piece| piece.text).collect()))
+    }
+
+    /// The same, by the streams that it came on.
+    pub(crate) fn read_pieces(&mut self) -> io::Result<Option<Vec<Piece>>> {
         let mut out = Vec::new();
         let mut buffer = vec![0; READ_BYTES];
         while out.is_empty() {
@@ -80,7 +94,7 @@ impl LogReader {
         Ok(Some(out))
     }
 
-    fn take_entries(&mut self, out: &mut Vec<u8>) {
+    fn take_entries(&mut self, out: &mut Vec<Piece>) {
         let rest = std::mem::take(&mut self.rest);
         for entry in rest.split_inclusive(|b| *b == b'\n') {
             match entry.strip_suffix(b"\n") {
@@ -90,9 +104,11 @@ impl LogReader {
         }
     }
 
-    fn take_entry(&mut self, entry: &[u8], out: &mut Vec<u8>) {
+    fn take_entry(&mut self, entry: &[u8], out: &mut Vec<Piece>) {
         let mut parts = entry.splitn(4, |b| *b == b' ');
-        let (Some(time), Some(_), Some(tag)) = (parts.next(), parts.next(), parts.next()) else { return };
+        let (Some(time), Some(stream), Some(tag)) = (parts.next(), parts.next(), parts.next()) else {
+            return;
+        };
         let text = parts.next().unwrap_or_default();
         let at = || std::str::from_utf8(time).ok()?.parse::<Timestamp>().ok();
         if self.wanted.since.is_some_and(|since| at().is_none_or(|at| at < since)) {
@@ -112,7 +128,11 @@ impl LogReader {
             line.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
             *left -= line.len() as u64;
         }
-        out.extend_from_slice(&line);
+        let is_error = stream == b"stderr";
+        match out.last_mut() {
+            Some(last) if last.is_error == is_error => last.text.extend_from_slice(&line),
+            _ => out.push(Piece { is_error, text: line }),
+        }
     }
 
     /// Goes on to the file that follows the one that is open, if there is one.
@@ -259,6 +279,17 @@ mod tests {
             text.ends_with("2026-01-01T00:00:02.000000000Z cd\n2026-01-01T00:00:04.000000000Z e\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn streams_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let error = entry(1, "F", "b").replace("stdout", "stderr");
+        fs::write(&path, entry(0, "F", "a") + &error + &entry(2, "P", "c") + &entry(3, "F", "d")).unwrap();
+        let pieces = LogReader::open(&path, Wanted::default()).unwrap().read_pieces().unwrap().unwrap();
+        let found: Vec<_> = pieces.iter().map(|piece| (piece.is_error, piece.text.as_slice())).collect();
+        assert_eq!(found, [(false, &b"a\n"[..]), (true, b"b\n"), (false, b"cd\n")]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::pods::containers::ContainerRuntime;
+pub(crate) use pump::Terminal;
+
 use logs::{LogError, LogSource};
 use target::StreamError as Refusal;
 

@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use proto::node::PortForwardRequest;
 use proto::node::stream_frame::Frame;
 use runtime::net::netns::run_in_netns;
+use streams::{ClientFrame, NodeFrame, NodeStream};
 use tokio_util::sync::CancellationToken;
 
 use super::pump::Ends;
@@ -24,7 +26,48 @@ pub(super) async fn serve(
     let netns = target::network(&sources.logs.roster, &request.pod_uid, &request.pod)?;
     let port = u16::try_from(request.port)
         .map_err(|_| StreamError::Connect(format!("{} is no port", request.port)))?;
+    if let Some(connecting) = sources.runtime.connect(&request.pod_uid, port) {
+        let connection = connecting.await.map_err(StreamError::Connect)?;
+        return carry(connection, link).await;
+    }
     connect_in(netns, port, format!("{}/{}", request.namespace, request.pod), link).await
+}
+
+/// Carries a connection that the container runtime has made.
+async fn carry(connection: NodeStream, link: &mut Link) -> Result<(), StreamError> {
+    let NodeStream { incoming: mut from_pod, outgoing: to_pod } = connection;
+    link.send(Frame::Started(true)).await?;
+    let Link { out, incoming } = link;
+    let down = async {
+        while let Some(Ok(frame)) = incoming.next().await {
+            let said = match frame.frame {
+                Some(Frame::Stdin(bytes)) => ClientFrame::Stdin(bytes),
+                Some(Frame::StdinEnd(_)) => ClientFrame::StdinEnd,
+                _ => continue,
+            };
+            // One that has ended takes no more; its end comes by the other way.
+            let _ended = to_pod.send(said).await;
+        }
+    };
+    let up = async {
+        loop {
+            let frame = match from_pod.recv().await {
+                Some(Ok(NodeFrame::Stdout(bytes))) => Frame::Stdout(bytes),
+                Some(Ok(NodeFrame::End)) | None => Frame::End(true),
+                Some(Ok(_)) => continue,
+                Some(Err(failure)) => return Err(StreamError::Connect(failure.message)),
+            };
+            let last = matches!(frame, Frame::End(_));
+            out.send(super::frame(frame)).await.map_err(|_| StreamError::HungUp)?;
+            if last {
+                return Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        () = down => Err(StreamError::HungUp),
+        done = up => done,
+    }
 }
 
 /// The same in a network namespace; `None`: the host's.

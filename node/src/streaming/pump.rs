@@ -132,12 +132,12 @@ async fn read_all(
 
 /// The controlling side of a terminal. Clones share it.
 #[derive(Clone)]
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     fd: Arc<AsyncFd<OwnedFd>>,
 }
 
 impl Terminal {
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -147,6 +147,11 @@ impl Terminal {
         )]
         let fd = AsyncFd::new(fd)?;
         Ok(Self { fd: Arc::new(fd) })
+    }
+
+    /// Its window, if it has one.
+    pub(crate) fn size(&self) -> Option<TerminalSize> {
+        runtime::terminal_size(self.fd.get_ref().as_fd()).ok()
     }
 
     fn resize(&self, rows: u32, columns: u32) {

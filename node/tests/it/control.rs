@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod, PodStatus};
 use proto::control::cluster_server::{Cluster, ClusterServer};
 use proto::control::{
-    JoinNodeRequest, JoinNodeResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    ExplainPodRequest, ExplainPodResponse, JoinNodeRequest, JoinNodeResponse, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse,
 };
 use proto::node::node_sessions_server::{NodeSessions, NodeSessionsServer};
 use proto::node::{
     Ack, Event, FromNode, LogsRequest, MirrorPod, NodeNetwork, ObjectChange, ObjectIndex, ObjectKey,
     ObjectRemoved, OpenStream, PodChange, PodRemoved, PodSet, Role, StreamFrame, ToNode, TokenRequest,
-    TokenResponse, from_node, open_stream, stream_frame, to_node,
+    TokenResponse, Usage, from_node, open_stream, stream_frame, to_node,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair,
@@ -86,6 +86,7 @@ pub(crate) struct Heard {
     pub(crate) terminated: BTreeMap<String, PodStatus>,
     pub(crate) events: Vec<Event>,
     pub(crate) heartbeats: u64,
+    pub(crate) usage: Option<Usage>,
     pub(crate) tokens: Vec<TokenRequest>,
     /// How long tokens live.
     pub(crate) token_seconds: i64,
@@ -125,7 +126,7 @@ impl Control {
     pub(crate) fn lead(&self, epoch: u64, pod_cidr: &str) {
         let mut heard = self.heard();
         heard.leads = Some(epoch);
-        heard.network = Some(NodeNetwork { epoch, pod_cidr: pod_cidr.to_owned(), peers: Vec::new() });
+        heard.network = Some(NodeNetwork { epoch, pod_cidr: pod_cidr.to_owned(), ..NodeNetwork::default() });
         let messages = heard.greeting();
         messages.into_iter().for_each(|m| heard.say(m));
     }
@@ -285,6 +286,11 @@ impl Control {
                 heard.heartbeats += 1;
                 return None;
             }
+            from_node::Message::Usage(usage) => {
+                heard.usage = Some(usage);
+                return None;
+            }
+            from_node::Message::NetworkWanted(_) => return None,
             from_node::Message::TokenRequest(request) => {
                 heard.answer_token(&request);
                 return None;
@@ -485,6 +491,13 @@ impl Cluster for Control {
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Err(Status::unimplemented("not part of the test"))
+    }
+
+    async fn explain_pod(
+        &self,
+        _: Request<ExplainPodRequest>,
+    ) -> Result<Response<ExplainPodResponse>, Status> {
         Err(Status::unimplemented("not part of the test"))
     }
 

@@ -68,6 +68,8 @@ impl Host {
             "builtinImage": true,
             "builtinBinary": exe,
             "heartbeatInterval": "100ms",
+            "metricsInterval": "250ms",
+            "failSwapOn": false,
         });
         let mut config = Config::parse(&yaml.to_string()).unwrap();
         config.restart_backoff = BackoffConfig {
@@ -128,6 +130,7 @@ impl Host {
             state_dir: self.config.run_dir.join("runtime"),
             shim_command: self.config.shim_command.iter().map(Into::into).collect(),
             cgroup_root: self.config.cgroup_root.trim_start_matches('/').into(),
+            every_hierarchy: false,
         };
         runtime::Runtime::new(config).unwrap()
     }
@@ -147,12 +150,12 @@ impl Host {
         containers.filter_map(|container| process(container.state)).collect()
     }
 
-    /// No mount, process, cgroup, link, address or pod directory.
-    pub(crate) fn assert_clean(&self) {
+    /// Mounts, links, addresses, records and directories of pods that are still there.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let dir = self.dir.path().to_str().unwrap();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let left: Vec<&str> = mounts.lines().filter(|line| line.contains(dir)).collect();
-        assert!(left.is_empty(), "mounts left: {left:?}");
+        let mut left: Vec<String> =
+            mounts.lines().filter(|line| line.contains(dir)).map(str::to_owned).collect();
         for sub in [
             "data/pods",
             "data/network/addresses",
@@ -162,12 +165,29 @@ impl Host {
             "run/runtime/containers",
             "run/runtime/sandboxes",
         ] {
-            let left = entries(&self.dir.path().join(sub));
-            assert!(left.is_empty(), "left in {sub}: {left:?}");
+            left.extend(entries(&self.dir.path().join(sub)).iter().map(|path| path.display().to_string()));
         }
         let links = runtime::net::Netlink::open().unwrap().links().unwrap();
-        let left: Vec<&str> = links.iter().map(|l| l.name.as_str()).filter(|n| n.starts_with("vb")).collect();
-        assert!(left.is_empty(), "links left: {left:?}");
+        left.extend(links.into_iter().map(|link| link.name).filter(|name| name.starts_with("vb")));
+        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
+            for level in ["besteffort", "burstable", ""] {
+                let groups = hierarchy.join(self.config.cgroup_root.trim_start_matches('/')).join("kubepods");
+                let pods = entries(&groups.join(level)).into_iter();
+                let is_pod = |path: &PathBuf| {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    path.is_dir() && name.starts_with("pod")
+                };
+                left.extend(pods.filter(is_pod).map(|path| path.display().to_string()));
+            }
+        }
+        left
+    }
+
+    /// No mount, process, cgroup, link, address or pod directory.
+    pub(crate) fn assert_clean(&self) {
+        let left = self.leftovers();
+        assert!(left.is_empty(), "left: {left:#?}");
+        let dir = self.dir.path().to_str().unwrap();
         eventually("all processes are gone", || processes_naming(dir).is_empty());
         self.remove_cgroups();
     }

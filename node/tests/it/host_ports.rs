@@ -22,7 +22,7 @@ fn with_ports(name: &str, work: &str, ports: Value) -> Pod {
 }
 
 /// What a server behind a port of this host answers.
-fn get(address: &str) -> Option<String> {
+pub(crate) fn get(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -61,6 +61,22 @@ async fn they_lead_to_their_pod_and_end_with_it() {
     let (length, from) = caller.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..length], from.port()), (&b"ping"[..], 18080));
 
+    // A caller that goes on from the same port is answered by whoever has the port now, not by the memory of a flow.
+    control.delete("udp-uid", 0);
+    control.gone("udp-uid").await;
+    control.put(&with_ports(
+        "udp2",
+        "echo",
+        json!([{"containerPort": 5353, "hostPort": 18080, "protocol": "UDP"}]),
+    ));
+    control.running("udp2-uid").await;
+    caller.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    eventually("the next pod answers the same flow", || {
+        // Nobody at the port yet is told by an error of a later call.
+        let _refused = caller.send_to(b"pong", "127.0.0.1:18080");
+        caller.recv_from(&mut [0; 16]).is_ok()
+    });
+
     control.put(&with_ports(
         "second",
         "serve",
@@ -80,7 +96,7 @@ async fn they_lead_to_their_pod_and_end_with_it() {
     control.put(&with_ports("third", "serve", json!([{"containerPort": 8080, "hostPort": 18080}])));
     control.running("third-uid").await;
     eventually("the next pod has it", || get("127.0.0.1:18080").is_some());
-    for name in ["udp-uid", "second-uid", "third-uid"] {
+    for name in ["udp2-uid", "second-uid", "third-uid"] {
         control.delete(name, 0);
         control.gone(name).await;
     }

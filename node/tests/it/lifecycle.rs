@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::grace_ends_in_kill", || run(grace_ends_in_kill())),
     ("lifecycle::init_containers_and_volumes", || run(init_containers_and_volumes())),
     ("lifecycle::refusals_are_said", || run(refusals_are_said())),
+    ("lifecycle::what_containers_use_is_told", || run(what_containers_use_is_told())),
     ("lifecycle::removal_has_no_grace", || run(removal_has_no_grace())),
 ];
 
@@ -385,5 +386,35 @@ async fn removal_has_no_grace() {
     control.remove("removed-uid");
     control.gone("removed-uid").await;
     assert!(removed.elapsed() < Duration::from_secs(5), "{:?}", removed.elapsed());
+    host.finish().await;
+}
+
+async fn what_containers_use_is_told() {
+    let (host, control) = led_host().await;
+    control.put(&pod("busy", &["spin"], |_| {}));
+    control.put(&pod("idle", &["serve"], |_| {}));
+    control.running("busy-uid").await;
+    control.running("idle-uid").await;
+    let of = |usage: &proto::node::Usage, uid: &str| {
+        let own = usage.pods.iter().find(|own| own.uid == uid)?;
+        (own.window_ms >= 200).then(|| own.containers[0].clone())
+    };
+    // A whole core is more than it may get here.
+    let (busy, idle, node) = control
+        .until("what both use", |h| {
+            let usage = h.usage.as_ref()?;
+            let (busy, idle) = (of(usage, "busy-uid")?, of(usage, "idle-uid")?);
+            (busy.cpu_nano > 100_000_000).then(|| (busy, idle, usage.clone()))
+        })
+        .await;
+    assert!(idle.cpu_nano < busy.cpu_nano / 2, "{idle:?} {busy:?}");
+    assert!(idle.memory_bytes > 100_000 && idle.memory_bytes < 64 << 20, "{idle:?}");
+    assert!(node.cpu_nano >= busy.cpu_nano && node.memory_bytes > idle.memory_bytes, "{node:?}");
+    assert_eq!((busy.name.as_str(), node.pods.len()), ("c", 2));
+    control.delete("busy-uid", 0);
+    control.gone("busy-uid").await;
+    control.until("it is told no more", |h| of(h.usage.as_ref()?, "busy-uid").is_none().then_some(())).await;
+    control.delete("idle-uid", 0);
+    control.gone("idle-uid").await;
     host.finish().await;
 }

@@ -12,6 +12,7 @@
 )]
 
 mod adoption;
+mod containerd;
 mod control;
 mod cri;
 mod faults;
@@ -20,11 +21,14 @@ mod host;
 mod host_ports;
 mod images;
 mod instances;
+mod killed;
 mod leadership;
 mod lifecycle;
 mod order;
+mod other_runtime;
 mod pressure;
 mod probes;
+mod proxy;
 mod pull_policies;
 mod pulls;
 mod pushes;
@@ -32,6 +36,7 @@ mod registry;
 mod restarts;
 mod shutdown;
 mod static_pods;
+mod tracer;
 mod users;
 mod volumes;
 mod workload;
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
         Some("shim") => runtime::shim::main(args),
         Some("work") => workload::main(args),
         Some("agent") => host::agent(args),
+        Some("trace-agent") => tracer::trace(args),
+        Some("tracee-agent") => tracer::tracee(args),
         _ => run(std::env::args().skip(1).collect()),
     }
 }
@@ -73,6 +80,7 @@ fn run(args: Vec<String>) -> ExitCode {
         instances::TESTS,
         probes::TESTS,
         pulls::TESTS,
+        proxy::TESTS,
         pushes::TESTS,
         pull_policies::TESTS,
         adoption::TESTS,
@@ -80,12 +88,14 @@ fn run(args: Vec<String>) -> ExitCode {
         volumes::TESTS,
         users::TESTS,
         faults::TESTS,
+        killed::TESTS,
         pressure::TESTS,
         host_ports::TESTS,
         static_pods::TESTS,
         shutdown::TESTS,
         cri::life::TESTS,
         cri::processes::TESTS,
+        other_runtime::TESTS,
     ]
     .concat();
     if args.iter().any(|arg| arg == "--list") {

@@ -74,7 +74,7 @@ impl Registry {
         Self::start_with(None).await
     }
 
-    /// A registry with TLS, and the PEM of the authority that vouches for it as `localhost`.
+    /// A registry with TLS, and the PEM of the authority that vouches for it as `localhost` and `registry.lab`.
     pub(crate) async fn start_tls() -> (Self, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -82,8 +82,10 @@ impl Registry {
         let ca_pem = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
         let own = KeyPair::generate().unwrap();
-        let leaf =
-            CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&own, &issuer).unwrap();
+        let leaf = CertificateParams::new(vec!["localhost".to_owned(), "registry.lab".to_owned()])
+            .unwrap()
+            .signed_by(&own, &issuer)
+            .unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -217,6 +219,12 @@ impl Registry {
 
     /// An image that runs this test binary's `work`, told apart by `version`.
     pub(crate) fn put_program(&self, name: &str, version: &str) -> String {
+        let config = json!({"Entrypoint": ["/barque", "work"], "Env": [format!("VERSION={version}")]});
+        self.put_program_with(name, &[], config)
+    }
+
+    /// The same with layers above the program's, and a configuration.
+    pub(crate) fn put_program_with(&self, name: &str, above: &[Layer], config: Value) -> String {
         let dir = tempfile::tempdir().unwrap();
         images::build_builtin(&std::env::current_exe().unwrap(), "x/y:1", dir.path()).unwrap();
         let read = |digest: &str| fs::read(dir.path().join("blobs/sha256").join(&digest[7..])).unwrap();
@@ -224,9 +232,9 @@ impl Registry {
         let index = document(&fs::read(dir.path().join("index.json")).unwrap());
         let manifest = document(&read(index["manifests"][0]["digest"].as_str().unwrap()));
         let layer = manifest["layers"][0]["digest"].as_str().unwrap();
-        let config = json!({"Entrypoint": ["/barque", "work"], "Env": [format!("VERSION={version}")]});
         let kind = "application/vnd.oci.image.layer.v1.tar";
-        self.put_image(name, &[(kind, read(layer), layer.to_owned())], config)
+        let layers = [&[(kind, read(layer), layer.to_owned())], above].concat();
+        self.put_image(name, &layers, config)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -385,8 +393,11 @@ pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// A layer: its media type, its bytes, the digest of its contents.
+pub(crate) type Layer = (&'static str, Vec<u8>, String);
+
 /// A plain layer of files.
-pub(crate) fn layer(files: &[(&str, &[u8])]) -> (&'static str, Vec<u8>, String) {
+pub(crate) fn layer(files: &[(&str, &[u8])]) -> Layer {
     let bytes = tar_of(files);
     let diff_id = digest(&bytes);
     ("application/vnd.oci.image.layer.v1.tar", bytes, diff_id)

@@ -38,6 +38,30 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ! {
                 drop(stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n"));
             }
         }
+        // Uses all of a core that it gets.
+        "spin" => {
+            on_term(|| std::process::exit(0));
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+        // Does nothing, and ends on TERM.
+        "rest" => {
+            on_term(|| std::process::exit(0));
+            loop {
+                std::thread::park();
+            }
+        }
+        // Says so many lines, and goes on.
+        "flood" => {
+            on_term(|| std::process::exit(0));
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            (0..argument.parse::<u32>().unwrap()).for_each(|number| writeln!(out, "line {number}").unwrap());
+            out.flush().unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
         // Shows the command lines of the processes that it sees.
         "commands" => {
             let pids = std::fs::read_dir("/proc").unwrap();

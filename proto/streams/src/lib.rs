@@ -11,18 +11,22 @@
 //! Promises: nothing is buffered beyond a few frames in either direction; when one side goes away, so does
 //! the other. Does not: authorize, or know pods.
 
+mod connection;
 pub mod dial;
 pub mod port_forward;
 pub mod remote_command;
 mod spdy;
 pub mod upgrade;
 mod websocket;
+pub mod wire;
 
 use std::pin::Pin;
 
 use api::Status;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+
+pub use self::connection::connection;
 
 /// What is asked of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

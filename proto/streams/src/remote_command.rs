@@ -18,6 +18,9 @@ use super::{ClientFrame, NodeFrame, NodeStream, StreamEnds, websocket};
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to close a connection on which everything was said.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing is sent to a client of `v5.channel.k8s.io` after the upgrade. client-go (kubectl up to 1.33) reads at once
+/// and makes its streams beside that: it drops what comes before they are there, and then says "closed all streams".
+const SETTLE_TIME: Duration = Duration::from_millis(10);
 /// Longest message of a resize, and what is kept of one that came in pieces.
 const RESIZE_BYTES_MAX: usize = 1024;
 
@@ -41,6 +44,9 @@ pub async fn serve(upgrade: OnUpgrade, protocol: RemoteCommand, ends: StreamEnds
     };
     let served = match protocol.transport {
         Transport::WebSocket => {
+            if protocol.version >= 5 {
+                tokio::time::sleep(SETTLE_TIME).await;
+            }
             let (incoming, mut outgoing) = websocket::open(io).await;
             match outgoing.greet().await {
                 Ok(()) => {

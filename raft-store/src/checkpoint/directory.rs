@@ -34,10 +34,7 @@ pub(super) struct Directory {
 impl Directory {
     /// Takes the directory, creating it if need be.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_directory(parent)?;
-        }
+        crate::directories::make(path).map_err(Error::io("create", path))?;
         let lock_path = path.join(LOCK);
         let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
         let began = Instant::now();

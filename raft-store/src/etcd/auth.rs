@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::access::Caller;
 use super::status;
+use crate::blocking;
 use crate::store::Store;
 
 /// bcrypt looks at no more; a longer password is refused rather than cut.
@@ -74,7 +75,7 @@ impl AuthService {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
         let _permit = self.store.tokens().hashing.acquire().await.map_err(|_| status::stopped())?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| status::stopped())
+        blocking::run(work).await.map_err(|_| status::stopped())
     }
 
     /// Checks a password and gives a token, both under the same credentials.

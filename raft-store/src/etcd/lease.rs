@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::access::Caller;
 use super::status;
+use crate::chance;
 use crate::store::Store;
 
 pub(crate) fn service(store: Store) -> LeaseServer<LeaseService> {
@@ -41,7 +42,7 @@ pub(crate) async fn grant(
     }
     let ttl_seconds = ttl_seconds.max(ttl_seconds_min(store.config().election_timeout_max));
     let id = match id {
-        LEASE_NONE => rand::random_range(1..=i64::MAX),
+        LEASE_NONE => (chance::number() >> 1).max(1) as i64,
         id => id,
     };
     match caller.propose(store, &Command::LeaseGrant { id, ttl_seconds }).await? {

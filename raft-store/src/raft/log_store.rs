@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::codec;
 use super::types::{Entry, LogId, Payload, TypeConfig, Vote, log_id};
+use crate::mutants::{self, Mutant};
 use crate::wal::{self, Wal};
 
 /// Bytes handed to the write-ahead log and not yet on disk; appending waits beyond that.
@@ -209,7 +210,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        durable(|done| self.wal.save_vote(codec::vote_to_record(vote), done)).await?;
+        if !mutants::is(Mutant::ForgetVote) {
+            durable(|done| self.wal.save_vote(codec::vote_to_record(vote), done)).await?;
+        }
         self.lock().vote = Some(*vote);
         Ok(())
     }

@@ -21,6 +21,7 @@ use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::types::{Member, MemberId};
+use crate::chance;
 use crate::status::MemberStatus;
 use crate::store::Store;
 
@@ -203,7 +204,7 @@ impl View {
             }
         }
         let id = loop {
-            let id: MemberId = rand::random();
+            let id: MemberId = chance::number();
             if id != 0 && !self.members.contains_key(&id) {
                 break id;
             }

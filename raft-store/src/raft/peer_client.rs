@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use openraft::raft::{
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use proto::raft as wire;
 use proto::raft::raft_peer_client::RaftPeerClient;
+use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -30,6 +32,7 @@ use super::codec;
 use super::snapshot_send::{Courier, Transfer};
 use super::snapshot_transfer::{Snapshot, SnapshotData};
 use super::types::{Member, MemberId, TypeConfig, Vote};
+use crate::config::Config;
 use crate::store::Store;
 
 /// Largest message that a member takes from a peer: one request's worth of entries, or one huge one.
@@ -105,6 +108,8 @@ pub(crate) struct Connector {
     addresses: Arc<RwLock<BTreeMap<MemberId, String>>>,
     /// The last client handed out by `cached_client`.
     cached: Arc<Mutex<Option<CachedClient>>>,
+    #[cfg(feature = "simulation")]
+    network: Option<crate::simulation::Network>,
 }
 
 impl Connector {
@@ -112,7 +117,34 @@ impl Connector {
     pub(crate) fn new(tls: Option<PeerTls>, cluster_id: &str) -> Self {
         let cluster = cluster_id.parse().expect("hexadecimal digits make a header");
         let tls = Arc::new(RwLock::new(Tls { pem: tls, generation: 0 }));
-        Self { tls, cluster, addresses: Arc::default(), cached: Arc::default() }
+        Self {
+            tls,
+            cluster,
+            addresses: Arc::default(),
+            cached: Arc::default(),
+            #[cfg(feature = "simulation")]
+            network: None,
+        }
+    }
+
+    /// A member's own.
+    pub(crate) fn of(config: &Config) -> Self {
+        let connector = Self::new(config.peer_tls.clone(), &config.cluster_id_text());
+        #[cfg(feature = "simulation")]
+        if let Some(simulation) = &config.simulation {
+            return Self { network: Some(simulation.network), ..connector };
+        }
+        connector
+    }
+
+    /// Whether somebody at that address says that nobody listens.
+    pub(crate) async fn refuses(&self, address: &str) -> bool {
+        #[cfg(feature = "simulation")]
+        if let Some(network) = &self.network {
+            return (network.refuses)(address).await;
+        }
+        let connected = TcpStream::connect(address).await;
+        connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     /// New connections prove themselves so from now on; those that there are stay.
@@ -140,6 +172,10 @@ impl Connector {
 
     /// A connection that is opened on first use and reopened after a failure.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, ConnectError> {
+        #[cfg(feature = "simulation")]
+        if let Some(network) = &self.network {
+            return Ok((network.channel)(address));
+        }
         let context = |source| ConnectError { address: address.to_owned(), source };
         let tls = self.tls.read().expect("no code panics while it holds this lock").pem.clone();
         let scheme = if tls.is_some() { "https" } else { "http" };

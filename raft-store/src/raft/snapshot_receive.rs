@@ -27,6 +27,7 @@ use super::codec;
 use super::snapshot_send::TransferCounters;
 use super::snapshot_transfer::{self, CHUNK_BYTES, Snapshot, SnapshotData};
 use super::types::{SnapshotMeta, Vote};
+use crate::blocking;
 
 /// How long a file is kept for a transfer that nobody continues.
 const KEPT_FOR: Duration = Duration::from_secs(60);
@@ -128,9 +129,8 @@ impl Incoming {
         work: impl FnOnce(&mut Slot) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         let slot = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || {
-            work(&mut slot.lock().expect("no code panics while it holds this lock"))
-        });
+        let done =
+            blocking::run(move || work(&mut slot.lock().expect("no code panics while it holds this lock")));
         done.await.map_err(|error| Status::unavailable(format!("this member is stopping: {error}")))?
     }
 }

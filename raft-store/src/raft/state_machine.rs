@@ -24,6 +24,7 @@ use super::snapshot_receive::{self, Incoming};
 use super::snapshot_send::TransferCounters;
 use super::snapshot_transfer::{self, Snapshot, SnapshotData};
 use super::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, log_id};
+use crate::blocking;
 use crate::checkpoint::{Checkpoint, Loaded};
 use crate::gauges::Gauges;
 use crate::lessor::Lessor;
@@ -299,7 +300,7 @@ impl RaftStateMachine<TypeConfig> for StateMachineShell {
         };
         let shell = self.clone();
         let meta = meta.clone();
-        let installing = tokio::task::spawn_blocking(move || shell.install(&meta, &path));
+        let installing = blocking::run(move || shell.install(&meta, &path));
         installing.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         // The file that was received is durable; the checkpoint follows in its own time.
         self.shared.checkpointer.write_in_background();

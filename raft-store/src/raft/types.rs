@@ -56,6 +56,11 @@ impl fmt::Display for Proposal {
 #[derive(Debug, Clone)]
 pub(crate) struct Applied(pub(crate) Vec<Outcome>);
 
+#[cfg(not(feature = "simulation"))]
+type EventLoop = openraft::TokioRuntime;
+#[cfg(feature = "simulation")]
+type EventLoop = crate::simulation::SeededRuntime;
+
 openraft::declare_raft_types!(
     /// The one instantiation of the consensus library.
     pub(crate) TypeConfig:
@@ -64,6 +69,7 @@ openraft::declare_raft_types!(
         NodeId = MemberId,
         Node = Member,
         LeaderId = leader_id_std::LeaderId<u64, MemberId>,
+        AsyncRuntime = EventLoop,
 );
 
 pub(crate) type CommittedLeaderId =

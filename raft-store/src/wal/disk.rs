@@ -49,14 +49,7 @@ pub(super) struct OsDisk {
 impl OsDisk {
     /// Makes the directory if needed and locks it against other processes.
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
-        if !dir.is_dir() {
-            fs::create_dir_all(dir).map_err(|e| Error::io("create the directory", dir, e))?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                let parent_dir =
-                    File::open(parent).map_err(|e| Error::io("open the directory", parent, e))?;
-                parent_dir.sync_all().map_err(|e| Error::io("sync the directory", parent, e))?;
-            }
-        }
+        crate::directories::make(dir).map_err(|e| Error::io("create the directory", dir, e))?;
         let path = dir.join(LOCK_NAME);
         let lock = OpenOptions::new()
             .create(true)

@@ -59,6 +59,10 @@ mod record;
 mod recovery;
 mod scan;
 mod segment;
+#[cfg(any(test, feature = "simulation"))]
+mod sim_disk;
+#[cfg(feature = "simulation")]
+mod simulated;
 mod state;
 mod stats;
 mod supply;
@@ -75,6 +79,8 @@ use bytes::Bytes;
 
 pub use error::{Damage, Error};
 pub use segment::{Identity, identity_in};
+#[cfg(any(test, feature = "simulation"))]
+pub use sim_disk::SimDisk;
 pub use state::Purged;
 pub use stats::{Latency, Room, Stats};
 

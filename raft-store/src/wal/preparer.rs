@@ -14,6 +14,7 @@ use super::disk::{Disk, DiskFile};
 use super::error::Error;
 use super::segment::{Identity, Segment, SegmentHeader, segment_name, spare_name, temporary_name};
 use super::stats::Counters;
+use crate::chance;
 
 /// Zero-filling proceeds in steps of this size, each followed by a sync, so that the log's own syncs never wait
 /// behind more than one step.
@@ -71,7 +72,7 @@ impl<D: Disk> Preparer<D> {
         let header = SegmentHeader {
             identity: self.identity,
             sequence: order.sequence,
-            nonce: rand::random(),
+            nonce: chance::number(),
             previous_nonce: order.previous_nonce,
             segment_bytes: file_bytes,
             recycled: reuse.is_some(),

@@ -49,6 +49,8 @@ pub(super) enum Work {
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
+    #[cfg(feature = "simulation")]
+    wake_task: tokio::sync::Notify,
     bytes_max: u64,
     counters: Arc<Counters>,
 }
@@ -68,7 +70,14 @@ struct State {
 
 impl Queue {
     pub(super) fn new(bytes_max: u64, counters: Arc<Counters>) -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), bytes_max, counters }
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            #[cfg(feature = "simulation")]
+            wake_task: tokio::sync::Notify::new(),
+            bytes_max,
+            counters,
+        }
     }
 
     /// Queues a request, or completes it at once with the reason why not.
@@ -99,7 +108,7 @@ impl Queue {
         self.counters.queued_bytes.fetch_add(queue_bytes, Relaxed);
         state.requests.push(Request { op, done, queue_bytes });
         drop(state);
-        self.wake.notify_one();
+        self.wake();
         Ok(())
     }
 
@@ -109,7 +118,7 @@ impl Queue {
         state.committed = Some(committed);
         if state.sound_asleep {
             drop(state);
-            self.wake.notify_one();
+            self.wake();
         }
     }
 
@@ -128,7 +137,7 @@ impl Queue {
     /// No more requests; the writer ends when it has done those that are there.
     pub(super) fn close(&self) {
         self.lock().closed = true;
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// The next work, waited for. After `idle_after` without requests: [`Work::Idle`].
@@ -136,12 +145,8 @@ impl Queue {
         let mut deadline = idle_after.map(|time| Instant::now() + time);
         let mut state = self.lock();
         loop {
-            if !state.requests.is_empty() {
-                let requests = take_batch(&mut state.requests);
-                return Work::Batch { requests, committed: state.committed.take() };
-            }
-            if state.closed {
-                return Work::Closed { committed: state.committed.take() };
+            if let Some(work) = state.work() {
+                return work;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             state = match left {
@@ -158,6 +163,43 @@ impl Queue {
                 }
             };
         }
+    }
+
+    /// The same for a writer that is a task, in a simulation's time.
+    #[cfg(feature = "simulation")]
+    pub(super) async fn take_in_task(&self, idle_after: Option<Duration>) -> Work {
+        use tokio::time::Instant;
+        let mut deadline = idle_after.map(|time| Instant::now() + time);
+        loop {
+            {
+                let mut state = self.lock();
+                if let Some(work) = state.work() {
+                    return work;
+                }
+                state.sound_asleep = deadline.is_none();
+            }
+            match deadline {
+                Some(deadline) => {
+                    if tokio::time::timeout_at(deadline, self.wake_task.notified()).await.is_err() {
+                        return Work::Idle { committed: self.lock().committed.take() };
+                    }
+                }
+                None => {
+                    self.wake_task.notified().await;
+                    let mut state = self.lock();
+                    state.sound_asleep = false;
+                    if state.committed.is_some() {
+                        deadline = Some(Instant::now() + super::writer::MARK_DELAY);
+                    }
+                }
+            }
+        }
+    }
+
+    fn wake(&self) {
+        self.wake.notify_one();
+        #[cfg(feature = "simulation")]
+        self.wake_task.notify_one();
     }
 
     /// Between two batches: makes a failure known to callers, and tells those who wait for room.
@@ -192,6 +234,17 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What there is to do at once.
+    fn work(&mut self) -> Option<Work> {
+        if !self.requests.is_empty() {
+            let requests = take_batch(&mut self.requests);
+            return Some(Work::Batch { requests, committed: self.committed.take() });
+        }
+        self.closed.then(|| Work::Closed { committed: self.committed.take() })
     }
 }
 

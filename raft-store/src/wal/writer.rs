@@ -26,6 +26,7 @@ use super::state::{LogState, Misplaced, Purged};
 use super::stats::Counters;
 use super::supply::Supply;
 use super::{Done, Entry, Sizes};
+use crate::mutants::{self, Mutant};
 
 /// Encoded records are handed to the kernel at the latest when they are so many.
 const WRITE_BYTES_MAX: usize = 4 << 20;
@@ -394,7 +395,9 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
 
     fn sync(&mut self) -> Result<(), Error> {
         let start = Instant::now();
-        self.active.file.sync_data().map_err(|e| self.io_error("sync", e))?;
+        if !mutants::is(Mutant::AcknowledgeBeforeFsync) {
+            self.active.file.sync_data().map_err(|e| self.io_error("sync", e))?;
+        }
         self.counters.record_sync(start.elapsed());
         self.durable = self.end();
         self.marked = false;
@@ -410,6 +413,29 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
         tracing::error!(%error, "the write-ahead log failed; nothing is acknowledged any more");
         self.counters.failed.store(true, Relaxed);
         self.failed.get_or_insert_with(|| Arc::new(Error::Failed { cause: Arc::new(error) }));
+    }
+
+    /// How long the log must be quiet until it wants to be told; `None`: it does not.
+    pub(super) fn idle_after(&self) -> Option<Duration> {
+        self.wants_idle().then_some(MARK_DELAY)
+    }
+
+    /// Does what there is to do; false when that was the end.
+    pub(super) fn turn(&mut self, work: Work, queue: &Queue) -> bool {
+        match work {
+            Work::Batch { requests, committed } => self.process(requests, committed),
+            Work::Idle { committed } => {
+                self.hint_committed(committed);
+                self.idle();
+            }
+            Work::Closed { committed } => {
+                self.hint_committed(committed);
+                self.close();
+                return false;
+            }
+        }
+        queue.after_batch(self.failure());
+        true
     }
 
     fn complete(&mut self) {
@@ -430,20 +456,5 @@ impl<F: DiskFile, S: Supply<F>> Writer<F, S> {
 
 /// The writer thread: drains the queue until it is closed.
 pub(super) fn run<F: DiskFile, S: Supply<F>>(mut writer: Writer<F, S>, queue: &Queue) {
-    loop {
-        let idle_after = writer.wants_idle().then_some(MARK_DELAY);
-        match queue.take(idle_after) {
-            Work::Batch { requests, committed } => writer.process(requests, committed),
-            Work::Idle { committed } => {
-                writer.hint_committed(committed);
-                writer.idle();
-            }
-            Work::Closed { committed } => {
-                writer.hint_committed(committed);
-                writer.close();
-                return;
-            }
-        }
-        queue.after_batch(writer.failure());
-    }
+    while writer.turn(queue.take(writer.idle_after()), queue) {}
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::chunk::Chunk;
 use super::mailbox::{NOTHING, Signal};
 use super::spans::Spans;
+use crate::mutants::{self, Mutant};
 use crate::raft::state_machine::Shared;
 
 /// Chunks that are kept for the next watcher of the same group: of one group…
@@ -177,6 +178,9 @@ impl Hub {
         match machine.events_since(before + 1, usize::MAX) {
             Ok(history) if !index.keys.is_empty() || index.spans.all().next().is_some() => {
                 for changes in history {
+                    if mutants::is(Mutant::DropWatchEvent) && changes.revision() % 16 == 0 {
+                        continue;
+                    }
                     for (kv, _) in changes.iter() {
                         let mut touch =
                             |group: &Arc<Group>| touched.add(group, changes.revision(), changes.revision());

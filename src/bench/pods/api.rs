@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
 use control::pki::{self, ALPN_HTTP1};
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -47,6 +47,25 @@ impl Api {
     /// Sends a request; anything but success is an error.
     pub(crate) async fn send(&mut self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(serde_json::to_vec(body)?) };
+        let answer = self.exchange(self.request(method, path, body)?).await?;
+        Ok(serde_json::from_slice(&answer)?)
+    }
+
+    /// Merges a patch into an object.
+    pub(crate) async fn patch(&mut self, path: &str, patch: &Value) -> anyhow::Result<()> {
+        let mut request = self.request(Method::PATCH, path, Bytes::from(serde_json::to_vec(patch)?))?;
+        let media_type = HeaderValue::from_static("application/merge-patch+json");
+        request.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
+        self.exchange(request).await.map(drop)
+    }
+
+    /// Reads without looking at what came; gives its size.
+    pub(crate) async fn read(&mut self, path: &str) -> anyhow::Result<usize> {
+        let request = self.request(Method::GET, path, Bytes::new())?;
+        Ok(self.exchange(request).await?.len())
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
         // The server ends connections that nobody uses.
         let mut known = self.connection.take();
         let is_usable = match &mut known {
@@ -57,13 +76,13 @@ impl Api {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let request = self.request(method, path, body)?;
-        let response = connection.send_request(request).await.with_context(|| path.to_owned())?;
+        let path = request.uri().path().to_owned();
+        let response = connection.send_request(request).await.with_context(|| path.clone())?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         self.connection = Some(connection);
         ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
-        Ok(serde_json::from_slice(&body)?)
+        Ok(body)
     }
 
     /// Watches a list from its state of now.

@@ -93,6 +93,7 @@ impl Bench {
             state_dir: directory.join("state"),
             shim_command: vec!["/proc/self/exe".into(), "shim".into()],
             cgroup_root: cgroup.clone(),
+            every_hierarchy: false,
         })?;
         let mut bench = Self { directory, runtime, cgroup, pause: 0 };
         let sandbox = bench.runtime.create_sandbox(&SandboxSpec {

@@ -13,7 +13,7 @@
 //!  └─ report
 //! ```
 
-mod api;
+pub(crate) mod api;
 mod args;
 pub(crate) mod clock;
 mod cluster;

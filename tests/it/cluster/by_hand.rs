@@ -15,20 +15,20 @@ use super::first_pod::{hello, run_pod};
 use super::{PATIENCE, TURN, measured, skipped};
 
 const BRIDGE: &str = "bqhand";
-const CGROUP: &str = "barque-by-hand";
+pub(super) const CGROUP: &str = "barque-by-hand";
 const GATEWAY: &str = "10.88.77.1";
 /// Each host's name and address; the node is the last.
-const HOSTS: [(&str, &str); 4] =
+pub(super) const HOSTS: [(&str, &str); 4] =
     [("m1", "10.88.77.11"), ("m2", "10.88.77.12"), ("m3", "10.88.77.13"), ("n1", "10.88.77.21")];
 
 /// Hosts on a bridge, with one process each; all of it goes when this is dropped.
-struct Hosts {
+pub(super) struct Hosts {
     directory: tempfile::TempDir,
     processes: Vec<Child>,
 }
 
 impl Hosts {
-    fn make() -> Self {
+    pub(super) fn make() -> Self {
         let hosts = Self { directory: tempfile::tempdir().unwrap(), processes: Vec::new() };
         let mut host = Netlink::open().unwrap();
         host.add_bridge(BRIDGE).unwrap();
@@ -54,12 +54,12 @@ impl Hosts {
         hosts
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// What a command of the binary prints, kept in a file as an operator would.
-    fn keep(&self, file: &str, args: &[&str]) -> PathBuf {
+    pub(super) fn keep(&self, file: &str, args: &[&str]) -> PathBuf {
         let output = Command::new(env!("CARGO_BIN_EXE_barque")).args(args).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let path = self.path(file);
@@ -67,12 +67,13 @@ impl Hosts {
         path
     }
 
-    /// Starts `barque control` or `barque node` on a host.
-    fn start(&mut self, host: &str, role: &str, config: &serde_json::Value) {
-        let file = self.path(&format!("{host}.yaml"));
+    /// Starts `barque control`, `barque node` or `barque cri` on a host.
+    pub(super) fn start(&mut self, host: &str, role: &str, config: &serde_json::Value) {
+        let file = self.path(&format!("{host}-{role}.yaml"));
         // JSON is YAML too.
         fs::write(&file, config.to_string()).unwrap();
-        let log = fs::File::create(self.path(&format!("{host}.log"))).unwrap();
+        let log =
+            fs::File::options().create(true).append(true).open(self.path(&format!("{host}.log"))).unwrap();
         let namespace = NetNs::open_named(&netns_name(host)).unwrap();
         let role = role.to_owned();
         let started = namespace.run(move || {
@@ -87,7 +88,7 @@ impl Hosts {
         self.processes.push(started.unwrap().unwrap());
     }
 
-    fn logs(&self) -> String {
+    pub(super) fn logs(&self) -> String {
         let logs = HOSTS.iter().map(|(name, _)| {
             let text = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
             format!("== {name}\n{text}")
@@ -137,7 +138,7 @@ fn prefix(address: &str) -> Prefix {
     Prefix::new(address.parse::<IpAddr>().unwrap(), 24).unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -180,6 +181,8 @@ async fn three_masters_started_in_any_order_and_a_node_that_joins_by_token() {
         "internalIp": HOSTS[3].1,
         "cgroupRoot": format!("{CGROUP}/n1"),
         "clusterName": "by-hand",
+        "failSwapOn": false,
+        "evictionHard": {"memory.available": "100Mi"},
         "builtinImage": true,
     });
     hosts.start("n1", "node", &node);

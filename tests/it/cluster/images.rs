@@ -11,19 +11,20 @@ use serde_json::{Value, json};
 use super::{Lab, PATIENCE, kubectl_ok, kubectls, skip, skipped};
 
 const TEST: &str = "pods_run_what_a_registry_has";
-/// The password is "open sesame".
+pub(crate) const HTPASSWD_PASSWORD: &str = "open sesame";
+/// With that password.
 const HTPASSWD: &str = "robot:$2b$05$Yo76dWQRV1L6mE2G5ERGbuLW85oge5D4mFPyrf5ciOBEaXrGaFGKa\n";
 
 /// A registry in a process of its own.
-struct Registry {
+pub(crate) struct Registry {
     program: PathBuf,
     config: PathBuf,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     process: Option<Child>,
 }
 
 impl Registry {
-    fn new(program: PathBuf, directory: &Path, host: &str) -> Self {
+    pub(crate) fn new(program: PathBuf, directory: &Path, host: &str) -> Self {
         let free = std::net::TcpListener::bind((host, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);

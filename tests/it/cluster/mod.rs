@@ -3,19 +3,26 @@
 //! They need root and run one after the other. Where something is missing they say what, and count as skipped.
 
 mod attach;
-mod books;
+mod balancers;
+pub(crate) mod books;
 mod by_hand;
+mod clients;
 mod deployments;
 mod exec;
 mod first_pod;
 mod forward;
-mod images;
+pub(crate) mod images;
 mod leader_loss;
 mod logs;
+mod node_death;
+mod other_runtime;
 mod pod_life;
+mod policies;
 mod power_cut;
-mod stage;
+mod services;
+pub(crate) mod stage;
 mod volumes;
+mod workloads;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -74,18 +81,38 @@ impl Lab {
         directory: tempfile::TempDir,
         data_dir: PathBuf,
     ) -> Self {
+        Self::start(name, masters, nodes, (directory, data_dir), |_| {}).await
+    }
+
+    /// Brings a cluster up that has addresses for Services of type `LoadBalancer`.
+    pub(crate) async fn up_balanced(name: &str, masters: u8, nodes: u8) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = directory.path().join("data");
+        let balanced = |options: &mut Options| options.load_balancer_addresses = 3;
+        Self::start(name, masters, nodes, (directory, data_dir), balanced).await
+    }
+
+    async fn start(
+        name: &str,
+        masters: u8,
+        nodes: u8,
+        (directory, data_dir): (tempfile::TempDir, PathBuf),
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let turn = TURN.lock().await;
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let options = Options {
+        let mut options = Options {
             binary: env!("CARGO_BIN_EXE_barque").into(),
             name: name.to_owned(),
             data_dir,
             port,
             masters,
             nodes,
+            load_balancer_addresses: 0,
         };
+        change(&mut options);
         let cluster = Cluster::up(options.clone()).unwrap();
         Self { cluster, options, directory, _turn: turn }
     }

@@ -134,13 +134,13 @@ impl Stage {
 }
 
 /// A running kubectl whose output is gathered.
-pub(super) struct Live {
-    pub(super) child: Child,
+pub(crate) struct Live {
+    pub(crate) child: Child,
     output: std::sync::Arc<std::sync::Mutex<String>>,
 }
 
 impl Live {
-    pub(super) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = std::sync::Arc::default();
         gather(OwnedFd::from(child.stdout.take().unwrap()), &output);
@@ -149,7 +149,7 @@ impl Live {
     }
 
     /// On a terminal of its own; the returned file is what the user sees and types.
-    pub(super) fn on_terminal(mut command: Command) -> (Self, File) {
+    pub(crate) fn on_terminal(mut command: Command) -> (Self, File) {
         let size = Winsize { ws_row: 33, ws_col: 111, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
         let copy = || Stdio::from(pty.slave.try_clone().unwrap());
@@ -160,20 +160,20 @@ impl Live {
         (Self { child, output }, File::from(pty.master))
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
-    pub(super) fn await_text(&self, wanted: &str) {
+    pub(crate) fn await_text(&self, wanted: &str) {
         let seen = until(PATIENCE, || self.text().contains(wanted).then_some(()));
         assert!(seen.is_some(), "{wanted:?} does not come: {:?}", self.text());
     }
 
-    pub(super) fn interrupt(&self) {
+    pub(crate) fn interrupt(&self) {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).unwrap();
     }
 
-    pub(super) fn ended(&mut self) -> Option<i32> {
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         let ended = until(PATIENCE, || self.child.try_wait().unwrap());
         ended.unwrap_or_else(|| panic!("it does not end: {:?}", self.text())).code()
     }
@@ -197,7 +197,7 @@ fn gather(from: OwnedFd, into: &std::sync::Arc<std::sync::Mutex<String>>) {
 }
 
 /// Processes of this machine whose command line holds a word.
-pub(super) fn processes_with(word: &str) -> usize {
+pub(crate) fn processes_with(word: &str) -> usize {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     lines

@@ -99,7 +99,7 @@ fn node_object(name: u8, node: &RandomNode) -> k8s_openapi::api::core::v1::Node 
 }
 
 fn pod_object(uid: &str, pod: &RandomPod, on: Option<&str>) -> k8s_openapi::api::core::v1::Pod {
-    let mut words = vec![format!("priority={}", pod.priority)];
+    let mut words = vec![format!("priority={}", pod.priority), "never-displaces".to_owned()];
     words.extend((pod.cpu > 0).then(|| format!("cpu={}", pod.cpu)));
     words.extend((pod.memory > 0).then(|| format!("memory={}Gi", pod.memory)));
     words.extend(pod.zone.map(|zone| format!("selector:zone=z{zone}")));
@@ -143,7 +143,7 @@ fn apply(step: Step, model: &mut Model, scheduler: &mut Scheduler, now: &mut Dur
             model.nodes.insert(format!("n{name}"), node);
         }
         Step::DropNode(name) => {
-            scheduler.node_removed(&format!("n{name}"));
+            scheduler.node_removed(&format!("n{name}"), *now);
             model.nodes.remove(&format!("n{name}"));
         }
         Step::AddPod(name, pod) => {
@@ -185,13 +185,14 @@ fn apply(step: Step, model: &mut Model, scheduler: &mut Scheduler, now: &mut Dur
 }
 
 fn check(outcome: Outcome, model: &mut Model) {
-    match outcome {
+    match &outcome {
         Outcome::Bind { pod, node } => {
             let uid = pod.uid.to_string();
             assert!(!model.on.contains_key(&uid), "{uid} is placed twice");
-            assert!(model.fits(&model.pods[&uid], &node), "{uid} does not fit {node}");
+            assert!(model.fits(&model.pods[&uid], node), "{uid} does not fit {node}");
             model.on.insert(uid, node.to_string());
         }
+        Outcome::BindGroup { .. } | Outcome::Displace { .. } => panic!("nobody asked for {outcome:?}"),
         Outcome::Unschedulable { pod, error } => {
             let waiting = &model.pods[&*pod.uid];
             assert_eq!(error.nodes, model.nodes.len());
@@ -247,6 +248,7 @@ proptest! {
                 .map(|outcome| match outcome {
                     Outcome::Bind { pod, node } => format!("{} {node}", pod.uid),
                     Outcome::Unschedulable { pod, error } => format!("{} {error}", pod.uid),
+                    other => panic!("{other:?}"),
                 })
                 .collect::<Vec<_>>()
         };
@@ -262,12 +264,12 @@ fn ties_are_broken_evenly() {
         let words = ["cpu=4", "memory=8Gi", "pods=10"];
         cache.upsert_node(&build::node(&format!("n{name}"), &words)).expect("valid node");
     }
-    let pod = PodInfo::new(&build::pod("p", &["cpu=1"])).expect("valid pod");
+    let pod = cache.intern(PodInfo::new(&build::pod("p", &["cpu=1"])).expect("valid pod"));
     let framework = Framework::default_profile();
     let mut cycle = Cycle::new(7);
     let mut counts = BTreeMap::new();
     for _ in 0..1000 {
-        let decision = cycle.schedule_one(&framework, cache.snapshot(), &pod).expect("fits");
+        let decision = cycle.schedule_one(&framework, &cache, &pod).expect("fits");
         *counts.entry(decision.node).or_insert(0) += 1;
     }
     assert_eq!(counts.len(), 10);

@@ -27,7 +27,16 @@ const WRITE: [&str; 5] = ["create", "delete", "deletecollection", "patch", "upda
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
     cluster_roles: BTreeMap<String, Role>,
+    /// Bindings that are called what their role is called.
     cluster_role_bindings: BTreeMap<String, Vec<Value>>,
+    other_bindings: BTreeMap<String, OtherBinding>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OtherBinding {
+    role: String,
+    subjects: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +71,10 @@ fn rule(short: &[Vec<String>]) -> PolicyRule {
             resources: resources.clone(),
             ..PolicyRule::default()
         },
+        [short, groups, resources, names] => PolicyRule {
+            resource_names: names.clone(),
+            ..rule(&[short.clone(), groups.clone(), resources.clone()])
+        },
         [short, paths] => {
             PolicyRule { verbs: verbs(short), non_resource_urls: paths.clone(), ..PolicyRule::default() }
         }
@@ -88,10 +101,12 @@ fn cluster_roles() -> impl Iterator<Item = Value> {
 }
 
 fn cluster_role_bindings() -> impl Iterator<Item = Value> {
-    FILE.cluster_role_bindings.iter().map(|(name, subjects)| {
+    let same = FILE.cluster_role_bindings.iter().map(|(name, subjects)| (name, name, subjects));
+    let other = FILE.other_bindings.iter().map(|(name, binding)| (name, &binding.role, &binding.subjects));
+    same.chain(other).map(|(name, role, subjects)| {
         json!({
             "metadata": metadata(name, &BTreeMap::new()),
-            "roleRef": {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": name},
+            "roleRef": {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": role},
             "subjects": subjects,
         })
     })

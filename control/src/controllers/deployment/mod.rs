@@ -14,80 +14,74 @@ mod status;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use api::{LabelSelector, Status, object};
+use api::{Status, object};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use serde_json::{Value, json};
 
 use self::rollout::{Scaling, Set, Wanted};
 use self::status::{Facts, NewSet};
-use super::children::{Children, Claimant, Touched, controller_of};
-use super::replica_set::selector_of;
-use super::work_queue::{Key, WorkQueue};
-use super::{Context, options, settled};
-use crate::leader::Epoch;
-use crate::reflector::{Delta, Feed};
-use crate::registry::{DeleteOptions, EventRecord, EventType, Object, Regarding, Target, Written};
+use super::children::controller_of;
+use super::owners::{Controller, Owner, Work};
+use super::settled;
+use super::work_queue::Key;
+use crate::reflector::Delta;
+use crate::registry::{DeleteOptions, EventType, Object, Target, Written};
 
-/// How often what the watch did not confirm is looked up.
-const CONFIRM_INTERVAL: Duration = Duration::from_secs(10);
-const COMPONENT: &str = "deployment-controller";
+/// The loop over Deployments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deployments;
 
-/// Runs for one epoch; the caller cancels it.
-pub(super) async fn run(context: &Context, epoch: Epoch) {
-    let mut deployments = Feed::new(context.deployments.clone());
-    let mut sets = Feed::new(context.replica_sets.clone());
-    let mut pods = Feed::new(context.pods.clone());
-    let mut controller =
-        Controller { context, epoch, sets: Children::new("Deployment"), queue: WorkQueue::default() };
-    let mut confirmations = tokio::time::interval(CONFIRM_INTERVAL);
-    loop {
-        while let Some(delta) = deployments.try_next() {
-            controller.queue.add(key_of(delta.object()));
-        }
-        while let Some(delta) = sets.try_next() {
-            let touched = controller.sets.apply(&delta);
-            controller.note(touched);
-        }
-        while let Some(delta) = pods.try_next() {
-            controller.note_pod(&delta);
-        }
-        for key in controller.queue.take_due() {
-            match controller.turn(&key).await {
-                Ok(()) => controller.queue.forget(&key),
-                Err(status) => {
-                    tracing::debug!(?key, %status, "the Deployment is looked at again");
-                    controller.queue.retry(key);
-                }
-            }
-        }
-        tokio::select! {
-            delta = deployments.next() => controller.queue.add(key_of(delta.object())),
-            delta = sets.next() => {
-                let touched = controller.sets.apply(&delta);
-                controller.note(touched);
-            }
-            delta = pods.next() => controller.note_pod(&delta),
-            () = controller.queue.wait() => {}
-            _ = confirmations.tick() => {
-                for key in controller.sets.confirm(context).await {
-                    controller.queue.add(key);
-                }
-            }
-        }
+impl Controller for Deployments {
+    fn owner(&self) -> (&'static str, &'static str) {
+        ("apps", "Deployment")
+    }
+
+    fn child(&self) -> (&'static str, &'static str) {
+        ("apps", "ReplicaSet")
+    }
+
+    fn component(&self) -> &'static str {
+        "deployment-controller"
+    }
+
+    fn other(&self) -> Option<(&'static str, &'static str)> {
+        Some(("", "Pod"))
+    }
+
+    /// Whoever recreates waits for the last old pod to be gone.
+    fn concerned(&self, work: &Work<'_>, delta: &Delta) -> Vec<Key> {
+        let Delta::Deleted(pod) = delta else { return Vec::new() };
+        let Some(set) = controller_of(pod).filter(|controller| controller.kind == "ReplicaSet") else {
+            return Vec::new();
+        };
+        let set = work.context.every("apps", "ReplicaSet").get(pod.namespace(), &set.name);
+        let owner = set.as_deref().and_then(controller_of);
+        owner.map(|owner| (pod.namespace().to_owned(), owner.name)).into_iter().collect()
+    }
+
+    async fn turn(&self, work: &mut Work<'_>, owner: &Owner<'_>) -> Result<Option<Instant>, Status> {
+        let Ok(typed) = owner.object.decode::<Deployment>() else { return Ok(None) };
+        let Some(spec) = typed.spec.clone() else { return Ok(None) };
+        let new = revision::newest(owner.value(), &owner.children);
+        let is_new = |set: &Arc<Object>| new.as_ref().is_some_and(|new| new.key() == set.key());
+        let old = owner.children.iter().filter(|set| !is_new(set)).cloned().collect();
+        let wanted = Wanted::of(&spec);
+        let reference = owner.reference.clone();
+        let mut turn = Turn { deployment: owner.object, typed, wanted, reference, new, old };
+        let mut steps = Steps { work };
+        let how = match owner.is_deleting {
+            true => NewSet::Found,
+            false => steps.step(&mut turn, spec.paused == Some(true)).await?,
+        };
+        steps.report(&turn, how).await
     }
 }
 
-fn key_of(object: &Object) -> Key {
-    (object.namespace().to_owned(), object.name().to_owned())
-}
-
-struct Controller<'a> {
-    context: &'a Context,
-    epoch: Epoch,
-    sets: Children,
-    queue: WorkQueue,
+/// What a turn does.
+struct Steps<'s, 'w> {
+    work: &'s mut Work<'w>,
 }
 
 /// A Deployment in its turn.
@@ -100,69 +94,7 @@ struct Turn<'a> {
     old: Vec<Arc<Object>>,
 }
 
-impl Controller<'_> {
-    fn note(&mut self, touched: Touched) {
-        for key in touched.controllers {
-            self.queue.add(key);
-        }
-        let Some(orphan) = touched.orphan else { return };
-        for deployment in self.context.deployments.list() {
-            let selector = deployment.namespace() == orphan.namespace();
-            let selector = selector.then(|| selector_of(deployment.value())).flatten();
-            if selector.is_some_and(|selector| selector.matches_object(orphan.value())) {
-                self.queue.add(key_of(&deployment));
-            }
-        }
-    }
-
-    /// Whoever recreates waits for the last old pod to be gone.
-    fn note_pod(&mut self, delta: &Delta) {
-        let Delta::Deleted(pod) = delta else { return };
-        let Some(set) = controller_of(pod).filter(|controller| controller.kind == "ReplicaSet") else {
-            return;
-        };
-        let set = self.context.replica_sets.get(pod.namespace(), &set.name);
-        if let Some(owner) = set.as_deref().and_then(controller_of) {
-            self.queue.add((pod.namespace().to_owned(), owner.name));
-        }
-    }
-
-    async fn turn(&mut self, key: &Key) -> Result<(), Status> {
-        let Some(deployment) = self.context.deployments.get(&key.0, &key.1) else { return Ok(()) };
-        let Some(selector) = selector_of(deployment.value()) else { return Ok(()) };
-        let Ok(typed) = deployment.decode::<Deployment>() else { return Ok(()) };
-        let Some(spec) = typed.spec.clone() else { return Ok(()) };
-        let is_deleting = object::deletion_timestamp(deployment.value()).is_some();
-        let (reference, own) = self.own(&deployment, &selector, is_deleting).await?;
-        let new = revision::newest(deployment.value(), &own);
-        let is_new = |set: &Arc<Object>| new.as_ref().is_some_and(|new| new.key() == set.key());
-        let old = own.iter().filter(|set| !is_new(set)).cloned().collect();
-        let wanted = Wanted::of(&spec);
-        let mut turn = Turn { deployment: &deployment, typed, wanted, reference, new, old };
-        let how = match is_deleting {
-            true => NewSet::Found,
-            false => self.step(&mut turn, spec.paused == Some(true)).await?,
-        };
-        if let Some(at) = self.report(&turn, how).await? {
-            self.queue.add_at(key.clone(), at);
-        }
-        Ok(())
-    }
-
-    async fn own(
-        &mut self,
-        deployment: &Object,
-        selector: &LabelSelector,
-        is_deleting: bool,
-    ) -> Result<(Value, Vec<Arc<Object>>), Status> {
-        let claimant = Claimant { context: self.context, epoch: self.epoch, owner: deployment, selector };
-        let own = match is_deleting {
-            true => self.sets.of(object::uid(deployment.value())),
-            false => claimant.claim(&mut self.sets).await?,
-        };
-        Ok((claimant.reference(), own))
-    }
-
+impl Steps<'_, '_> {
     /// Does the next thing.
     async fn step(&mut self, turn: &mut Turn<'_>, is_paused: bool) -> Result<NewSet, Status> {
         // A number that changed comes before the rollout goes on.
@@ -206,7 +138,7 @@ impl Controller<'_> {
 
     fn has_old_pods(&self, turn: &Turn<'_>) -> bool {
         let uids: Vec<&str> = turn.old.iter().map(|set| object::uid(set.value())).collect();
-        let pods = self.context.pods.list();
+        let pods = self.work.context.pods.list();
         let own = pods.iter().filter(|pod| pod.namespace() == turn.deployment.namespace());
         let mut running = own.filter(|pod| {
             let ended = matches!(pod.value()["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
@@ -230,7 +162,7 @@ impl Controller<'_> {
                     revision::annotate(set, deployment, number);
                     set["spec"]["minReadySeconds"] = deployment["spec"]["minReadySeconds"].clone();
                 };
-                turn.new = self.modify(&new, change).await?.or(turn.new.take());
+                turn.new = self.work.modify(&new, change).await?.or(turn.new.take());
             }
             return Ok(NewSet::Found);
         }
@@ -239,9 +171,9 @@ impl Controller<'_> {
         let set = revision::new_set(deployment, &turn.reference, replicas, number, turn.wanted);
         let (kind, namespace) = (set_kind(), turn.deployment.namespace());
         let name = object::name(&set).to_owned();
-        match self.context.registry.create(kind, namespace, set, &options(self.epoch)).await {
+        match self.work.context.registry.create(kind, namespace, set, &self.work.options()).await {
             Ok(Written { object, .. }) => {
-                self.sets.assume(&object);
+                self.work.assume(&object);
                 if replicas > 0 {
                     self.say_scaled(turn.deployment, &name, 0, replicas);
                 }
@@ -258,7 +190,7 @@ impl Controller<'_> {
 
     /// Another template, or somebody else's ReplicaSet, has the name: the next hash will be another.
     async fn collided(&self, turn: &Turn<'_>, name: &str) -> Result<(), Status> {
-        let found = self.context.registry.get(set_kind(), turn.deployment.namespace(), name).await?;
+        let found = self.work.context.registry.get(set_kind(), turn.deployment.namespace(), name).await?;
         if revision::newest(turn.deployment.value(), std::slice::from_ref(&found)).is_some()
             && controller_of(&found).is_some_and(|owner| owner.uid == object::uid(turn.deployment.value()))
         {
@@ -272,7 +204,7 @@ impl Controller<'_> {
             value["status"]["collisionCount"] = json!(count + 1);
             Ok(())
         };
-        settled(self.context.registry.modify(target, &options(self.epoch), change).await.map(drop))
+        settled(self.work.context.registry.modify(target, &self.work.options(), change).await.map(drop))
     }
 
     async fn scale(&mut self, turn: &mut Turn<'_>, scalings: Vec<Scaling>) -> Result<(), Status> {
@@ -285,7 +217,7 @@ impl Controller<'_> {
                 value["spec"]["replicas"] = json!(replicas);
                 revision::note_scale(value, wanted);
             };
-            if let Some(scaled) = self.modify(&set, change).await? {
+            if let Some(scaled) = self.work.modify(&set, change).await? {
                 self.say_scaled(turn.deployment, &name, before, replicas);
                 turn.replace(scaled);
             }
@@ -298,33 +230,11 @@ impl Controller<'_> {
         let sets: Vec<Arc<Object>> = turn.new.iter().chain(&turn.old).cloned().collect();
         for set in sets.into_iter().filter(|set| replicas_of(set.value()) > 0) {
             let wanted = turn.wanted;
-            if let Some(noted) = self.modify(&set, |value| revision::note_scale(value, wanted)).await? {
+            if let Some(noted) = self.work.modify(&set, |value| revision::note_scale(value, wanted)).await? {
                 turn.replace(noted);
             }
         }
         Ok(())
-    }
-
-    async fn modify(
-        &mut self,
-        set: &Object,
-        mut change: impl FnMut(&mut Value) + Send,
-    ) -> Result<Option<Arc<Object>>, Status> {
-        let uid = object::uid(set.value());
-        let target = Target::new(set.kind(), set.namespace(), set.name());
-        let apply = |value: &mut Value| {
-            if object::uid(value) == uid {
-                change(value);
-            }
-            Ok(())
-        };
-        match self.context.registry.modify(target, &options(self.epoch), apply).await {
-            Ok(written) => {
-                self.sets.assume(&written.object);
-                Ok(Some(written.object))
-            }
-            Err(status) => settled(Err(status)).map(|()| None),
-        }
     }
 
     /// Removes old ReplicaSets without pods beyond the number that is kept, once the rollout is through.
@@ -347,12 +257,12 @@ impl Controller<'_> {
         for set in &idle[..surplus] {
             let options = DeleteOptions {
                 uid: Some(object::uid(set.value()).to_owned()),
-                fence: self.epoch.fence(),
+                fence: self.work.fence(),
                 ..DeleteOptions::default()
             };
             let target = Target::new(set.kind(), set.namespace(), set.name());
-            settled(self.context.registry.delete(target, &options).await.map(drop))?;
-            self.sets.assume_gone(set);
+            settled(self.work.context.registry.delete(target, &options).await.map(drop))?;
+            self.work.assume_gone(set);
         }
         Ok(())
     }
@@ -390,7 +300,7 @@ impl Controller<'_> {
             }
             Ok(())
         };
-        settled(self.context.registry.modify(target, &options(self.epoch), change).await.map(drop))?;
+        settled(self.work.context.registry.modify(target, &self.work.options(), change).await.map(drop))?;
         Ok(next)
     }
 
@@ -399,16 +309,8 @@ impl Controller<'_> {
             return;
         }
         let way = if after > before { "up" } else { "down" };
-        let record = EventRecord {
-            regarding: Regarding::object(deployment.value()),
-            event_type: EventType::Normal,
-            reason: "ScalingReplicaSet".to_owned(),
-            message: format!("Scaled {way} replica set {set} from {before} to {after}"),
-            component: COMPONENT.to_owned(),
-            host: String::new(),
-            at: jiff::Timestamp::now(),
-        };
-        self.context.events.say(record, self.epoch.fence());
+        let message = format!("Scaled {way} replica set {set} from {before} to {after}");
+        self.work.say(deployment, EventType::Normal, "ScalingReplicaSet", message);
     }
 }
 

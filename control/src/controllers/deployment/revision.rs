@@ -27,8 +27,6 @@ const OWN_ANNOTATIONS: [&str; 6] = [
     MOST,
     "deprecated.deployment.rollback.to",
 ];
-/// Letters that make no words.
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Most bytes of the history annotation.
 const HISTORY_BYTES_MAX: usize = 2000;
 
@@ -48,16 +46,13 @@ pub(super) fn newest(deployment: &Value, sets: &[Arc<Object>]) -> Option<Arc<Obj
     same.min_by_key(|set| object::creation_timestamp(set.value()).to_owned()).cloned()
 }
 
-/// A short text that stands for a template (FNV-1a, 32 bits, over its JSON with sorted keys).
+/// A short text that stands for a template.
 pub(super) fn hash(deployment: &Value) -> String {
     let mut bytes = plain_template(deployment).to_string().into_bytes();
     if let Some(collisions) = deployment["status"]["collisionCount"].as_u64() {
         bytes.extend_from_slice(&collisions.to_le_bytes());
     }
-    let hash =
-        bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    let letters = hash.to_string().into_bytes();
-    letters.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+    api::name::hash(&bytes)
 }
 
 /// A ReplicaSet's revision; 0: it has none.
@@ -161,7 +156,10 @@ mod tests {
         let wanted = Wanted { replicas: 3, is_recreate: false, surge: 1, unavailable: 0 };
         let set = new_set(&deployment(), &json!({"uid": "u"}), 2, 4, wanted);
         let hash = hash(&deployment());
-        assert!(hash.len() <= 10 && hash.bytes().all(|byte| ALPHABET.contains(&byte)), "{hash}");
+        assert!(
+            hash.len() <= 10 && hash.bytes().all(|byte| api::name::SUFFIX_ALPHABET.contains(&byte)),
+            "{hash}"
+        );
         assert_eq!(set["metadata"]["name"], format!("hello-{hash}"));
         let labels = json!({"app": "hello", HASH_LABEL: hash});
         assert_eq!(set["spec"]["selector"]["matchLabels"], labels);

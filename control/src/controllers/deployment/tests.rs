@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::controllers::Timings;
 use crate::registry::{DeleteOptions, ListOptions, Registry, Target, WriteOptions};
-use crate::test_cluster::{TestCluster, kind};
+use crate::test_cluster::{TestCluster, condition, kind};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -121,11 +121,6 @@ fn is_through(deployment: &Value, replicas: u32) -> bool {
     status["observedGeneration"] == deployment["metadata"]["generation"]
         && ["replicas", "updatedReplicas", "availableReplicas"].iter().all(|field| status[*field] == replicas)
         && condition(deployment, "Progressing")["reason"] == "NewReplicaSetAvailable"
-}
-
-fn condition<'a>(deployment: &'a Value, name: &str) -> &'a Value {
-    let conditions = deployment["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().find(|condition| condition["type"] == name).unwrap_or(&Value::Null)
 }
 
 #[tokio::test]

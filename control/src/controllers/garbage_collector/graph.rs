@@ -3,15 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use api::Kind;
+use api::object::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use serde::Deserialize;
 
 use crate::reflector::Delta;
 use crate::registry::Object;
-
-/// Holds an owner until its dependents are gone.
-pub(crate) const FOREGROUND: &str = "foregroundDeletion";
-/// Holds an owner until its dependents no longer name it.
-pub(crate) const ORPHAN: &str = "orphan";
 
 /// An entry of `metadata.ownerReferences`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -38,12 +34,12 @@ pub(super) struct Node {
 impl Node {
     /// Whether it waits for its dependents to be gone.
     pub(super) fn waits_for_dependents(&self) -> bool {
-        self.is_deleting && self.finalizers.iter().any(|finalizer| finalizer == FOREGROUND)
+        self.is_deleting && self.finalizers.iter().any(|finalizer| finalizer == FOREGROUND_FINALIZER)
     }
 
     /// Whether it waits for its dependents to forget it.
     pub(super) fn orphans_dependents(&self) -> bool {
-        self.is_deleting && self.finalizers.iter().any(|finalizer| finalizer == ORPHAN)
+        self.is_deleting && self.finalizers.iter().any(|finalizer| finalizer == ORPHAN_FINALIZER)
     }
 }
 
@@ -133,6 +129,20 @@ impl Graph {
             }
         }
         touched
+    }
+
+    /// Whether nothing is known yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Takes out every object of a kind that is served no more; gives the uids for which something may be to
+    /// do now.
+    pub(super) fn forget_kind(&mut self, kind: &Kind) -> BTreeSet<String> {
+        let is_it = |node: &Node| node.kind.group == kind.group && node.kind.plural == kind.plural;
+        let gone: Vec<String> =
+            self.nodes.iter().filter(|(_, node)| is_it(node)).map(|(uid, _)| uid.clone()).collect();
+        gone.iter().flat_map(|uid| self.removed(uid)).collect()
     }
 
     fn leave(&mut self, owner: &str, dependent: &str) {

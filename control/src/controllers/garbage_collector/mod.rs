@@ -14,19 +14,20 @@
 
 mod graph;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use api::object::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use api::{Kind, Status, object};
 use futures_util::future::select_all;
 use serde_json::Value;
+use tokio::sync::watch;
 
-pub(crate) use self::graph::{FOREGROUND, ORPHAN};
 use self::graph::{Graph, Node, OwnerReference};
+use super::work_queue::WorkQueue;
 use super::{Context, options, settled};
 use crate::leader::Epoch;
 use crate::object_store::SharedStore;
-use crate::reflector::Feed;
+use crate::reflector::{Delta, Feed, Reflector};
 use crate::registry::{DeleteOptions, Propagation, Target};
 
 /// The wait before an object is looked at again whose turn failed.
@@ -37,39 +38,70 @@ pub(super) async fn run(context: &Context, epoch: Epoch) {
     for reflector in &context.everything {
         reflector.wait_synced().await;
     }
+    let mut custom = context.custom.clone();
     let mut feeds: Vec<Feed<SharedStore>> = context.everything.iter().cloned().map(Feed::new).collect();
-    let mut collector = Collector { context, epoch, graph: Graph::default() };
-    // Everything is in the graph before anything is judged.
-    let mut due = collector.take_in(&mut feeds);
-    let mut failed: BTreeMap<String, Instant> = BTreeMap::new();
+    let fixed = feeds.len();
+    let mut collector = Collector {
+        context,
+        epoch,
+        graph: Graph::default(),
+        queue: WorkQueue::new(RETRY_AFTER, RETRY_AFTER),
+    };
     loop {
-        for uid in std::mem::take(&mut due) {
-            if let Err(status) = collector.turn(&uid).await {
-                tracing::debug!(uid, %status, "garbage collection of an object is tried again");
-                failed.insert(uid, Instant::now() + RETRY_AFTER);
-            }
-            due.extend(collector.take_in(&mut feeds));
+        follow_custom(&mut feeds, fixed, &mut custom, &mut collector).await;
+        // Everything is in the graph before anything is judged.
+        collector.take_in(&mut feeds);
+        for uid in collector.queue.take_due() {
+            let outcome = collector.turn(&uid).await;
+            collector.queue.ended(uid, outcome);
+            collector.take_in(&mut feeds);
         }
-        if due.is_empty() {
-            let next = failed.values().min().copied();
-            tokio::select! {
-                (delta, ..) = select_all(feeds.iter_mut().map(|feed| Box::pin(feed.next()))) => {
-                    due.extend(collector.graph.apply(&delta));
-                }
-                () = until(next) => {}
-            }
-            due.extend(collector.take_in(&mut feeds));
+        tokio::select! {
+            (delta, ..) = select_all(feeds.iter_mut().map(|feed| Box::pin(feed.next()))) => collector.note(&delta),
+            () = collector.queue.wait() => {}
+            _ = custom.changed() => custom.mark_changed(),
         }
-        let now = Instant::now();
-        due.extend(failed.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()));
-        failed.retain(|_, at| *at > now);
     }
 }
 
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
+/// Follows the custom kinds there are now. What is gone takes its objects along.
+async fn follow_custom(
+    feeds: &mut Vec<Feed<SharedStore>>,
+    fixed: usize,
+    custom: &mut watch::Receiver<Option<Vec<Reflector<SharedStore>>>>,
+    collector: &mut Collector<'_>,
+) {
+    let is_first = feeds.len() == fixed && collector.graph.is_empty();
+    if !is_first && !custom.has_changed().unwrap_or(false) {
+        return;
+    }
+    // An error says that the replica stops.
+    let Ok(reflectors) = custom.wait_for(Option::is_some).await.map(|reflectors| reflectors.clone()) else {
+        return;
+    };
+    custom.mark_unchanged();
+    let reflectors = reflectors.unwrap_or_default();
+    let is_there = |kind: &Kind| reflectors.iter().any(|reflector| std::ptr::eq(reflector.kind(), kind));
+    let mut gone = Vec::new();
+    let mut index = 0;
+    feeds.retain(|feed| {
+        index += 1;
+        let keep = index <= fixed || is_there(feed.kind());
+        if !keep {
+            gone.push(feed.kind());
+        }
+        keep
+    });
+    for kind in gone {
+        for uid in collector.graph.forget_kind(kind) {
+            collector.queue.add(uid);
+        }
+    }
+    for reflector in &reflectors {
+        if !feeds[fixed..].iter().any(|feed| std::ptr::eq(feed.kind(), reflector.kind())) {
+            reflector.wait_synced().await;
+            feeds.push(Feed::new(reflector.clone()));
+        }
     }
 }
 
@@ -77,6 +109,8 @@ struct Collector<'a> {
     context: &'a Context,
     epoch: Epoch,
     graph: Graph,
+    /// By uid.
+    queue: WorkQueue<String>,
 }
 
 /// How an object's owners are.
@@ -91,14 +125,18 @@ struct Owners {
 }
 
 impl Collector<'_> {
-    fn take_in(&mut self, feeds: &mut [Feed<SharedStore>]) -> BTreeSet<String> {
-        let mut touched = BTreeSet::new();
+    fn take_in(&mut self, feeds: &mut [Feed<SharedStore>]) {
         for feed in feeds {
             while let Some(delta) = feed.try_next() {
-                touched.extend(self.graph.apply(&delta));
+                self.note(&delta);
             }
         }
-        touched
+    }
+
+    fn note(&mut self, delta: &Delta) {
+        for uid in self.graph.apply(delta) {
+            self.queue.add(uid);
+        }
     }
 
     /// Does what is to do about one object now.
@@ -112,7 +150,7 @@ impl Collector<'_> {
                 dependent.owners.iter().any(|owner| owner.uid == uid && owner.block_owner_deletion)
             });
             if blocking.next().is_none() {
-                self.remove_finalizer(&node, uid, FOREGROUND).await?;
+                self.remove_finalizer(&node, uid, FOREGROUND_FINALIZER).await?;
             }
         }
         if node.is_deleting || node.owners.is_empty() {
@@ -148,8 +186,8 @@ impl Collector<'_> {
     /// Whether the store has no such owner.
     async fn is_gone(&self, node: &Node, owner: &OwnerReference) -> Result<bool, Status> {
         let (group, _) = api::kinds::split_api_version(&owner.api_version);
-        let served = |kind: &&Kind| kind.kind == owner.kind && kind.group == group && !kind.virtual_only;
-        let Some(kind) = api::kinds().iter().find(served) else { return Ok(false) };
+        let kinds = self.context.registry.kinds().current();
+        let Some(kind) = kinds.by_group_kind(group, &owner.kind) else { return Ok(false) };
         if kind.namespaced && node.namespace.is_empty() {
             // Nothing outside namespaces can belong to something inside one.
             return Ok(false);
@@ -204,7 +242,7 @@ impl Collector<'_> {
         for (dependent, of) in self.graph.dependents(uid) {
             self.forget(dependent, of, &owner).await?;
         }
-        self.remove_finalizer(node, uid, ORPHAN).await
+        self.remove_finalizer(node, uid, ORPHAN_FINALIZER).await
     }
 
     async fn remove_finalizer(&self, node: &Node, uid: &str, name: &str) -> Result<(), Status> {

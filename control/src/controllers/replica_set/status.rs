@@ -58,7 +58,11 @@ fn some(number: i32) -> Option<i32> {
 }
 
 /// After how long a ready pod counts as available; `None`: it is not ready.
-fn available_in(pod: &Object, min_ready: SignedDuration, now: Timestamp) -> Option<Duration> {
+pub(in crate::controllers) fn available_in(
+    pod: &Object,
+    min_ready: SignedDuration,
+    now: Timestamp,
+) -> Option<Duration> {
     let ready = condition(pod.value(), "Ready").filter(|ready| ready["status"] == "True")?;
     if min_ready.is_zero() {
         return Some(Duration::ZERO);

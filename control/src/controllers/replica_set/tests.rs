@@ -95,6 +95,9 @@ async fn free_pods_are_adopted_and_those_that_no_longer_fit_let_go() {
     let mut free = crate::test_cluster::pod("free", "1");
     free["metadata"]["labels"] = json!({"app": "web"});
     cluster.create("Pod", "default", free).await;
+    // The scheduler has found no node for it: so this replica's copy of the pods has it.
+    let is_seen = |pod: &Value| crate::test_cluster::condition(pod, "PodScheduled")["status"] == "False";
+    cluster.until("Pod", "default", "free", is_seen).await;
     make(&cluster, set("web", 2)).await;
     let own = until(&cluster, |pods| pods.len() == 2).await;
     assert!(names(&own).contains(&"free".to_owned()));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::LabelSelector;
 use api::Quantity;
 use api::object;
+use api::references;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use scheduler::NodeTerm;
 use serde_json::Value;
@@ -122,9 +123,10 @@ impl Facts {
                 continue;
             };
             let namespace = pod.metadata.namespace.unwrap_or_default();
+            let name = pod.metadata.name.unwrap_or_default();
             for volume in spec.volumes.iter().flatten() {
-                let Some(claim) = &volume.persistent_volume_claim else { continue };
-                let key = (namespace.clone(), claim.claim_name.clone());
+                let Some(claim) = references::claim_of(&name, volume) else { continue };
+                let key = (namespace.clone(), claim.into_owned());
                 self.used.insert(key.clone());
                 let node = spec.node_name.as_deref().filter(|node| !node.is_empty());
                 if let Some(object) = node.and_then(|node| context.nodes.get("", node)) {

@@ -206,8 +206,9 @@ fn event(of: &PhaseOf, warning: bool, reason: &str, message: &str) -> EventRecor
             ("PersistentVolumeClaim", claim.namespace.as_str(), claim.name.as_str(), claim.uid.as_str())
         }
     };
-    EventRecord {
-        regarding: Regarding {
+    EventRecord::now(
+        COMPONENT,
+        Regarding {
             api_version: "v1".to_owned(),
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),
@@ -215,11 +216,8 @@ fn event(of: &PhaseOf, warning: bool, reason: &str, message: &str) -> EventRecor
             uid: uid.to_owned(),
             field_path: String::new(),
         },
-        event_type: if warning { EventType::Warning } else { EventType::Normal },
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-        component: COMPONENT.to_owned(),
-        host: String::new(),
-        at: jiff::Timestamp::now(),
-    }
+        if warning { EventType::Warning } else { EventType::Normal },
+        reason,
+        message.to_owned(),
+    )
 }

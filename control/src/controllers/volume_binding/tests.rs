@@ -177,3 +177,41 @@ async fn a_pod_goes_where_its_disk_is_and_waits_until_there_is_one() {
     let user = cluster.until("Pod", "default", "user", |pod| pod["spec"]["nodeName"].is_string()).await;
     assert_eq!(user["spec"]["nodeName"], "n2");
 }
+
+#[tokio::test]
+async fn a_volume_of_its_own_comes_and_goes_with_the_pod() {
+    let cluster = cluster().await;
+    cluster.node("n1", "4").await;
+    cluster.create("PersistentVolume", "", volume("disk", "5Gi", "")).await;
+    // Somebody else's, with the name that the claim of the second pod would have.
+    cluster.create("PersistentVolumeClaim", "default", claim("other-scratch", "4Gi", "none")).await;
+    let with_own = |name: &str| {
+        let mut user = pod(name, "1");
+        user["spec"]["volumes"] = json!([{"name": "scratch", "ephemeral": {"volumeClaimTemplate": {
+            "metadata": {"labels": {"app": "a"}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "",
+                "resources": {"requests": {"storage": "1Gi"}}}}}}]);
+        user
+    };
+    cluster.create("Pod", "default", with_own("user")).await;
+    let made = claim_is(&cluster, "user-scratch", "Bound").await;
+    assert_eq!(made["metadata"]["labels"]["app"], "a");
+    assert_eq!(made["metadata"]["ownerReferences"][0]["name"], "user");
+    let bound = || async {
+        let user = cluster.get("Pod", "default", "user").await.expect("the pod");
+        user["spec"]["nodeName"] == "n1"
+    };
+    while !bound().await {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    cluster.create("Pod", "default", with_own("other")).await;
+    let why = cluster.event("FailedScheduling", "other").await;
+    let words = "PVC default/other-scratch was not created for pod default/other (pod is not owner)";
+    assert!(why.contains(words), "{why}");
+    delete(&cluster, "Pod", "default", "user").await;
+    let target = Target::new(kind("Pod"), "default", "user");
+    let gone = crate::registry::DeleteOptions { grace_period_s: Some(0), ..Default::default() };
+    let _ = cluster.registry.delete(target, &gone).await;
+    cluster.until_gone("PersistentVolumeClaim", "default", "user-scratch").await;
+    assert!(cluster.get("PersistentVolumeClaim", "default", "other-scratch").await.is_some());
+}

@@ -87,8 +87,11 @@ fn coalesce(messages: impl Iterator<Item = from_node::Message>) -> Vec<Job> {
             from_node::Message::MirrorPod(wish) => {
                 (Some(format!("mirror {}/{}", wish.namespace, wish.name)), wish.sequence)
             }
-            from_node::Message::TokenRequest(_) => continue,
-            from_node::Message::Hello(_) | from_node::Message::Heartbeat(_) => continue,
+            from_node::Message::TokenRequest(_)
+            | from_node::Message::NetworkWanted(_)
+            | from_node::Message::Hello(_)
+            | from_node::Message::Heartbeat(_)
+            | from_node::Message::Usage(_) => continue,
         };
         match jobs.iter_mut().find(|job| about.is_some() && job.about == about) {
             Some(job) => {
@@ -139,7 +142,9 @@ impl Writer<'_> {
             from_node::Message::MirrorPod(said) => self.sessions.mirror(self.node, said, self.epoch).await,
             from_node::Message::Hello(_)
             | from_node::Message::Heartbeat(_)
-            | from_node::Message::TokenRequest(_) => Ok(()),
+            | from_node::Message::Usage(_)
+            | from_node::Message::TokenRequest(_)
+            | from_node::Message::NetworkWanted(_) => Ok(()),
         }
     }
 

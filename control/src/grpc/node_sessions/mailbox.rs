@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::references::Reference;
-use proto::node::{OpenStream, TokenResponse};
+use proto::node::{ObjectKey, OpenStream, TokenResponse};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::network::{CHANGES_MAX, NetworkKey};
 use super::objects::Entitled;
 use crate::leader::Epoch;
 
@@ -42,6 +43,10 @@ pub(super) enum Notice {
     Token(TokenResponse),
     /// An object changed or went; whether the node may know it.
     Object { epoch: Epoch, reference: Reference, is_entitled: bool },
+    /// Everything that the cluster's network is made of.
+    NetworkIndex(Epoch),
+    /// Some of that changed, went or is asked for.
+    NetworkObjects { epoch: Epoch, keys: Vec<NetworkKey> },
     /// A pod changed or went.
     Pod { epoch: Epoch, namespace: String, name: String, uid: String },
 }
@@ -58,6 +63,8 @@ struct Pending {
     tokens: VecDeque<TokenResponse>,
     entitled: Entitled,
     objects: BTreeSet<Reference>,
+    network_index: bool,
+    network_objects: BTreeSet<NetworkKey>,
     /// uid → (namespace, name)
     pods: BTreeMap<String, (String, String)>,
 }
@@ -87,6 +94,8 @@ impl Mailbox {
             pending.pods.clear();
             pending.entitled = Entitled::default();
             pending.objects.clear();
+            pending.network_objects.clear();
+            pending.network_index = epoch.is_some();
             pending.acks.clear();
             pending.tokens.clear();
             pending.pod_set = epoch.is_some();
@@ -108,6 +117,27 @@ impl Mailbox {
     /// The routes changed.
     pub(super) fn network(&self) {
         self.change(|pending| pending.network = pending.epoch.is_some());
+    }
+
+    /// An object that the cluster's network is made of changed, or the node asks for it.
+    pub(super) fn network_object(&self, key: &NetworkKey) {
+        self.change(|pending| {
+            if pending.epoch.is_some() {
+                pending.network_objects.insert(key.clone());
+            }
+        });
+    }
+
+    /// What the cluster's network is made of is another matter now: everything is named anew.
+    pub(super) fn network_anew(&self) {
+        self.change(|pending| pending.network_index = pending.epoch.is_some());
+    }
+
+    /// The node asks for these.
+    pub(super) fn network_wanted(&self, keys: Vec<ObjectKey>) {
+        for key in keys.into_iter().filter_map(NetworkKey::parse) {
+            self.network_object(&key);
+        }
     }
 
     /// The node should send everything once more.
@@ -224,6 +254,10 @@ impl Pending {
         }
         // Everything else is the leader's.
         let epoch = self.epoch?;
+        // Before the pods, which are told what Services there are.
+        if std::mem::take(&mut self.network_index) {
+            return Some(Notice::NetworkIndex(epoch));
+        }
         if std::mem::take(&mut self.pod_set) {
             self.pods.clear();
             return Some(Notice::PodSet(epoch));
@@ -236,6 +270,10 @@ impl Pending {
         }
         if let Some(response) = self.tokens.pop_front() {
             return Some(Notice::Token(response));
+        }
+        if !self.network_objects.is_empty() {
+            let keys = std::iter::from_fn(|| self.network_objects.pop_first()).take(CHANGES_MAX).collect();
+            return Some(Notice::NetworkObjects { epoch, keys });
         }
         if let Some(reference) = self.objects.pop_first() {
             let is_entitled = self.entitled.holds(&reference);
@@ -268,10 +306,15 @@ mod tests {
         mailbox.pod("u0".into(), "d", "follower hears of no pods");
         mailbox.role(Some(Epoch(3)));
         mailbox.pod("u1".into(), "d", "a");
-        let told = drain(&mailbox, 3).await;
+        let told = drain(&mailbox, 4).await;
         assert_eq!(
             told,
-            [Notice::Role(Some(Epoch(3))), Notice::PodSet(Epoch(3)), Notice::Network(Epoch(3))],
+            [
+                Notice::Role(Some(Epoch(3))),
+                Notice::NetworkIndex(Epoch(3)),
+                Notice::PodSet(Epoch(3)),
+                Notice::Network(Epoch(3)),
+            ],
             "the set tells of every pod"
         );
         for _ in 0..100 {

@@ -3,6 +3,7 @@
 //! A node makes and removes only such objects, only for itself, and only what refers to nothing that it would
 //! thereby be given: the rules of Kubernetes' NodeRestriction.
 
+use api::object::MIRROR_ANNOTATION;
 use api::{Status, object, references};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use proto::node::MirrorPod;
@@ -12,9 +13,6 @@ use super::NodeSessions;
 use super::inbox::{parse, pod_kind, unless_gone};
 use crate::leader::Epoch;
 use crate::registry::{DeleteOptions, Target, WriteOptions};
-
-/// The hash of the static pod that an object shows.
-pub(super) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// What the object shows, if it is a mirror pod: the uid under which its node speaks of it.
 pub(super) fn shown(pod: &Value) -> Option<&str> {
@@ -87,15 +85,15 @@ fn check(node: &str, said: &MirrorPod, pod: &Value) -> Result<(), Status> {
     }
     let decoded: Pod = serde_json::from_value(pod.clone())
         .map_err(|error| Status::bad_request(format!("the mirror pod is no pod: {error}")))?;
-    match referred(&said.namespace, &decoded.spec.unwrap_or_default()) {
+    match referred(said, &decoded.spec.unwrap_or_default()) {
         Some(what) => refuse(format!("node {node:?} can not create pods that reference {what}")),
         None => Ok(()),
     }
 }
 
 /// Something of the API's that the pod would give its node.
-fn referred(namespace: &str, spec: &PodSpec) -> Option<String> {
-    if let Some(reference) = references::of_pod(namespace, spec).into_iter().next() {
+fn referred(said: &MirrorPod, spec: &PodSpec) -> Option<String> {
+    if let Some(reference) = references::of_pod(&said.namespace, &said.name, spec).into_iter().next() {
         return Some(reference.to_string());
     }
     let has_account = spec.service_account_name.as_ref().is_some_and(|name| !name.is_empty());

@@ -4,7 +4,8 @@
 //! nodes tell (statuses, Events, heartbeats) and the streams asked of them. A session belongs to the node
 //! that the client certificate names. Promises: a node hears of pods only from a leader whose copies hold
 //! everything that earlier leaders wrote, because what is not in a `PodSet` gets terminated; a node hears
-//! only of objects that its pods refer to (see `objects`); what a node says is acknowledged when it is
+//! only of objects that its pods refer to (see `objects`) and of those that the cluster's network is made of
+//! (see `network`); what a node says is acknowledged when it is
 //! stored; a slow node delays nobody.
 //!
 //! ```text
@@ -18,6 +19,7 @@
 mod inbox;
 mod mailbox;
 mod mirrors;
+mod network;
 mod objects;
 mod register;
 mod session;
@@ -42,15 +44,18 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::mailbox::Mailbox;
+pub(crate) use self::network::NETWORK_KINDS;
 use self::streams::StreamTable;
 use super::identity;
 use crate::auth::service_account::ServiceAccounts;
+use crate::controllers::load_balancer::Holders;
 use crate::heartbeats::Heartbeats;
-use crate::leader::EpochReceiver;
+use crate::leader::{Epoch, EpochReceiver};
 use crate::object_store::SharedStore;
 use crate::pod_cidr::PodRange;
 use crate::reflector::{Delta, Feed, Reflector, pod_node, uid};
 use crate::registry::{EventRecorder, Object, Registry};
+use crate::usage::Usage;
 
 /// Largest message from a node: a pod's status or a node's with all its images.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -76,10 +81,14 @@ pub struct Dependencies {
     pub nodes: Reflector<SharedStore>,
     /// The objects that pods refer to, one reflector per kind.
     pub objects: Vec<Reflector<SharedStore>>,
+    /// The objects that the cluster's network is made of, one reflector per kind.
+    pub network: Vec<Reflector<SharedStore>>,
     /// Says when this replica may act.
     pub epochs: EpochReceiver,
     /// Where heartbeats go.
     pub heartbeats: Heartbeats,
+    /// Where goes what nodes and pods use.
+    pub usage: Usage,
     /// Sessions run in here.
     pub tasks: TaskTracker,
     /// Ends every session.
@@ -95,8 +104,10 @@ struct Inner {
     pods: Reflector<SharedStore>,
     nodes: Reflector<SharedStore>,
     objects: Vec<Reflector<SharedStore>>,
+    network: Vec<Reflector<SharedStore>>,
     epochs: EpochReceiver,
     heartbeats: Heartbeats,
+    usage: Usage,
     tasks: TaskTracker,
     cancel: CancellationToken,
     /// Held while a range of pod addresses is chosen and written.
@@ -104,6 +115,8 @@ struct Inner {
     streams: StreamTable,
     mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
     routes: Mutex<BTreeMap<String, PeerRoute>>,
+    /// Which nodes hold which addresses of Services, once it is decided under the present epoch.
+    holders: Mutex<Option<(Epoch, Holders)>>,
 }
 
 /// Every session at this replica; clones share them.
@@ -133,8 +146,10 @@ impl NodeSessions {
             pods,
             nodes,
             objects,
+            network,
             epochs,
             heartbeats,
+            usage,
             tasks,
             cancel,
         } = dependencies;
@@ -147,14 +162,17 @@ impl NodeSessions {
             pods,
             nodes,
             objects,
+            network,
             epochs,
             heartbeats,
+            usage,
             tasks,
             cancel,
             allocation: tokio::sync::Mutex::default(),
             streams: StreamTable::default(),
             mailboxes: Mutex::default(),
             routes: Mutex::default(),
+            holders: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -167,7 +185,9 @@ impl NodeSessions {
     /// Tells sessions of changes, until cancelled.
     pub async fn route(self) {
         let cancel = self.inner.cancel.clone();
-        let work = async { tokio::join!(self.route_pods(), self.route_nodes(), self.route_objects()) };
+        let work = async {
+            tokio::join!(self.route_pods(), self.route_nodes(), self.route_objects(), self.route_network())
+        };
         cancel.run_until_cancelled(work).await;
     }
 
@@ -176,6 +196,26 @@ impl NodeSessions {
         if let Some(mailbox) = self.mailbox(node) {
             mailbox.resync();
         }
+    }
+
+    /// Nodes hold these addresses of Services from now on, by the word of this epoch.
+    pub(crate) fn set_holders(&self, epoch: Epoch, holders: Holders) {
+        let now = Some((epoch, holders));
+        let before = std::mem::replace(&mut *self.held(), now.clone());
+        if before != now {
+            for mailbox in self.mailboxes().values() {
+                mailbox.network();
+            }
+        }
+    }
+
+    /// Which nodes hold which addresses of Services; `None`: it is not decided yet under this epoch.
+    pub(crate) fn holders(&self, epoch: Epoch) -> Option<Holders> {
+        self.held().as_ref().filter(|(of, _)| *of == epoch).map(|(_, holders)| holders.clone())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<(Epoch, Holders)>> {
+        self.inner.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn route_pods(&self) {

@@ -175,7 +175,7 @@ pub(super) fn of_pod(pod: &Object) -> BTreeSet<Reference> {
         spec: Option<PodSpec>,
     }
     let spec = pod.decode::<Referring>().ok().and_then(|pod| pod.spec);
-    spec.map(|spec| references::of_pod(pod.namespace(), &spec)).unwrap_or_default()
+    spec.map(|spec| references::of_pod(pod.namespace(), pod.name(), &spec)).unwrap_or_default()
 }
 
 fn reference(object: &Object) -> Option<Reference> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::NodeSessions;
 use crate::controllers::node_lifecycle::node_taints;
 use crate::leader::Epoch;
-use crate::registry::{ListOptions, Target, WriteOptions};
+use crate::registry::{FieldManager, ListOptions, Target, WriteOptions};
 
 pub(super) fn node_kind() -> &'static Kind {
     api::kinds::by_kind("", "v1", "Node").expect("the table of kinds has Node")
@@ -25,7 +25,9 @@ impl NodeSessions {
     ) -> Result<(), Status> {
         // One registration at a time: two nodes must not be given the same range.
         let _allocating = self.inner.allocation.lock().await;
-        let options = WriteOptions { fence: epoch.fence(), ..WriteOptions::default() };
+        // Nodes change rarely, so that theirs is the one status of a node's that is tracked.
+        let manager = FieldManager::Updates("kubelet".to_owned());
+        let options = WriteOptions { fence: epoch.fence(), manager, ..WriteOptions::default() };
         let registry = &self.inner.registry;
         match registry.get(node_kind(), "", node).await {
             Ok(_) => {}

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::node::{
-    Ack, FromNode, NodeNetwork, PodChange, PodRemoved, PodSet, Resync, Role, ToNode, from_node, to_node,
+    Ack, FromNode, HeldAddresses, NodeNetwork, PodChange, PodRemoved, PodSet, Resync, Role, ToNode,
+    from_node, to_node,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -120,9 +121,13 @@ impl NodeSessions {
                 self.inner.heartbeats.beat(node, Instant::now());
                 match message.message {
                     None | Some(from_node::Message::Heartbeat(_) | from_node::Message::Hello(_)) => {}
+                    Some(from_node::Message::Usage(report)) => {
+                        self.inner.usage.heard(node, report, Instant::now());
+                    }
                     Some(from_node::Message::TokenRequest(request)) => {
                         self.answer_token(node, request, mailbox).await;
                     }
+                    Some(from_node::Message::NetworkWanted(wanted)) => mailbox.network_wanted(wanted.objects),
                     // The queue is full only while the store is slow; the node waits like everybody.
                     Some(message) => {
                         if messages.send(message).await.is_err() {
@@ -202,9 +207,11 @@ impl NodeSessions {
         notice: &Notice,
         outgoing: &Outgoing,
     ) -> Result<(), mpsc::error::SendError<Result<ToNode, Status>>> {
+        let mut namespaces = BTreeSet::new();
         let (epoch, references, is_all) = match notice {
             Notice::PodSet(epoch) => {
                 for pod in self.inner.pods.indexed(node) {
+                    namespaces.insert(pod.namespace().to_owned());
                     let references = self.needs_of(&pod).await;
                     mailbox.entitle(*epoch, &uid(&pod), references);
                 }
@@ -216,13 +223,19 @@ impl NodeSessions {
                 let pod = self.inner.pods.get(namespace, name);
                 let pod = pod.filter(|pod| uid(pod) == *wanted && pod_node(pod).as_deref() == Some(node));
                 let references = match pod {
-                    Some(pod) => self.needs_of(&pod).await,
+                    Some(pod) => {
+                        namespaces.insert(namespace.clone());
+                        self.needs_of(&pod).await
+                    }
                     None => BTreeSet::new(),
                 };
                 (*epoch, mailbox.entitle(*epoch, wanted, references), false)
             }
             _ => return Ok(()),
         };
+        if let Some(policies) = self.policies_of(epoch, &namespaces).await {
+            outgoing.send(Ok(ToNode { message: Some(policies) })).await?;
+        }
         for reference in &references {
             let message = self.object_message(epoch, reference, true).await;
             outgoing.send(Ok(ToNode { message: Some(message) })).await?;
@@ -248,6 +261,8 @@ impl NodeSessions {
             }
             Notice::Object { .. } => return None,
             Notice::Network(epoch) => to_node::Message::NodeNetwork(self.network(node, epoch)?),
+            Notice::NetworkIndex(epoch) => self.network_index(epoch),
+            Notice::NetworkObjects { epoch, keys } => self.network_changes(epoch, &keys),
             Notice::Resync => to_node::Message::Resync(Resync {}),
             Notice::Open(request) => to_node::Message::OpenStream(request),
             Notice::Token(response) => to_node::Message::Token(response),
@@ -273,6 +288,17 @@ impl NodeSessions {
     fn network(&self, node: &str, epoch: Epoch) -> Option<NodeNetwork> {
         let own = route(&*self.inner.nodes.get("", node)?)?;
         let peers = self.routes().values().filter(|peer| peer.node_name != node).cloned().collect();
-        Some(NodeNetwork { epoch: epoch.0, pod_cidr: own.pod_cidr, peers })
+        let held = self.holders(epoch).map(|holders| {
+            let own = holders.iter().filter(|(_, holder)| *holder == node);
+            HeldAddresses { addresses: own.map(|(address, _)| address.to_string()).collect() }
+        });
+        Some(NodeNetwork {
+            epoch: epoch.0,
+            held,
+            pod_cidr: own.pod_cidr,
+            peers,
+            cluster_cidr: self.inner.range.cluster().to_string(),
+            service_cidr: self.inner.registry.service_ranges().addresses.to_string(),
+        })
     }
 }

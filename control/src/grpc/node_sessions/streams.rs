@@ -14,8 +14,9 @@ use futures_util::{Stream, StreamExt};
 use proto::node::stream_frame::Frame;
 use proto::node::{
     AttachRequest, ContainerTarget, ExecRequest, LogsRequest, OpenStream, PortForwardRequest, StreamFrame,
-    TerminalSize, open_stream,
+    open_stream,
 };
+use streams::wire;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -129,7 +130,7 @@ impl NodeSessions {
                 };
                 let failed = |message: String| Err(StreamFailure { code: 500, message });
                 let item = match frame {
-                    Some(Ok(StreamFrame { frame: Some(frame) })) => match from_node(frame) {
+                    Some(Ok(StreamFrame { frame: Some(frame) })) => match wire::from_node(frame) {
                         Some(item) => item,
                         None => continue,
                     },
@@ -157,34 +158,11 @@ async fn tell(
     down: &mpsc::Sender<Result<StreamFrame, tonic::Status>>,
 ) -> std::convert::Infallible {
     while let Some(frame) = client.recv().await {
-        let frame = match frame {
-            ClientFrame::Stdin(bytes) => Frame::Stdin(bytes),
-            ClientFrame::StdinEnd => Frame::StdinEnd(true),
-            ClientFrame::Resize { rows, columns } => {
-                Frame::Resize(TerminalSize { rows: rows.into(), columns: columns.into() })
-            }
-        };
-        if down.send(Ok(StreamFrame { frame: Some(frame) })).await.is_err() {
+        if down.send(Ok(wire::to_node(frame))).await.is_err() {
             break;
         }
     }
     std::future::pending().await
-}
-
-/// What a node's frame says; `None`: nothing that concerns a reader.
-fn from_node(frame: Frame) -> Option<Result<NodeFrame, StreamFailure>> {
-    Some(Ok(match frame {
-        Frame::Started(_) => NodeFrame::Started,
-        Frame::Stdout(bytes) => NodeFrame::Stdout(bytes),
-        Frame::Stderr(bytes) => NodeFrame::Stderr(bytes),
-        Frame::Exit(exit) => NodeFrame::Exit(exit.code),
-        Frame::End(_) => NodeFrame::End,
-        Frame::Error(error) => {
-            let code = u16::try_from(error.code).unwrap_or(500);
-            return Some(Err(StreamFailure { code, message: error.message }));
-        }
-        Frame::StreamId(_) | Frame::Stdin(_) | Frame::StdinEnd(_) | Frame::Resize(_) => return None,
-    }))
 }
 
 /// A log's failure as its reader sees it.

@@ -1,6 +1,7 @@
 //! Sessions end to end: a node's client over an in-process connection, against the whole work of a replica.
 
 mod mirrors;
+mod network;
 mod nodes;
 
 use std::time::Duration;

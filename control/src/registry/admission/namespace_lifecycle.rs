@@ -1,19 +1,21 @@
 //! Content is created only in namespaces that exist and are not being deleted.
 
+use std::sync::Arc;
+
 use api::{Kind, Status, object};
 use serde_json::Value;
 
-use crate::object_store::{Condition, Consistency};
-use crate::registry::Registry;
+use crate::object_store::Consistency;
+use crate::registry::{Object, Registry};
 
-/// Checks the namespace; gives the condition that makes the write fail if the namespace changes meanwhile.
+/// Checks the namespace and gives it: the write must fail if it changes meanwhile.
 pub(in crate::registry) async fn check(
     registry: &Registry,
     kind: &'static Kind,
     namespace: &str,
     object: &Value,
     consistency: Consistency,
-) -> Result<Option<Condition>, Status> {
+) -> Result<Option<Arc<Object>>, Status> {
     if !kind.namespaced {
         return Ok(None);
     }
@@ -26,5 +28,5 @@ pub(in crate::registry) async fn check(
             format!("unable to create new content in namespace {namespace} because it is being terminated");
         return Err(Status::forbidden(kind, object::name(object), &why));
     }
-    Ok(Some(Condition::Unchanged { key: found.key().clone(), mod_revision: found.revision() }))
+    Ok(Some(found))
 }

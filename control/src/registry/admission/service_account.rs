@@ -2,6 +2,7 @@
 //! account's token, the API's certificate and the namespace are mounted into its containers unless pod or
 //! account say no; the account's image pull secrets are the pod's if it names none.
 
+use api::object::MIRROR_ANNOTATION;
 use api::{Kind, Status, object};
 use rand::Rng as _;
 use serde_json::{Map, Value, json};
@@ -16,7 +17,6 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// Odd on purpose, as in Kubernetes: so that tokens mounted by themselves can be told from others.
 const TOKEN_SECONDS: i64 = 3607;
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 pub(super) fn admit(kind: &Kind, operation: Operation, object: &mut Value) -> Result<(), Status> {
     if !is_pod(kind) || operation != Operation::Create || is_mirror(object) {

@@ -2,11 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use api::Kind;
 use bytes::Bytes;
 
 use crate::object_store::WatchEvent;
-use crate::registry::Object;
+use crate::registry::{Object, Rules};
 
 /// What happened to an object, as far as a watcher can see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +36,23 @@ pub(in crate::registry) struct SharedEvent {
     previous: Option<Object>,
     deleted: bool,
     lines: [OnceLock<Bytes>; 3],
+    frames: [OnceLock<Option<Bytes>>; 3],
 }
 
 impl SharedEvent {
-    pub(in crate::registry) fn new(kind: &'static Kind, event: WatchEvent) -> Self {
+    pub(in crate::registry) fn new(rules: &Rules, event: WatchEvent) -> Self {
         Self {
-            object: Arc::new(Object::new(kind, event.object)),
-            previous: event.previous.map(|previous| Object::new(kind, previous)),
+            object: Arc::new(rules.object(event.object)),
+            previous: event.previous.map(|previous| rules.object(previous)),
             deleted: event.deleted,
             lines: Default::default(),
+            frames: Default::default(),
         }
     }
 
     /// An object that a watch begins with.
     pub(in crate::registry) fn initial(object: Arc<Object>) -> Self {
-        Self { object, previous: None, deleted: false, lines: Default::default() }
+        Self { object, previous: None, deleted: false, lines: Default::default(), frames: Default::default() }
     }
 
     pub(in crate::registry) fn object(&self) -> &Arc<Object> {
@@ -109,5 +110,15 @@ impl ObjectEvent {
             Bytes::from(out)
         });
         line.clone()
+    }
+
+    /// The event as a frame of a stream in Kubernetes protobuf; written once for all watchers. `None` if the kind
+    /// has no message there.
+    pub fn protobuf_frame(&self) -> Option<Bytes> {
+        let frame = self.shared.frames[self.change as usize].get_or_init(|| {
+            let object = self.shared.object.protobuf()?;
+            Some(Bytes::from(api::protobuf::watch_frame(self.change.as_str(), &object)))
+        });
+        frame.clone()
     }
 }

@@ -20,7 +20,7 @@ mod feed;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::Kind;
+use api::{Kind, Status};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::event::SharedEvent;
 pub use self::event::{Change, ObjectEvent};
 use self::feed::Feed;
+use super::Kinds;
+use super::conversion::Converter;
 use super::list::Selection;
 use crate::object_store::SharedStore;
 
@@ -74,8 +76,8 @@ impl Filter {
 pub(super) struct Subscription {
     /// What the ring still held, oldest first.
     pub(super) backlog: Vec<ObjectEvent>,
-    /// What follows; closed when the watcher is ended.
-    pub(super) queue: mpsc::Receiver<ObjectEvent>,
+    /// What follows; closed when the watcher is ended. An error says why, and is the last item.
+    pub(super) queue: mpsc::Receiver<Result<ObjectEvent, Status>>,
     /// How far the feed is: everything up to there was put into the queue.
     pub(super) position: tokio::sync::watch::Receiver<u64>,
 }
@@ -86,12 +88,20 @@ pub(super) struct Cachers {
     store: SharedStore,
     tasks: TaskTracker,
     cancel: CancellationToken,
-    feeds: Mutex<HashMap<(&'static str, &'static str), Arc<Feed>>>,
+    kinds: Kinds,
+    converter: Converter,
+    /// By group, version and plural.
+    feeds: Mutex<HashMap<[&'static str; 3], Arc<Feed>>>,
 }
 
 impl Cachers {
-    pub(super) fn new(store: SharedStore, tasks: TaskTracker, cancel: CancellationToken) -> Self {
-        Self { store, tasks, cancel, feeds: Mutex::new(HashMap::new()) }
+    pub(super) fn new(
+        store: SharedStore,
+        kinds: Kinds,
+        converter: Converter,
+        (tasks, cancel): (TaskTracker, CancellationToken),
+    ) -> Self {
+        Self { store, tasks, cancel, kinds, converter, feeds: Mutex::new(HashMap::new()) }
     }
 
     /// Subscribes to events after `revision`. `None`: they are not all in the ring any more.
@@ -108,8 +118,8 @@ impl Cachers {
 
     fn feed(&self, kind: &'static Kind) -> Arc<Feed> {
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-        let feed = feeds.entry((kind.group, kind.plural)).or_insert_with(|| {
-            let feed = Arc::new(Feed::new(kind));
+        let feed = feeds.entry([kind.group, kind.version, kind.plural]).or_insert_with(|| {
+            let feed = Arc::new(Feed::new(kind, self.kinds.clone(), self.converter.clone()));
             self.tasks.spawn(feed.clone().run(self.store.clone(), self.cancel.clone()));
             feed
         });

@@ -4,9 +4,13 @@
 //! status update may touch, how deletion begins. A kind without a file of its own follows [`Plain`]. Pure:
 //! no store, no clock.
 
+pub(super) mod certificate;
+mod definition;
+mod job;
 pub(super) mod namespace;
 mod node;
 pub(super) mod pod;
+mod service;
 mod storage;
 
 use api::{Kind, Status, object};
@@ -51,6 +55,11 @@ pub(super) trait Strategy: Sync {
         Grace::None
     }
 
+    /// What holds every object of the kind from the moment its deletion begins.
+    fn deletion_finalizer(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Changes the object when its deletion begins.
     fn begin_delete(&self, _object: &mut Value) {}
 }
@@ -71,15 +80,36 @@ impl Strategy for Whole {
 
 /// The rules of a kind.
 pub(super) fn of(kind: &Kind) -> &'static dyn Strategy {
-    match (kind.group, kind.kind) {
+    match (kind.stored_group(), kind.kind) {
+        (api::kinds::EXTENSIONS_GROUP, "CustomResourceDefinition") => &definition::DefinitionStrategy,
         ("", "Namespace") => &namespace::NamespaceStrategy,
         ("", "Node") => &node::NodeStrategy,
         ("", "Pod") => &pod::PodStrategy,
         ("", "PersistentVolume") => &storage::VOLUME,
         ("", "PersistentVolumeClaim") => &storage::CLAIM,
+        ("", "Service") => &service::ServiceStrategy,
+        ("batch", "Job") => &job::JobStrategy,
+        ("certificates.k8s.io", _) => &certificate::RequestStrategy,
         _ if kind.has_status => &Plain,
         _ => &Whole,
     }
+}
+
+/// Runs rules on an object and its successor in the form that is stored: what a write is about is told by the
+/// members of that form, whichever version it comes in.
+pub(super) fn in_stored_form(
+    kind: &Kind,
+    old: &Value,
+    new: &mut Value,
+    rules: impl FnOnce(&Value, &mut Value),
+) {
+    if kind.stored_as.is_none() {
+        return rules(old, new);
+    }
+    let (_, old) = api::versions::as_stored(kind, old);
+    api::versions::store(kind, new);
+    rules(&old, new);
+    api::versions::show(kind, new);
 }
 
 /// Whether nothing holds an object back any more whose deletion has begun.

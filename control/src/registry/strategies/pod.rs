@@ -13,8 +13,13 @@ pub(super) struct PodStrategy;
 impl Strategy for PodStrategy {
     fn default_status(&self, object: &mut Value) {
         let qos = qos_class(&object["spec"]);
+        let is_gated = object["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty());
+        let mut status = json!({"phase": "Pending", "qosClass": qos});
+        if is_gated {
+            status["conditions"] = json!([gated(&object["metadata"]["creationTimestamp"])]);
+        }
         if let Some(members) = object.as_object_mut() {
-            members.insert("status".to_owned(), json!({"phase": "Pending", "qosClass": qos}));
+            members.insert("status".to_owned(), status);
         }
     }
 
@@ -41,6 +46,15 @@ impl Strategy for PodStrategy {
             (false, seconds) => Grace::Seconds(seconds),
         }
     }
+}
+
+/// What is said of a pod that must not be scheduled yet.
+fn gated(since: &Value) -> Value {
+    json!({
+        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+        "lastProbeTime": null, "lastTransitionTime": since,
+    })
 }
 
 /// Undoes what a write of the ephemeral containers may not change: everything else.

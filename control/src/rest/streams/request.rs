@@ -5,25 +5,10 @@ use api::Status;
 use serde_json::Value;
 
 use super::{StreamEnds, StreamRequest, StreamTarget};
+use crate::backends::target;
 use crate::registry::Object;
 use crate::rest::logs::container_names;
 use crate::rest::query::Query;
-
-/// The pod, on its node. Refused while it has none.
-pub(super) fn target(pod: &Object) -> Result<StreamTarget, Status> {
-    let value = pod.value();
-    let node = value["spec"]["nodeName"].as_str().unwrap_or_default();
-    if node.is_empty() {
-        return Err(Status::bad_request(format!("pod {} does not have a host assigned", pod.name())));
-    }
-    Ok(StreamTarget {
-        node: node.to_owned(),
-        namespace: pod.namespace().to_owned(),
-        pod: pod.name().to_owned(),
-        pod_uid: api::object::uid(value).to_owned(),
-        container: String::new(),
-    })
-}
 
 /// An `exec` or an `attach`.
 pub(super) fn process(pod: &Object, subresource: &str, query: &Query) -> Result<StreamRequest, Status> {

@@ -19,8 +19,11 @@ const OPTIONAL_CONTROLLERS: [&str; 4] = ["cpuset", "hugetlb", "blkio", "io"];
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct V1Mount {
     pub(crate) path: PathBuf,
-    /// All controllers on it, ours or not, as the mount option names them.
+    /// All controllers on it, ours or not, as the mount option names them; for a hierarchy without any, its name.
     pub(crate) controllers: Vec<String>,
+    /// Whether groups are made in it whatever they ask for.
+    #[serde(default)]
+    pub(crate) always: bool,
 }
 
 impl V1Mount {
@@ -31,7 +34,7 @@ impl V1Mount {
 
     /// Whether groups are made in it only where they ask for its limits.
     pub(super) fn is_optional(&self) -> bool {
-        !self.controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str()))
+        !self.always && !self.controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str()))
     }
 }
 
@@ -56,15 +59,24 @@ pub(crate) struct Hierarchies {
 }
 
 impl Hierarchies {
-    /// Those of the calling process's mount namespace.
-    pub(crate) fn detect() -> Result<Hierarchies, Error> {
+    /// Those of the calling process's mount namespace; with `every`, also those that no limit of ours needs.
+    pub(crate) fn detect(every: bool) -> Result<Hierarchies, Error> {
         let path = Path::new("/proc/self/mountinfo");
         let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
-        Ok(Hierarchies::parse(&text))
+        Ok(Hierarchies::parse(&text, every))
+    }
+
+    /// Whether memory and swap are counted together (version 1 may be told not to; version 2 counts swap always).
+    pub(crate) fn limit_swap(&self) -> bool {
+        let memory = self.v1.iter().find(|mount| mount.has("memory"));
+        match memory {
+            Some(mount) => mount.path.join("memory.memsw.limit_in_bytes").exists(),
+            None => self.v2.as_ref().is_some_and(|v2| v2.controllers.iter().any(|name| name == "memory")),
+        }
     }
 
     /// Version 2 is left out where it adds nothing: beside version 1, without controllers.
-    fn parse(mountinfo: &str) -> Hierarchies {
+    fn parse(mountinfo: &str, every: bool) -> Hierarchies {
         let mut found = Hierarchies::default();
         for line in mountinfo.lines() {
             let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
@@ -72,7 +84,7 @@ impl Hierarchies {
             let mut fields = filesystem.split(' ');
             let (kind, options) = (fields.next(), fields.nth(1).unwrap_or_default());
             match kind {
-                Some("cgroup") => found.v1.extend(v1_mount(path, options)),
+                Some("cgroup") => found.v1.extend(v1_mount(path, options, every)),
                 Some("cgroup2") if found.v2.is_none() => found.v2 = Some(v2_mount(path)),
                 _ => {}
             }
@@ -84,15 +96,15 @@ impl Hierarchies {
     }
 }
 
-fn v1_mount(path: PathBuf, options: &str) -> Option<V1Mount> {
+fn v1_mount(path: PathBuf, options: &str, every: bool) -> Option<V1Mount> {
     let controllers: Vec<String> = options
         .split(',')
         .filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "noprefix" | "clone_children"))
-        .filter(|option| !option.contains('='))
+        .filter(|option| !option.contains('=') || every && option.starts_with("name="))
         .map(str::to_owned)
         .collect();
     let ours = controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str()) || is_optional(name));
-    ours.then_some(V1Mount { path, controllers })
+    (ours || every).then_some(V1Mount { path, controllers, always: every })
 }
 
 fn v2_mount(path: PathBuf) -> V2Mount {
@@ -140,13 +152,17 @@ mod tests {
 
     #[test]
     fn version_1_mounts_that_matter_are_found() {
-        let found = Hierarchies::parse(SPLIT);
+        let found = Hierarchies::parse(SPLIT, false);
         let paths: Vec<_> = found.v1.iter().map(|mount| mount.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["/sys/fs/cgroup/cpu x", "/sys/fs/cgroup/cpuset", "/sys/fs/cgroup/memory"]);
         assert_eq!(found.v1[0].controllers, ["cpu", "cpuacct"]);
         let optional: Vec<bool> = found.v1.iter().map(V1Mount::is_optional).collect();
         assert_eq!(optional, [false, true, false]);
         assert_eq!(found.v2, None);
+        let every = Hierarchies::parse(SPLIT, true);
+        let named = every.v1.last().unwrap();
+        assert_eq!((every.v1.len(), named.controllers.as_slice()), (4, &["name=systemd".to_owned()][..]));
+        assert!(!every.v1.iter().any(V1Mount::is_optional));
     }
 
     #[test]
@@ -155,13 +171,13 @@ mod tests {
         let root = dir.path().to_str().unwrap();
         let line = format!("41 31 0:38 / {root} rw - cgroup2 cgroup2 rw\n");
         fs::write(dir.path().join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
-        let alone = Hierarchies::parse(&line);
+        let alone = Hierarchies::parse(&line, false);
         assert_eq!(alone.v2.unwrap().controllers, ["cpuset", "cpu", "io", "memory", "pids"]);
 
         fs::write(dir.path().join("cgroup.controllers"), "\n").unwrap();
-        let hybrid = Hierarchies::parse(&format!("{SPLIT}{line}"));
+        let hybrid = Hierarchies::parse(&format!("{SPLIT}{line}"), false);
         assert_eq!(hybrid.v2, None, "no controllers beside version 1");
-        let bare = Hierarchies::parse(&line);
+        let bare = Hierarchies::parse(&line, false);
         assert!(bare.v2.unwrap().controllers.is_empty(), "alone it still holds processes together");
     }
 }

@@ -8,6 +8,7 @@
 mod control;
 pub(crate) mod detect;
 mod limits;
+mod outside;
 mod v1;
 mod v2;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::control::ControlDir;
 use self::detect::{Hierarchies, V1Mount, V2Mount};
 use self::limits::Limit;
+pub use self::outside::OutsideGroups;
 use crate::container::spec::CgroupSpec;
 use crate::container::state::Unenforced;
 use crate::error::Error;

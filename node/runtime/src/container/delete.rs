@@ -45,7 +45,8 @@ pub(crate) fn container(bundle: &Bundle) -> Result<(), Error> {
         plan.cgroup.kill_all();
         plan.cgroup.remove()?;
         let rootfs = &plan.spec.rootfs;
-        for dir in [&rootfs.merged, &rootfs.upper, &rootfs.work] {
+        let upper = (!rootfs.keep_upper).then_some(&rootfs.upper);
+        for dir in [&rootfs.merged, &rootfs.work].into_iter().chain(upper) {
             remove_tree(dir)?;
         }
     }

@@ -39,10 +39,16 @@ pub struct ExecSpec {
     pub terminal: Option<TerminalSize>,
     /// Whether the caller will write its standard input; otherwise it is empty. Ignored with a terminal.
     pub stdin: bool,
+    /// Whether it goes on when the caller has dropped its handle. Its output then goes nowhere, and its end is told to
+    /// nobody. Not with a terminal.
+    pub detached: bool,
 }
 
 impl ExecSpec {
     pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.detached && (self.terminal.is_some() || self.stdin) {
+            return Err(Error::invalid("exec.detached", "nobody is there to use a terminal or input"));
+        }
         match self.args.first() {
             None => Err(Error::invalid("exec.args", "there is no command to run")),
             Some(program) if program.is_empty() => {
@@ -62,6 +68,8 @@ impl ExecSpec {
 pub(crate) struct ExecRequest {
     pub(crate) args: Vec<String>,
     pub(crate) terminal: Option<TerminalSize>,
+    #[serde(default)]
+    pub(crate) detached: bool,
 }
 
 /// How such a process ended.
@@ -177,7 +185,7 @@ impl From<io::Error> for Refused {
 
 /// Asks the shim of a bundle for a process.
 pub(crate) fn start(bundle: &Bundle, spec: &ExecSpec) -> Result<(ExecProcess, ExecStreams), Refused> {
-    let request = ExecRequest { args: spec.args.clone(), terminal: spec.terminal };
+    let request = ExecRequest { args: spec.args.clone(), terminal: spec.terminal, detached: spec.detached };
     let request = serde_json::to_vec(&request).map_err(io::Error::from)?;
     if request.len() > EXEC_BYTES_MAX {
         return Err(Refused::Io(Errno::E2BIG.into()));
@@ -190,8 +198,10 @@ pub(crate) fn start(bundle: &Bundle, spec: &ExecSpec) -> Result<(ExecProcess, Ex
         return Ok((ExecProcess { connection }, ExecStreams::Terminal(terminal)));
     }
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
-    let (stdout, stdout_far) = pipe()?;
-    let (stderr, stderr_far) = pipe()?;
+    let null = || File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let output = || if spec.detached { Ok((null()?, null()?)) } else { pipe() };
+    let (stdout, stdout_far) = output()?;
+    let (stderr, stderr_far) = output()?;
     let (stdin, stdin_far) = match spec.stdin {
         true => pipe().map(|(far, near)| (Some(near), far))?,
         false => (None, File::open("/dev/null")?.into()),

@@ -28,6 +28,9 @@ pub(crate) struct ContainerPlan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxPlan {
     pub(crate) spec: SandboxSpec,
+    /// The network namespace that it joins instead of making one.
+    #[serde(default)]
+    pub(crate) netns_of: Option<PathBuf>,
     pub(crate) cgroup: Cgroup,
 }
 

@@ -69,6 +69,10 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// Network and host name.
     pub network: NamespaceMode,
+    /// Id of another sandbox whose network this one has as well, under a host name of its own. The network outlives
+    /// the other sandbox. Only with a `network` of its own.
+    #[serde(default)]
+    pub network_of: Option<String>,
     /// System V IPC, POSIX queues and `/dev/shm`.
     pub ipc: NamespaceMode,
     /// Process ids.
@@ -122,6 +126,10 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// Free data of the caller, given back by listings.
     pub labels: BTreeMap<String, String>,
+    /// A command of the host that the shim starts, and does not wait for, once it has recorded the container's end;
+    /// empty: none. Without environment; what it says goes to the shim's log.
+    #[serde(default)]
+    pub on_exit: Vec<String>,
 }
 
 /// An overlay root filesystem. `upper`, `work` and `merged` are made if missing and removed with the
@@ -142,6 +150,9 @@ pub struct RootfsSpec {
     /// Skip syncing the upper directory: the container's own files need not survive a power cut, and
     /// without it the end of a container waits for the whole disk. Volumes are not affected.
     pub volatile: bool,
+    /// Whether `upper` stays when the container is deleted, for another one. It is the caller's to remove then.
+    #[serde(default)]
+    pub keep_upper: bool,
 }
 
 impl Default for RootfsSpec {
@@ -153,6 +164,7 @@ impl Default for RootfsSpec {
             merged: PathBuf::new(),
             read_only: false,
             volatile: true,
+            keep_upper: false,
         }
     }
 }
@@ -184,6 +196,10 @@ pub struct ProcessSpec {
     /// Whether its input ends when the first attacher with input has left.
     #[serde(default)]
     pub stdin_once: bool,
+    /// Whether its output is left where it is until somebody has attached (or nobody has for some seconds), so that
+    /// the first attacher hears all of it.
+    #[serde(default)]
+    pub await_attach: bool,
 }
 
 /// The window of a terminal.
@@ -289,6 +305,10 @@ impl SandboxSpec {
     pub fn check(&self) -> Result<(), Error> {
         check_id(&self.id)?;
         self.cgroup.check()?;
+        if self.network_of.is_some() && self.network == NamespaceMode::Host {
+            let why = "the host's network is not that of another sandbox";
+            return Err(Error::invalid("network_of", why));
+        }
         let Some(users) = self.users else { return Ok(()) };
         let of_host = [
             ("network", self.network == NamespaceMode::Host),

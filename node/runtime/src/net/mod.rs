@@ -1,5 +1,5 @@
-//! Network plumbing over synchronous netlink: bridges, veth pairs, addresses, routes, forwarded ports,
-//! network namespaces and per-namespace sysctls. It needs no external tool.
+//! Network plumbing over synchronous netlink: bridges, veth pairs, addresses, routes, forwarded ports, Services,
+//! policies, network namespaces and per-namespace sysctls. It needs no external tool.
 //!
 //! Owns: the wire conversation with `NETLINK_ROUTE` and `NETLINK_NETFILTER`, and the pinned namespaces
 //! under `/run/netns`.
@@ -13,12 +13,19 @@
 //! caller.
 
 mod address;
+mod announce;
+mod conntrack;
+mod ids;
+mod ledger;
 mod link;
+mod netfilter;
 pub mod netns;
 mod nft;
+mod policy_table;
 mod port_forward;
 mod prefix;
 mod route;
+mod service_table;
 mod socket;
 pub mod sysctl;
 
@@ -26,11 +33,17 @@ use std::io;
 use std::path::PathBuf;
 
 pub use address::Address;
+pub use announce::announce_address;
+pub use conntrack::{DatagramPlace, forget_dead_flows, forget_flows};
 pub use link::{Link, LinkKind, VethPair, mac_of};
 pub use netns::NetNs;
+pub use policy_table::{Allowed, Block, PodRules, PolicyRules, PolicyTable, Ports};
 pub use port_forward::{Behind, PortForward, Transport, set_port_forwards};
 pub use prefix::{ParsePrefixError, Prefix};
 pub use route::Route;
+pub use service_table::{
+    Backend, Frontend, Pool, Scope, ServiceRules, ServiceTable, ServiceTableConfig, WhenEmpty,
+};
 pub use socket::Netlink;
 
 /// Longest interface name that the kernel takes (IFNAMSIZ less the final zero).

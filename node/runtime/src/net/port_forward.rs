@@ -37,7 +37,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         match self {
             Transport::Tcp => 6,
             Transport::Udp => 17,

@@ -69,7 +69,8 @@ fn mount_cgroups(root: &Root, views: &[(String, PathBuf)], flags: MsFlags) -> Re
         if controllers.is_empty() {
             fs_at(root, &format!("{top}/unified"), "cgroup2", flags, None)?;
         } else {
-            fs_at(root, &format!("{top}/{controllers}"), "cgroup", flags, Some(controllers))?;
+            let place = controllers.trim_start_matches("name=");
+            fs_at(root, &format!("{top}/{place}"), "cgroup", flags, Some(controllers))?;
         }
     }
     if flags.contains(MsFlags::MS_RDONLY) {

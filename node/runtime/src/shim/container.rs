@@ -1,5 +1,7 @@
 //! The shim of one container: start it, carry its output to the log, answer the socket, record its exit.
 
+mod edges;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,7 +58,7 @@ pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
     Report::Running(running).send(report);
     // Most of what starting took is not needed again.
     syscall::drop_program_pages();
-    match shim.watch() {
+    match shim.await_attacher().and_then(|()| shim.watch()) {
         Ok(()) => syscall::exit_now(0),
         Err(error) => fail(&error.to_string()),
     }
@@ -341,7 +343,7 @@ impl Shim {
         client.advance();
         let Some(request) = control::receive(&client.connection) else {
             match &client.role {
-                Role::Runs(exec) if !client.gone => exec.kill(&self.plan),
+                Role::Runs(exec) if !client.gone && !exec.is_detached() => exec.kill(&self.plan),
                 Role::Attached(attachment) => attachment.leave(&mut self.input),
                 _ => {}
             }
@@ -438,6 +440,7 @@ impl Shim {
             control::answer(&client.connection, &text);
         }
         self.clients.clear();
+        self.start_on_exit();
         // A power cut ends every container; what this saves is how one ended that had ended before. On a
         // busy disk it takes longer than anybody should wait for the news.
         match state::sync(&self.bundle.exit()) {

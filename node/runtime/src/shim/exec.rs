@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Promises: the shim never waits for one; a process is told of once (`started` or `failed`, then `ended`);
-//! when its client goes away, everything in its session is killed. What left the session (a daemon) stays,
+//! when its client goes away, everything in its session is killed, unless it was started detached. What left the session (a daemon) stays,
 //! until the container ends.
 //! Does not: touch its input and output, which the client made and holds.
 
@@ -42,6 +42,8 @@ pub(super) struct Exec {
     terminal: Option<OwnedFd>,
     failure: Option<StartError>,
     started: bool,
+    /// It does not end with its client.
+    detached: bool,
     exit: Option<ExecExit>,
 }
 
@@ -56,6 +58,7 @@ impl Exec {
             (None, Some(stdin), Some(stdout), Some(stderr)) => Stdio::Pipes { stdin, stdout, stderr },
             _ => return Err(Errno::EINVAL.into()),
         };
+        let detached = request.detached;
         let process = ProcessSpec {
             args: request.args,
             terminal: request.terminal.is_some(),
@@ -75,9 +78,15 @@ impl Exec {
                 terminal: None,
                 failure: None,
                 started: false,
+                detached,
                 exit: None,
             }),
         }
+    }
+
+    /// Whether it goes on without its client.
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached
     }
 
     /// What is readable when the process has something to say.

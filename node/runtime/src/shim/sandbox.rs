@@ -61,6 +61,10 @@ fn make(bundle: &Bundle) -> Result<Running, Error> {
     if let Some(adjustment) = plan.spec.oom_score_adj {
         unenforced.extend(set_oom_score_adj(adjustment).err());
     }
+    if let Some(path) = &plan.netns_of {
+        let file = File::open(path).map_err(|error| Error::io("open namespace", path, error))?;
+        setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| Error::io("join namespace", path, error))?;
+    }
     let process = match plan.spec.users {
         None => {
             unshare(namespaces_of(&plan.spec))
@@ -79,7 +83,9 @@ fn make(bundle: &Bundle) -> Result<Running, Error> {
 fn namespaces_of(spec: &SandboxSpec) -> CloneFlags {
     let mut flags = CloneFlags::empty();
     if spec.network == NamespaceMode::Own {
-        flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS;
+        flags |= CloneFlags::CLONE_NEWUTS;
+        // One that is joined is there already.
+        flags.set(CloneFlags::CLONE_NEWNET, spec.network_of.is_none());
     }
     if spec.ipc == NamespaceMode::Own {
         flags |= CloneFlags::CLONE_NEWIPC;

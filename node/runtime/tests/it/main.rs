@@ -21,6 +21,9 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod network;
+mod policies;
+mod services;
+mod single;
 mod support;
 mod tracer;
 mod users;
@@ -49,6 +52,9 @@ fn main() -> ExitCode {
 fn run(args: Vec<String>) -> ExitCode {
     let tests: Vec<Test> = [
         network::TESTS,
+        policies::TESTS,
+        services::TESTS,
+        single::TESTS,
         lifecycle::TESTS,
         isolation::TESTS,
         logs::TESTS,

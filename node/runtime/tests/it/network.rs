@@ -28,7 +28,7 @@ fn name(what: &str) -> String {
     format!("bqt{}{what}", std::process::id() % 100_000)
 }
 
-fn prefix(text: &str) -> Prefix {
+pub(crate) fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
@@ -37,10 +37,10 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// A namespace that goes with the test.
-struct Scratch(String);
+pub(crate) struct Scratch(String);
 
 impl Scratch {
-    fn new(what: &str) -> (Scratch, NetNs) {
+    pub(crate) fn new(what: &str) -> (Scratch, NetNs) {
         let name = name(what);
         let netns = netns::create(&name).unwrap();
         (Scratch(name), netns)
@@ -208,7 +208,12 @@ fn what_one_container_makes_of_the_network_stays() {
 }
 
 /// A namespace behind a link of the host's: a pod at its bridge, or somebody outside.
-fn behind(host: &NetNs, what: &str, link: &str, (near, far): (Option<&str>, &str)) -> (Scratch, NetNs) {
+pub(crate) fn behind(
+    host: &NetNs,
+    what: &str,
+    link: &str,
+    (near, far): (Option<&str>, &str),
+) -> (Scratch, NetNs) {
     let (scratch, inside) = Scratch::new(what);
     let mut net = Netlink::open_in(host).unwrap();
     let master = near.is_none().then_some("br");
@@ -234,7 +239,7 @@ fn behind(host: &NetNs, what: &str, link: &str, (near, far): (Option<&str>, &str
 }
 
 /// Who the server says that the caller is.
-fn answer(from: &NetNs, at: &str) -> Result<String, std::io::ErrorKind> {
+pub(crate) fn answer(from: &NetNs, at: &str) -> Result<String, std::io::ErrorKind> {
     let at: SocketAddr = at.parse().unwrap();
     let called = from.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(3))).unwrap();
     let mut stream = called.map_err(|error| error.kind())?;

@@ -176,6 +176,7 @@ pub(crate) fn config(dir: &Path, cgroup_root: &Path) -> RuntimeConfig {
         state_dir: dir.join("state"),
         shim_command: vec![std::env::current_exe().unwrap().into(), "shim".into()],
         cgroup_root: cgroup_root.to_owned(),
+        every_hierarchy: false,
     }
 }
 

@@ -140,7 +140,7 @@ fn programs_run_later_are_inside_too() {
         crate::exec::output_of(
             &host,
             "c",
-            &ExecSpec { args, terminal: terminal.then_some(size), stdin: false },
+            &ExecSpec { args, terminal: terminal.then_some(size), stdin: false, detached: false },
         )
     };
     let report = ask(&["report"], false);

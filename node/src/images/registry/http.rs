@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -21,8 +21,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio_stream::StreamExt as _;
 
-use super::super::{ImageError, ImagesConfig};
+use super::super::{ImageError, ImagesConfig, ProxyConfig};
 use super::RegistryError;
+use super::proxy::{Dialler, credentials};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REDIRECTS_MAX: usize = 5;
@@ -38,7 +39,7 @@ const IDLE_CONNECTIONS_MAX: usize = 4;
 const USER_AGENT: &str = concat!("barque/", env!("CARGO_PKG_VERSION"));
 
 type Body = BoxBody<Bytes, std::io::Error>;
-type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
+type HttpClient = Client<HttpsConnector<Dialler>, Body>;
 
 /// What a request carries; can be made again for another try.
 #[derive(Debug, Clone, Default)]
@@ -153,6 +154,11 @@ impl Http {
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, value.clone());
         }
+        // In a tunnel the proxy reads no request; it was told when it was asked for the tunnel.
+        let proxy = self.config.proxy.of(uri).filter(|_| uri.scheme() == Some(&Scheme::HTTP));
+        if let Some(value) = proxy.and_then(|proxy| HeaderValue::from_str(&credentials(&proxy)?).ok()) {
+            headers.insert(PROXY_AUTHORIZATION, value);
+        }
         if let Some(size) = size {
             headers.insert(http::header::CONTENT_LENGTH, size.into());
         }
@@ -251,7 +257,7 @@ impl Http {
         if let Some(client) = clients.get(&trust) {
             return Ok(client.clone());
         }
-        let client = new_client(&trust)?;
+        let client = new_client(&trust, &self.config.proxy)?;
         clients.insert(trust, client.clone());
         Ok(client)
     }
@@ -297,7 +303,7 @@ fn is_loopback(authority: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn new_client(trust: &Trust) -> Result<HttpClient, RegistryError> {
+fn new_client(trust: &Trust, proxies: &ProxyConfig) -> Result<HttpClient, RegistryError> {
     let mut roots = rustls::RootCertStore::empty();
     if *trust != Trust::Nobody {
         // What cannot be read is not trusted; a registry's certificate then says so.
@@ -321,7 +327,7 @@ fn new_client(trust: &Trust) -> Result<HttpClient, RegistryError> {
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(tcp);
+        .wrap_connector(Dialler { direct: tcp, proxies: Arc::new(proxies.clone()) });
     Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS_MAX).build(connector))
 }
 

@@ -9,6 +9,7 @@ mod auth;
 mod download;
 mod error;
 mod http;
+mod proxy;
 mod push;
 
 use std::sync::{Arc, Mutex};
@@ -103,6 +104,21 @@ impl Registries {
             authorization: Mutex::default(),
         }
     }
+}
+
+/// Whether a registry takes these credentials.
+pub async fn check_login(
+    config: ImagesConfig,
+    registry: &str,
+    credentials: Credentials,
+) -> Result<(), RegistryError> {
+    let registries = Registries::new(Arc::new(config));
+    let whole = Repository {
+        scope: String::new(),
+        ..registries.repository(registry, "", Access::Pull, Some(credentials))
+    };
+    let ask = Ask::new(format!("failed to log in to {registry}"), Method::GET, whole.uri("")?);
+    whole.exchange(&ask).await.map(drop)
 }
 
 impl Repository {

@@ -1,10 +1,11 @@
-//! `persistentVolumeClaim`: the path that the claim's volume names, bound to the pod's own directory, so that
+//! `persistentVolumeClaim`, and `ephemeral` with the claim that is made for it: the path that the claim's volume names, bound to the pod's own directory, so that
 //! what the pod has stays the same whatever becomes of the claim's object while it runs.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use api::references;
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, PersistentVolumeSpec, Volume};
 use nix::mount::{MsFlags, mount};
 
@@ -14,15 +15,21 @@ pub(super) struct Claim;
 
 impl VolumeDriver for Claim {
     fn takes(&self, volume: &Volume) -> bool {
-        volume.persistent_volume_claim.is_some()
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
     }
 
     fn set_up(&self, volume: &Volume, at: &Path, around: Around<'_>) -> Result<(), String> {
-        let Some(source) = &volume.persistent_volume_claim else { return Ok(()) };
+        let pod = around.pod.metadata.name.as_deref().unwrap_or_default();
+        let Some(name) = references::claim_of(pod, volume) else { return Ok(()) };
         if mounts::is_mount_point(at).unwrap_or(false) {
             return Ok(());
         }
-        let spec = bound_volume(&source.claim_name, around)?;
+        let spec = bound_volume(&name, around)?;
+        if volume.ephemeral.is_some() {
+            let claim = around.objects.claim(around.namespace, &name);
+            let claim = claim.or_optional("persistentvolumeclaim", &name, false)?.ok_or("no claim")?;
+            references::check_owner(around.pod, &claim)?;
+        }
         if spec.volume_mode.as_deref() == Some("Block") {
             return Err("volumes of volumeMode Block are not supported: use Filesystem".to_owned());
         }

@@ -10,6 +10,7 @@
 //! emptyDir ── directory, or memory          hostPath ── nothing here; checked, mounted from its own place
 //! configMap ─ files on disk ┐               persistentVolumeClaim ─ the bound volume's path, bound here
 //! secret ──── files in memory ├ atomic      nfs ─────── mounted here
+//!                                           ephemeral ─ the same, with the claim made for it
 //! downwardAPI, projected ─────┘ updates     others ──── refused
 //! ```
 

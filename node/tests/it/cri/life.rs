@@ -164,10 +164,11 @@ async fn bad_input_is_refused() {
     config.metadata = None;
     assert_eq!(refused(Some(config)).await.code(), Code::InvalidArgument);
     let mut config = sandbox_config(&server, "bad");
-    config.port_mappings = vec![cri::PortMapping { container_port: 80, host_port: 80, ..Default::default() }];
+    config.port_mappings =
+        vec![cri::PortMapping { container_port: 80, host_port: 70_000, ..Default::default() }];
     let host_port = refused(Some(config)).await;
-    assert_eq!(host_port.code(), Code::Unimplemented);
-    assert!(host_port.message().contains("host ports"), "{host_port:?}");
+    assert_eq!(host_port.code(), Code::InvalidArgument);
+    assert!(host_port.message().contains("1 to 65535"), "{host_port:?}");
     let handler = cri::RunPodSandboxRequest {
         config: Some(sandbox_config(&server, "bad")),
         runtime_handler: "kata".to_owned(),

@@ -82,6 +82,14 @@ impl Server {
         &self.config.socket
     }
 
+    /// Kills the first process of every sandbox.
+    pub(crate) fn kill_pauses(&self) {
+        for sandbox in self.runtime().sandboxes().unwrap() {
+            let pause = nix::unistd::Pid::from_raw(sandbox.pause.unwrap().pid);
+            nix::sys::signal::kill(pause, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+    }
+
     async fn channel(&self) -> Channel {
         let path = self.config.socket.clone();
         let connector = tower::service_fn(move |_: Uri| {
@@ -100,6 +108,7 @@ impl Server {
             state_dir: self.config.run_dir.join("runtime"),
             shim_command: self.config.shim_command.iter().map(Into::into).collect(),
             cgroup_root: PathBuf::new(),
+            every_hierarchy: false,
         };
         runtime::Runtime::new(config).unwrap()
     }

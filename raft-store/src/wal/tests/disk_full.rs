@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use super::sim_disk::SimDisk;
 use super::*;
+use crate::wal::sim_disk::SimDisk;
 
 fn small() -> Options {
     Options { segment_bytes: 16 << 10, entry_bytes_max: 1 << 10, ..options(Path::new("/sim")) }
@@ -36,7 +36,7 @@ fn append_when_there_is_space(wal: &Wal, index: u64) {
 
 #[test]
 fn entries_are_refused_until_space_returns() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let (wal, _) = Wal::open_on(disk.clone(), &small()).unwrap();
     disk.set_space(Some(40 << 10));
     let next = fill(&wal, 0);
@@ -54,7 +54,7 @@ fn entries_are_refused_until_space_returns() {
 
 #[test]
 fn the_shortage_shows_before_it_bites() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let (wal, _) = Wal::open_on(disk.clone(), &options(Path::new("/sim"))).unwrap();
     disk.set_space(Some(0));
     append(&wal, entries(0..30, 500)).unwrap();
@@ -70,7 +70,7 @@ fn the_shortage_shows_before_it_bites() {
 
 #[test]
 fn purging_helps_a_full_disk() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let (wal, _) = Wal::open_on(disk.clone(), &small()).unwrap();
     disk.set_space(Some(40 << 10));
     let next = fill(&wal, 0);
@@ -83,7 +83,7 @@ fn purging_helps_a_full_disk() {
 
 #[test]
 fn a_request_that_fails_half_way_leaves_nothing() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let (wal, _) = Wal::open_on(disk.clone(), &small()).unwrap();
     append(&wal, entries(0..5, 500)).unwrap();
     disk.set_space(Some(40 << 10));

@@ -3,8 +3,8 @@
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::sim_disk::SimDisk;
 use super::*;
+use crate::wal::sim_disk::SimDisk;
 
 fn failed(result: Result<(), Arc<Error>>) -> String {
     let error = result.expect_err("the log has failed");
@@ -14,7 +14,7 @@ fn failed(result: Result<(), Arc<Error>>) -> String {
 
 #[test]
 fn a_failed_flush_is_final() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let options = options(Path::new("/sim"));
     let (wal, _) = Wal::open_on(disk.clone(), &options).unwrap();
     append(&wal, entries(0..5, 100)).unwrap();
@@ -44,7 +44,7 @@ fn a_failed_flush_is_final() {
 
 #[test]
 fn a_failed_write_is_final() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let options = options(Path::new("/sim"));
     let (wal, _) = Wal::open_on(disk.clone(), &options).unwrap();
     append(&wal, entries(0..5, 100)).unwrap();
@@ -58,7 +58,7 @@ fn a_failed_write_is_final() {
 
 #[test]
 fn everyone_who_waits_is_told() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let options = options(Path::new("/sim"));
     let (wal, _) = Wal::open_on(disk.clone(), &options).unwrap();
     disk.fail_syncs(Some(".wal"));
@@ -75,7 +75,7 @@ fn everyone_who_waits_is_told() {
 
 #[test]
 fn trouble_with_the_next_segment_ends_the_log_when_it_is_needed() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let options = Options { segment_bytes: 16 << 10, entry_bytes_max: 1 << 10, ..options(Path::new("/sim")) };
     let (wal, _) = Wal::open_on(disk.clone(), &options).unwrap();
     let (mut acknowledged, mut last) = (0, Ok(()));

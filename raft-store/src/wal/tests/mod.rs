@@ -6,7 +6,6 @@ mod failure;
 mod lifecycle;
 mod power_cut;
 mod process;
-mod sim_disk;
 mod threads;
 
 use std::collections::BTreeMap;

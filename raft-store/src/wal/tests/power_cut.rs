@@ -8,13 +8,13 @@ use std::collections::VecDeque;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::sim_disk::{SimDisk, SimFile};
 use super::*;
 use crate::wal::disk::{Disk, DiskFile};
 use crate::wal::open_writer;
 use crate::wal::preparer::{Order, Preparer};
 use crate::wal::queue::{Op, Request};
 use crate::wal::segment::Segment;
+use crate::wal::sim_disk::{SimDisk, SimFile};
 use crate::wal::stats::Counters;
 use crate::wal::supply::Supply;
 use crate::wal::writer::Writer;
@@ -144,7 +144,7 @@ impl Simulation {
             Options { segment_bytes: 16 << 10, entry_bytes_max: 1 << 10, ..options(Path::new("/sim")) };
         Self {
             random: StdRng::seed_from_u64(seed),
-            disk: SimDisk::new(),
+            disk: SimDisk::default(),
             options,
             acknowledged: Model::default(),
             pending: Vec::new(),
@@ -324,7 +324,7 @@ fn append_to(opened: &mut Opened, entries: Vec<Entry>) {
 
 #[test]
 fn records_of_a_torn_batch_never_join_records_written_later() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::default();
     let options = options(Path::new("/sim"));
     let mut opened = open(&disk, &options).unwrap();
     // The first segment's records begin at 4096 with a state of 88 bytes; the third of these begins a block.

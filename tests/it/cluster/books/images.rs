@@ -48,12 +48,12 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// Which of the programs this machine lacks.
-pub(super) fn missing() -> Option<&'static str> {
+pub(crate) fn missing() -> Option<&'static str> {
     PROGRAMS.iter().chain(&["ldd"]).find(|name| program(name).is_none()).copied()
 }
 
 /// A program on PATH, or where only root's PATH leads.
-pub(super) fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|file| file.exists())
@@ -65,8 +65,8 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// A registry of our own: an OCI distribution server for reading.
-pub(super) struct Registry {
-    pub(super) address: SocketAddr,
+pub(crate) struct Registry {
+    pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -85,14 +85,14 @@ enum Blob {
 }
 
 /// The layers that images are made of.
-pub(super) struct Layers {
+pub(crate) struct Layers {
     barque: (String, u64, PathBuf),
     programs: Arc<Vec<u8>>,
 }
 
 impl Layers {
     /// Makes them; the binary's own is the one that every node has already.
-    pub(super) fn make(directory: &Path) -> Self {
+    pub(crate) fn make(directory: &Path) -> Self {
         let layout = directory.join("layout");
         node::images::build_builtin(Path::new(env!("CARGO_BIN_EXE_barque")), "barque/hello:1.0", &layout)
             .unwrap();
@@ -156,7 +156,7 @@ fn programs() -> Vec<u8> {
 
 impl Registry {
     /// Serves at an address of this machine until the process ends.
-    pub(super) fn start(host: &str) -> Self {
+    pub(crate) fn start(host: &str) -> Self {
         let listener = TcpListener::bind((host, 0)).unwrap();
         let registry = Self { address: listener.local_addr().unwrap(), shared: Arc::default() };
         let shared = Arc::clone(&registry.shared);
@@ -170,22 +170,22 @@ impl Registry {
     }
 
     /// While it is away, connections break.
-    pub(super) fn away(&self, away: bool) {
+    pub(crate) fn away(&self, away: bool) {
         self.shared.away.store(away, Ordering::SeqCst);
     }
 
     /// How often something whose path ends so was asked for.
-    pub(super) fn asked(&self, end: &str) -> usize {
+    pub(crate) fn asked(&self, end: &str) -> usize {
         self.shared.asked.lock().unwrap().iter().filter(|path| path.ends_with(end)).count()
     }
 
     /// The digest of the layer of this machine's programs.
-    pub(super) fn programs(layers: &Layers) -> String {
+    pub(crate) fn programs(layers: &Layers) -> String {
         digest(&layers.programs)
     }
 
     /// Puts an image under a name, in place of what was there.
-    pub(super) fn put(&self, name: &str, layers: &Layers, about: Value) {
+    pub(crate) fn put(&self, name: &str, layers: &Layers, about: Value) {
         let (barque, size, file) = &layers.barque;
         let programs = digest(&layers.programs);
         let mut about = about;
@@ -215,7 +215,7 @@ impl Registry {
     }
 
     /// Puts every image of the books there.
-    pub(super) fn put_all(&self, layers: &Layers) {
+    pub(crate) fn put_all(&self, layers: &Layers) {
         let runs = |words: &[&str]| json!({"Entrypoint": words, "WorkingDir": "/"});
         let commands = |words: &[&str]| json!({"Cmd": words, "WorkingDir": "/"});
         let images: BTreeMap<&str, Value> = BTreeMap::from([

@@ -8,7 +8,7 @@ mod chapter_4;
 mod chapter_5;
 mod chapter_6;
 mod chapter_7;
-mod images;
+pub(crate) mod images;
 mod reader;
 
 use reader::Book;

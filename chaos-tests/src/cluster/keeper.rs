@@ -1,0 +1,150 @@
+//! Nothing outlives an experiment, not even one that is killed.
+//!
+//! A keeper is a small process of its own: `barque chaos keep`. Everything that a group starts belongs to the keeper's
+//! process group. It waits on a pipe that only the experiment holds; when that ends, in whatever way, the keeper kills the group,
+//! unmounts what lies under the experiment's directory, and removes it.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgrp};
+
+/// What every experiment's directory is called, with a number after it. A keeper removes nothing else.
+const PREFIX: &str = "barque-chaos-";
+/// Longest wait for killed processes to go.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often is looked.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The keeper of one experiment. Dropping it has everything cleaned up, and waits for that.
+#[derive(Debug)]
+pub struct Keeper {
+    process: Child,
+    directory: PathBuf,
+}
+
+impl Keeper {
+    /// Makes the experiment's directory under `parent` and starts its keeper.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or `program` has no `chaos keep`.
+    pub fn start(program: &Path, parent: &Path) -> anyhow::Result<Self> {
+        let unique = format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let directory = parent.join(unique);
+        fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let started = Command::new(program)
+            .args(["chaos", "keep"])
+            .arg(&directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn();
+        let process = match started {
+            Ok(process) => process,
+            Err(error) => {
+                let _empty = fs::remove_dir(&directory);
+                bail!("cannot start {}: {error}", program.display());
+            }
+        };
+        Ok(Self { process, directory })
+    }
+
+    /// The experiment's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes a command's process one of the experiment's.
+    pub fn keep(&self, command: &mut Command) {
+        command.process_group(i32::try_from(self.process.id()).unwrap_or(0));
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _reaped = self.process.wait();
+    }
+}
+
+/// `barque chaos keep DIRECTORY`: waits for the end of standard input, then cleans up.
+///
+/// # Errors
+/// When something stays.
+pub fn keep(directory: &Path) -> anyhow::Result<()> {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    ensure!(name.starts_with(PREFIX), "{} is not the directory of an experiment", directory.display());
+    ensure!(
+        getpgrp() == Pid::this(),
+        "this process does not lead a group of its own; `barque chaos run` starts it so"
+    );
+    // Ctrl-C in a terminal reaches the experiment, whose end is what counts here; other signals are not caught.
+    let mut rest = Vec::new();
+    let _broken = std::io::stdin().read_to_end(&mut rest);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let processes = others_of_group(Pid::this())?;
+        if processes.is_empty() {
+            break;
+        }
+        for pid in &processes {
+            match kill(*pid, Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => bail!("cannot end process {pid}: {errno}"),
+            }
+        }
+        ensure!(Instant::now() < deadline, "processes {processes:?} do not end");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    unmount_under(directory)?;
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let _closed =
+                writeln!(std::io::stderr(), "barque: cannot remove {}: {error}", directory.display());
+            bail!("cannot remove {}: {error}", directory.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Living processes of a group, without its leader.
+fn others_of_group(group: Pid) -> anyhow::Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // pid (name) state ppid pgrp …, where the name may hold anything.
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        let (state, pgrp) = (fields.next(), fields.nth(1));
+        if pgrp.and_then(|pgrp| pgrp.parse().ok()) == Some(group.as_raw())
+            && state != Some("Z")
+            && pid != group.as_raw()
+        {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(found)
+}
+
+/// Takes away every mount under a directory, the newest first.
+pub(super) fn unmount_under(directory: &Path) -> anyhow::Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    let inside = table.lines().rev().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    for mount in inside.filter(|mount| mount.starts_with(directory)) {
+        umount2(&mount, MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", mount.display()))?;
+    }
+    Ok(())
+}

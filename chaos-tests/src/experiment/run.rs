@@ -1,0 +1,368 @@
+//! The run of one experiment: make, load, break, heal, look, judge.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Disks, Experiment};
+use crate::checker::{self, Verdict, liveness, vacuity};
+use crate::cluster::group::{Group, Shape, System, channel};
+use crate::history::{History, Phase, Recorder};
+use crate::nemesis::Nemesis;
+use crate::nemesis::schedule::{Entry, moments};
+use crate::workload::{self, Target, hash};
+
+/// How often is looked at members and clients.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often is asked who leads.
+const LEADER_INTERVAL: Duration = Duration::from_millis(200);
+/// Load before the first fault, at least.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Longest wait until all members have applied the same.
+const CONVERGE: Duration = Duration::from_secs(20);
+/// Longest wait for clients to end.
+const DRAIN: Duration = Duration::from_secs(15);
+/// Longest wait for one fault to begin or end; some restart every member.
+const FAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whose members.
+    pub system: System,
+    /// The program that has `chaos keep`.
+    pub keeper: PathBuf,
+    /// Where members' directories are made.
+    pub parent: PathBuf,
+    /// Where histories are written.
+    pub output: PathBuf,
+    /// What is drawn at random is drawn from this.
+    pub seed: u64,
+    /// More flags for each member.
+    pub flags: Vec<String>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    /// What it does.
+    pub stage: &'static str,
+    /// Since the load began.
+    pub elapsed: Duration,
+    /// Of how much.
+    pub duration: Duration,
+    /// Operations that were done, were not done, nobody knows.
+    pub counts: [u64; 3],
+    /// Faults under way.
+    pub faults: Vec<&'static str>,
+    /// Who leads.
+    pub leader: Option<String>,
+}
+
+/// What one workload recorded.
+#[derive(Debug, Clone)]
+pub struct WorkloadRun {
+    /// Which.
+    pub name: String,
+    /// What it recorded.
+    pub history: History,
+    /// Where that was written.
+    pub path: PathBuf,
+}
+
+/// All that is known of a run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What was asked for.
+    pub experiment: Experiment,
+    /// From which seed.
+    pub seed: u64,
+    /// The faults that were planned.
+    pub plan: Vec<Entry>,
+    /// The faults as they happened.
+    pub faults: History,
+    /// What clients recorded.
+    pub workloads: Vec<WorkloadRun>,
+    /// When who led: nanoseconds, and the member's name.
+    pub leaders: Vec<(u64, String)>,
+    /// When everything was whole again.
+    pub healed_ns: u64,
+    /// What was found.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Runs an experiment. Progress is told through `progress`; when `stop` is cancelled, everything is healed and what there is
+/// is judged.
+///
+/// # Errors
+/// When the cluster cannot be made, or is not well before any fault.
+pub async fn run(
+    experiment: &Experiment,
+    options: &Options,
+    progress: &watch::Sender<Progress>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Run> {
+    progress.send_modify(|progress| progress.stage = "starting");
+    let shape = Shape {
+        system: options.system.clone(),
+        keeper: options.keeper.clone(),
+        members: experiment.cluster.members,
+        flags: experiment.cluster.flags.iter().chain(&options.flags).cloned().collect(),
+        parent: options.parent.clone(),
+        faulty_disks: experiment.cluster.disks == Disks::Faulty,
+    };
+    let group = Group::start(shape).await?;
+    let began = Instant::now();
+    let mut recorders = Vec::new();
+    for (number, plan) in experiment.workloads.iter().enumerate() {
+        let path = options.output.join(format!("history-{}-{}.jsonl", number + 1, plan.kind.name()));
+        recorders.push((plan.kind.name().to_owned(), Recorder::to_file_since(&path, began)?, path));
+    }
+    let faults = Recorder::to_file_since(&options.output.join("faults.jsonl"), began)?;
+    let running = Running {
+        experiment,
+        options,
+        progress,
+        stop,
+        group,
+        recorders,
+        faults,
+        began,
+        leaders: Vec::new(),
+        ends: Vec::new(),
+        seen: Vec::new(),
+        last_answer: began,
+    };
+    running.finish().await
+}
+
+struct Running<'a> {
+    experiment: &'a Experiment,
+    options: &'a Options,
+    progress: &'a watch::Sender<Progress>,
+    stop: &'a CancellationToken,
+    group: Group,
+    recorders: Vec<(String, Recorder, PathBuf)>,
+    faults: Recorder,
+    began: Instant,
+    leaders: Vec<(u64, String)>,
+    /// Members that ended by themselves.
+    ends: Vec<String>,
+    /// How far each recorder was looked at.
+    seen: Vec<usize>,
+    last_answer: Instant,
+}
+
+impl Running<'_> {
+    async fn finish(mut self) -> anyhow::Result<Run> {
+        let stop_load = CancellationToken::new();
+        let _stops_when_dropped = stop_load.clone().drop_guard();
+        let tasks = TaskTracker::new();
+        for (number, plan) in self.experiment.workloads.iter().enumerate() {
+            let target = Target {
+                endpoints: self.group.clients(),
+                channel,
+                timeout: self.experiment.timeout,
+                recorder: self.recorders[number].1.clone(),
+                stop: stop_load.clone(),
+                seed: self.options.seed,
+            };
+            workload::run(plan, number, &target, &tasks);
+        }
+        self.seen = vec![0; self.recorders.len()];
+        self.steady().await?;
+
+        let plan = self.experiment.plan(self.options.seed);
+        let random = StdRng::seed_from_u64(self.options.seed);
+        let mut nemesis = Nemesis::new(self.faults.clone(), random);
+        self.break_it(&plan, &mut nemesis).await;
+        self.stage("healing");
+        let healing = tokio::time::timeout(FAULT_TIMEOUT, nemesis.heal(&mut self.group)).await;
+        healing.context("the cluster could not be healed in time")??;
+        let healed_ns = self.faults.now_ns();
+        self.go_on(self.experiment.recover_within, &nemesis).await;
+
+        self.stage("judging");
+        stop_load.cancel();
+        tasks.close();
+        let drained = tokio::time::timeout(DRAIN, tasks.wait()).await.is_ok();
+        ensure!(drained, "clients did not end within {DRAIN:?}");
+        let first = self.recorders.first().context("an experiment has a workload")?.1.clone();
+        let converged = hash::compare(&self.group, &first, CONVERGE).await;
+        self.note_ends();
+        self.judge(plan, healed_ns, converged)
+    }
+
+    fn stage(&self, stage: &'static str) {
+        self.progress.send_modify(|progress| progress.stage = stage);
+    }
+
+    /// Waits until something is acknowledged by each workload.
+    async fn steady(&mut self) -> anyhow::Result<()> {
+        self.stage("settling");
+        let deadline = Instant::now() + self.experiment.steady_within;
+        let mut answered = vec![false; self.recorders.len()];
+        while !answered.iter().all(|answered| *answered) || self.began.elapsed() < SETTLE {
+            for (number, (name, recorder, _)) in self.recorders.iter().enumerate() {
+                recorder.since(0, |event| answered[number] |= event.phase == Phase::Ok);
+                let within = self.experiment.steady_within;
+                ensure!(
+                    answered[number] || Instant::now() < deadline,
+                    "before any fault, nothing was acknowledged to {name} within {within:?}{}",
+                    self.group.log_tail(0)
+                );
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        self.last_answer = Instant::now();
+        Ok(())
+    }
+
+    async fn break_it(&mut self, plan: &[Entry], nemesis: &mut Nemesis) {
+        self.stage("breaking");
+        let began = Instant::now();
+        for (at, number, begins) in moments(plan) {
+            self.until(began + at, nemesis).await;
+            if self.is_over() {
+                return;
+            }
+            let work = async {
+                if begins {
+                    nemesis.begin(&mut self.group, &plan[number], number).await;
+                } else {
+                    nemesis.end(&mut self.group, number).await;
+                }
+            };
+            // What takes longer is recorded as what did not happen.
+            let _late = tokio::time::timeout(FAULT_TIMEOUT, work).await;
+        }
+        self.until(began + self.experiment.duration, nemesis).await;
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.is_cancelled() || self.last_answer.elapsed() > self.experiment.abort_after_silence
+    }
+
+    async fn go_on(&mut self, time: Duration, nemesis: &Nemesis) {
+        self.stage("recovering");
+        self.until(Instant::now() + time, nemesis).await;
+    }
+
+    /// Looks at everything until then.
+    async fn until(&mut self, then: Instant, nemesis: &Nemesis) {
+        let mut leader_at = Instant::now();
+        while Instant::now() < then && !self.is_over() {
+            if Instant::now() >= leader_at {
+                self.ask_who_leads().await;
+                leader_at = Instant::now() + LEADER_INTERVAL;
+            }
+            self.note_ends();
+            self.look(nemesis);
+            let pause = LOOK_INTERVAL.min(then.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn ask_who_leads(&mut self) {
+        let Ok(Some(leader)) = tokio::time::timeout(LEADER_INTERVAL, self.group.leader()).await else {
+            return;
+        };
+        let name = self.group.name(leader).to_owned();
+        if self.leaders.last().is_none_or(|(_, last)| *last != name) {
+            self.leaders.push((self.faults.now_ns(), name));
+        }
+    }
+
+    /// A member that ends by itself is started again, as whoever looks after it would do.
+    fn note_ends(&mut self) {
+        for (number, what) in self.group.unexpected_ends() {
+            self.ends.push(what);
+            if let Err(error) = self.group.launch(number) {
+                self.ends.push(format!("{error:#}"));
+            }
+        }
+    }
+
+    fn look(&mut self, nemesis: &Nemesis) {
+        let mut new = [0_u64; 3];
+        for (number, (_, recorder, _)) in self.recorders.iter().enumerate() {
+            self.seen[number] = recorder.since(self.seen[number], |event| match event.phase {
+                Phase::Ok => new[0] += 1,
+                Phase::Fail => new[1] += 1,
+                Phase::Info => new[2] += 1,
+                Phase::Invoke => {}
+            });
+        }
+        if new[0] > 0 {
+            self.last_answer = Instant::now();
+        }
+        self.progress.send_modify(|progress| {
+            progress.elapsed = self.began.elapsed();
+            progress.duration = self.experiment.duration;
+            for (sum, new) in progress.counts.iter_mut().zip(new) {
+                *sum += new;
+            }
+            progress.faults = nemesis.active();
+            progress.leader = self.leaders.last().map(|(_, name)| name.clone());
+        });
+    }
+
+    fn judge(self, plan: Vec<Entry>, healed_ns: u64, converged: bool) -> anyhow::Result<Run> {
+        let faults = self.faults.history();
+        let mut verdicts = vec![vacuity::fired(&faults, plan.iter().map(|entry| entry.fault.name()))];
+        if plan.is_empty() {
+            verdicts.clear();
+        }
+        let mut workloads = Vec::new();
+        for (name, recorder, path) in self.recorders {
+            let history = recorder.history();
+            let mut found = checker::check(&history)?;
+            let operations = history.operations()?;
+            found.push(liveness::check(&operations, healed_ns, self.experiment.recover_within));
+            if recorder.refused() > 0 {
+                let explanation = format!("{} events were too many to record", recorder.refused());
+                found.push(Verdict::unknown("complete", operations.len(), explanation));
+            }
+            verdicts.extend(found.into_iter().map(|mut verdict| {
+                verdict.property = format!("{name}: {}", verdict.property);
+                verdict
+            }));
+            workloads.push(WorkloadRun { name, history, path });
+        }
+        verdicts.push(if converged {
+            Verdict::valid("converged", workloads.len(), "all members have the same revision and hash")
+        } else {
+            let explanation = format!("members had not applied the same within {CONVERGE:?} after healing");
+            Verdict::invalid("converged", 0, explanation)
+        });
+        let allowed = plan.iter().any(|entry| entry.fault.may_end_members());
+        verdicts.push(match self.ends.first() {
+            Some(what) if !allowed => Verdict::invalid("no-member-ends", self.ends.len(), what.clone()),
+            Some(_) => Verdict::valid(
+                "no-member-ends",
+                self.ends.len(),
+                "members ended on failing disks, as they should",
+            ),
+            None => Verdict::valid("no-member-ends", self.group.size(), "no member ended by itself"),
+        });
+        Ok(Run {
+            experiment: self.experiment.clone(),
+            seed: self.options.seed,
+            plan,
+            faults,
+            workloads,
+            leaders: self.leaders,
+            healed_ns,
+            verdicts,
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! Faults of processes, and what an operator does to them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use proto::etcd::etcdserverpb as pb;
+use proto::etcd::etcdserverpb::kv_client::KvClient;
+use proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::Fault;
+use super::schedule::Entry;
+use crate::cluster::group::Group;
+
+/// Deaths of a member while it starts.
+const BOOTS: usize = 4;
+/// The longest that it lives each time.
+const BOOT_MS_MAX: u64 = 120;
+/// Longest wait for an answer to an operator.
+const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts.
+const MAINTENANCE_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn inflict(
+    group: &mut Group,
+    entry: &Entry,
+    targets: &[usize],
+    random: &mut StdRng,
+) -> anyhow::Result<()> {
+    match entry.fault {
+        Fault::KillAll => {
+            let all = group.running();
+            ensure!(all.into_iter().filter(|number| group.kill(*number)).count() > 0, "no member ran");
+        }
+        Fault::Pause => {
+            for target in targets {
+                group.signal(*target, Signal::SIGSTOP)?;
+            }
+        }
+        Fault::Terminate => {
+            for target in targets {
+                group.terminate(*target).await?;
+            }
+        }
+        Fault::RollingRestart => {
+            for number in group.running() {
+                group.terminate(number).await?;
+                group.launch(number)?;
+                group.wait_healthy().await?;
+            }
+        }
+        Fault::KillWhileBooting => {
+            for target in targets {
+                group.kill(*target);
+                for _ in 0..BOOTS {
+                    group.launch(*target)?;
+                    tokio::time::sleep(Duration::from_millis(random.random_range(1..BOOT_MS_MAX))).await;
+                    group.kill(*target);
+                }
+            }
+        }
+        _ => {
+            for target in targets {
+                ensure!(group.kill(*target), "{} did not run", group.name(*target));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts those that do not run. All do after a fault of everybody.
+pub(super) fn start_again(group: &mut Group, targets: &[usize]) -> anyhow::Result<()> {
+    for target in targets {
+        if !group.running().contains(target) {
+            group.launch(*target)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn resume(group: &Group, targets: &[usize]) -> anyhow::Result<()> {
+    for target in targets {
+        group.signal(*target, Signal::SIGCONT)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn maintain(group: &Group, fault: Fault, targets: &[usize]) -> anyhow::Result<()> {
+    let target = *targets.first().context("no member to ask")?;
+    let deadline = Instant::now() + MAINTENANCE_TIMEOUT;
+    // An operator tries again when a member is busy, or nobody leads for a moment.
+    loop {
+        let work = async {
+            match fault {
+                Fault::Compact => compact(group, target).await,
+                Fault::Defragment => {
+                    let mut member = MaintenanceClient::new(group.direct(target));
+                    Ok(member.defragment(pb::DefragmentRequest {}).await.map(drop)?)
+                }
+                _ => move_leader(group).await,
+            }
+        };
+        let done = tokio::time::timeout_at(deadline, work).await.context("no answer in time")?;
+        if done.is_ok() || Instant::now() + MAINTENANCE_PAUSE >= deadline {
+            return done;
+        }
+        tokio::time::sleep(MAINTENANCE_PAUSE).await;
+    }
+}
+
+async fn compact(group: &Group, target: usize) -> anyhow::Result<()> {
+    let mut kv = KvClient::new(group.direct(target));
+    let request = pb::RangeRequest { key: b"compact".as_slice().into(), ..Default::default() };
+    let revision = kv.range(request).await?.into_inner().header.unwrap_or_default().revision;
+    kv.compact(pb::CompactionRequest { revision, physical: false }).await?;
+    Ok(())
+}
+
+async fn move_leader(group: &Group) -> anyhow::Result<()> {
+    let leader = group.leader().await.context("nobody leads")?;
+    let others: Vec<usize> = group.running().into_iter().filter(|other| *other != leader).collect();
+    let other = *others.first().context("there is nobody else")?;
+    let status = group.status(other).await.context("the other does not answer")?;
+    let target_id = status.header.unwrap_or_default().member_id;
+    let mut member = MaintenanceClient::new(group.direct(leader));
+    Ok(member.move_leader(pb::MoveLeaderRequest { target_id }).await.map(drop)?)
+}

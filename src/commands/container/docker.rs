@@ -1,0 +1,142 @@
+//! This program called `docker`: the words of books and scripts as they are printed there. Those of containers are
+//! `barque container`'s; those of images mean the engine's.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use super::args::{EngineArgs, References};
+use super::{ContainerCommand, EXIT_ENGINE, EXIT_FAILED, dispatch, image, login, open, print, say};
+
+/// The name that this program is called by.
+pub(crate) const NAME: &str = "docker";
+/// Hex digits of a build.
+const BUILD_LENGTH: usize = 7;
+
+/// Single containers on this machine.
+#[derive(Debug, Parser)]
+#[command(name = NAME, disable_help_subcommand = true)]
+struct Docker {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Print the version.
+    #[arg(short, long)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Plain(ContainerCommand),
+    /// The words about containers.
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Lists images.
+    Images(ImagesArgs),
+    /// Fetches an image from its registry.
+    Pull(ImageArgs),
+    /// Sends an image to its registry.
+    Push(ImageArgs),
+    /// Gives an image another name.
+    Tag(TagArgs),
+    /// Removes images.
+    Rmi(References),
+    /// Takes images out of an archive.
+    Load(LoadArgs),
+    /// Keeps name and password for a registry, once it has taken them.
+    Login(login::LoginArgs),
+    /// Prints the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct ImagesArgs {
+    /// Ids only.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct ImageArgs {
+    /// The image.
+    image: String,
+}
+
+#[derive(Debug, Args)]
+struct TagArgs {
+    /// The image.
+    source: String,
+    /// Its other name.
+    target: String,
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// The archive.
+    #[arg(short, long)]
+    input: PathBuf,
+}
+
+/// Carries out what the command line says.
+pub(crate) fn main() -> ExitCode {
+    let docker = match Docker::try_parse() {
+        Ok(docker) => docker,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _closed = error.print();
+            let makes_containers = std::env::args().nth(1).is_some_and(|word| word == "run");
+            return match (error.use_stderr(), makes_containers) {
+                (false, _) => ExitCode::SUCCESS,
+                (true, true) => ExitCode::from(EXIT_ENGINE),
+                (true, false) => ExitCode::from(EXIT_FAILED),
+            };
+        }
+    };
+    let done = match (&docker.command, docker.version) {
+        (_, true) | (Some(Command::Version), _) => version(),
+        (Some(Command::Plain(command) | Command::Container(command)), _) => {
+            return dispatch(&docker.engine, command, NAME);
+        }
+        (Some(command), _) => open(&docker.engine).and_then(|engine| match command {
+            Command::Images(args) => image::images(&engine, args.quiet),
+            Command::Pull(args) => image::pull(&engine, &args.image),
+            Command::Push(args) => image::send(&engine, &args.image),
+            Command::Tag(args) => image::tag(&engine, &args.source, &args.target),
+            Command::Rmi(images) => image::remove(&engine, images),
+            Command::Load(args) => image::load(&engine, &args.input),
+            Command::Login(args) => login::run(&engine, args),
+            Command::Version | Command::Plain(_) | Command::Container(_) => Ok(0),
+        }),
+        (None, _) => {
+            say("docker: a command is missing: see docker --help");
+            Ok(EXIT_FAILED)
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&format!("Error: {error:#}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Needs no engine. A build is told by the digest of its program.
+fn version() -> anyhow::Result<u8> {
+    let mut program = std::fs::File::open("/proc/self/exe").context("cannot read this program")?;
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut program, &mut buffer).context("cannot read this program")? {
+            0 => break,
+            length => digest.update(&buffer[..length]),
+        }
+    }
+    let hex: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    print(&format!("Docker version {}, build {}\n", env!("CARGO_PKG_VERSION"), &hex[..BUILD_LENGTH]))?;
+    Ok(0)
+}

@@ -1,0 +1,81 @@
+//! Mistakes that the suite must notice, each within a stated number of short runs; and without a mistake it is content.
+//!
+//! They are compiled into the tests' own program only (`raft_store::mutants`).
+
+use super::{experiment, lacks_disks};
+
+/// Runs that a mutant may survive.
+const RUNS: u64 = 4;
+
+/// Runs an experiment with a mistake until one of the properties is violated.
+#[track_caller]
+fn caught(mutant: &str, yaml: &str, properties: &[&str]) {
+    let flag = format!("--member-flag=--test-mutant={mutant}");
+    let mut said = String::new();
+    for seed in 1..=RUNS {
+        let directory = tempfile::tempdir().unwrap();
+        let ended = experiment(directory.path(), yaml, &[&flag, "--seed", &seed.to_string()]);
+        said = format!("{}\n{}", ended.stdout, ended.stderr);
+        assert!(matches!(ended.code, Some(0 | 3)), "{said}");
+        if ended.code == Some(3) {
+            let is_one = |line: &str| properties.iter().any(|property| line.contains(property));
+            let violated = said.lines().any(|line| line.contains('✘') && is_one(line));
+            assert!(violated, "something else than {properties:?} was violated:\n{said}");
+            println!("{mutant} was caught in run {seed}");
+            return;
+        }
+    }
+    panic!("{mutant} survived {RUNS} runs:\n{said}");
+}
+
+#[test]
+fn reads_that_ask_nobody_are_caught() {
+    let yaml = "
+name: mutant
+workloads: [{kind: register, clients: 8, rate: 60}]
+faults:
+  - {at: 200ms, fault: isolate, of: follower, for: 2s}
+duration: 2500ms
+recover_within: 5s
+";
+    caught("skip-read-index", yaml, &["linearizable"]);
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_caught() {
+    if lacks_disks() {
+        return;
+    }
+    let yaml = "
+name: mutant
+cluster: {disks: faulty}
+workloads: [{kind: set, clients: 6, rate: 80}]
+faults: [{at: 1500ms, fault: power-cut, of: all, for: 100ms}]
+duration: 2s
+recover_within: 8s
+";
+    // Members that have lost what they had agreed upon may not find together again.
+    caught("acknowledge-before-fsync", yaml, &["set: set", "alive-after-healing", "converged"]);
+}
+
+#[test]
+fn a_change_that_watchers_are_not_told_of_is_caught() {
+    let yaml = "
+name: mutant
+workloads: [{kind: watch, clients: 4, rate: 40}]
+duration: 3s
+recover_within: 3s
+";
+    caught("drop-watch-event", yaml, &["watch-"]);
+}
+
+#[test]
+fn a_lease_that_ends_early_is_caught() {
+    let yaml = "
+name: mutant
+workloads: [{kind: lease, clients: 3, rate: 40}]
+duration: 3s
+recover_within: 3s
+";
+    caught("end-leases-early", yaml, &["lease-never-early"]);
+}
