@@ -85,19 +85,36 @@ impl Api {
         Ok(body)
     }
 
-    /// Watches a list from its state of now.
+    /// Watches a list from its state of now on. A watch that the server ends, as it does with slow readers, goes on
+    /// from where it was; one that cannot says so with a last event of kind `ERROR`.
     pub(crate) async fn watch(&self, path: &str) -> anyhow::Result<mpsc::Receiver<Seen>> {
-        let mut connection = self.connect().await?;
-        let request = self.request(Method::GET, &format!("{path}?watch=true"), Bytes::new())?;
-        let response = connection.send_request(request).await?;
-        ensure!(response.status().is_success(), "watching {path}: {}", response.status());
+        let own = Self { address: self.address, config: Arc::clone(&self.config), connection: None };
         let (tx, rx) = mpsc::channel(EVENTS_MAX);
+        let mut path = format!("{path}?watch=true");
+        // A connection ends with its handle.
+        let (mut _connection, mut body) = own.stream(&path).await?;
         tokio::spawn(async move {
-            // The connection ends with its handle.
-            let _connection = connection;
-            read_events(response.into_body(), tx).await
+            while let Some(version) = read_events(body, &tx).await {
+                let base = path.split("&resourceVersion=").next().unwrap_or_default().to_owned();
+                path = format!("{base}&resourceVersion={version}");
+                (_connection, body) = match own.stream(&path).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        let object = Value::from(format!("{error:#}"));
+                        let last = Seen { at: Instant::now(), kind: "ERROR".to_owned(), object };
+                        return drop(tx.send(last).await);
+                    }
+                };
+            }
         });
         Ok(rx)
+    }
+
+    async fn stream(&self, path: &str) -> anyhow::Result<(SendRequest<Full<Bytes>>, Incoming)> {
+        let mut connection = self.connect().await?;
+        let response = connection.send_request(self.request(Method::GET, path, Bytes::new())?).await?;
+        ensure!(response.status().is_success(), "watching {path}: {}", response.status());
+        Ok((connection, response.into_body()))
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
@@ -118,9 +135,10 @@ impl Api {
     }
 }
 
-/// One JSON document a line, until nobody listens.
-async fn read_events(mut body: Incoming, tx: mpsc::Sender<Seen>) {
+/// One JSON document a line, until there are no more: then the version of the last object. `None` once nobody listens.
+async fn read_events(mut body: Incoming, tx: &mpsc::Sender<Seen>) -> Option<String> {
     let mut text = BytesMut::new();
+    let mut version = None;
     while let Some(Ok(frame)) = body.frame().await {
         let at = Instant::now();
         let Ok(data) = frame.into_data() else { continue };
@@ -130,9 +148,10 @@ async fn read_events(mut body: Incoming, tx: mpsc::Sender<Seen>) {
             text.advance(1);
             let Ok(mut event) = serde_json::from_slice::<Value>(&line) else { continue };
             let kind = event["type"].as_str().unwrap_or_default().to_owned();
-            if tx.send(Seen { at, kind, object: event["object"].take() }).await.is_err() {
-                return;
-            }
+            let object = event["object"].take();
+            version = object["metadata"]["resourceVersion"].as_str().map(str::to_owned).or(version);
+            tx.send(Seen { at, kind, object }).await.ok()?;
         }
     }
+    version
 }
