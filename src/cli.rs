@@ -124,6 +124,11 @@ pub(crate) struct UpArgs {
     #[arg(long, default_value_t = 6443)]
     pub(crate) port: u16,
 
+    /// Run a node on every master too. It takes only pods that tolerate the taint node-role.kubernetes.io/master, unless
+    /// there is no other node.
+    #[arg(long)]
+    pub(crate) master_nodes: bool,
+
     /// How many addresses of that network Services of type LoadBalancer may get, at most 20. Default: none, and such
     /// Services stay pending.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use control::pki::{self, ALPN_H2, ALPN_HTTP1, Credentials};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use proto::control::cluster_client::ClusterClient;
 use proto::control::{ExplainPodRequest, ExplainPodResponse, StatusRequest, StatusResponse};
@@ -42,19 +42,45 @@ impl Client {
 
     /// `GET path` at the master with that address: the HTTP status and the body.
     pub(crate) async fn get(&self, address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)> {
-        tokio::time::timeout(CALL_TIMEOUT, self.get_within_timeout(address, path))
+        self.send(address, http::Request::get(path), Bytes::new()).await
+    }
+
+    /// Merges a patch into the object at `path` (RFC 7386).
+    pub(crate) async fn patch(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        patch: &serde_json::Value,
+    ) -> anyhow::Result<(u16, Bytes)> {
+        let request =
+            http::Request::patch(path).header(http::header::CONTENT_TYPE, "application/merge-patch+json");
+        self.send(address, request, Bytes::from(serde_json::to_vec(patch)?)).await
+    }
+
+    async fn send(
+        &self,
+        address: SocketAddr,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> anyhow::Result<(u16, Bytes)> {
+        tokio::time::timeout(CALL_TIMEOUT, self.send_within_timeout(address, request, body))
             .await
             .map_err(|_| anyhow::anyhow!("{address} did not answer within {} s", CALL_TIMEOUT.as_secs()))?
     }
 
-    async fn get_within_timeout(&self, address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)> {
+    async fn send_within_timeout(
+        &self,
+        address: SocketAddr,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> anyhow::Result<(u16, Bytes)> {
         let stream = connect(address, Arc::clone(&self.http)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
-        let request = http::Request::get(path)
+        let request = request
             .header(http::header::HOST, address.to_string())
             .header(http::header::ACCEPT, "application/json")
-            .body(Empty::<Bytes>::new())?;
+            .body(Full::new(body))?;
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX)

@@ -19,7 +19,6 @@ use std::time::Duration;
 use api::Kind;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use serde::Deserialize;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -404,32 +403,14 @@ impl<S: ObjectStore + Clone> Feed<S> {
     }
 }
 
-/// The object's uid, without keeping a decoded copy of the object.
+/// The object's uid, without decoding the rest.
 pub(crate) fn uid(object: &Object) -> String {
-    #[derive(Deserialize)]
-    struct Identified {
-        metadata: Metadata,
-    }
-    #[derive(Deserialize)]
-    struct Metadata {
-        #[serde(default)]
-        uid: String,
-    }
-    object.decode::<Identified>().map(|object| object.metadata.uid).unwrap_or_default()
+    object.decode_member(&["metadata", "uid"]).unwrap_or_default()
 }
 
 /// Indexes pods by the node that they are bound to.
 pub fn pod_node(object: &Object) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Spec {
-        node_name: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Bound {
-        spec: Option<Spec>,
-    }
-    object.decode::<Bound>().ok()?.spec?.node_name.filter(|name| !name.is_empty())
+    object.decode_member::<String>(&["spec", "nodeName"]).filter(|name| !name.is_empty())
 }
 
 /// For kinds that need no index.

@@ -177,7 +177,7 @@ impl Agent {
         let (network, cluster) = (Arc::clone(&self.network), Arc::clone(&self.context.cluster));
         self.tracker.spawn(dns::run(config.clone(), Arc::clone(&self.context.cluster), shutdown()));
         self.tracker.spawn(health_checks::run(Arc::clone(&cluster), facts.clone(), shutdown()));
-        self.tracker.spawn(services::run(network, cluster, facts, shutdown()));
+        self.tracker.spawn(services::run(network, cluster, facts, Arc::clone(outbox), shutdown()));
         self.tracker.spawn(Arc::clone(&self.context.policies).run(shutdown()));
         self.tracker.spawn(Arc::clone(&self.held).run(shutdown()));
         self.tracker.spawn(tell_pod_range(Arc::clone(&self.context), Arc::clone(&self.network), shutdown()));

@@ -230,7 +230,7 @@ fn config_file(args: &NodeArgs) -> anyhow::Result<Option<PathBuf>> {
     let node = plan.nodes().find(|node| node.name == wanted);
     let node =
         node.with_context(|| format!("there is no node {wanted:?}; there are {}", names.join(", ")))?;
-    Ok(Some(plan.config_file(node)))
+    Ok(Some(plan.config_file(&node.agent())))
 }
 
 fn list(args: &LsArgs) -> anyhow::Result<()> {

@@ -181,9 +181,10 @@ fn node_table(nodes: &[NodeView], masters: &[MasterView]) -> Table {
 
 fn process_table(plan: &Plan) -> anyhow::Result<Table> {
     let mut table = Table::new(&["PROCESS", "PID", "RSS", "PRIVATE", "LIMIT"]);
-    for name in plan.machines.iter().map(|machine| machine.name.as_str()).chain([ENDPOINT]) {
-        let machine = plan.machines.iter().find(|machine| machine.name == name);
-        let limit = match machine.map(|machine| machine.role) {
+    let of_machines = plan.processes().map(|(name, _, role)| (name, Some(role)));
+    for (name, role) in of_machines.chain([(ENDPOINT.to_owned(), None)]) {
+        let name = name.as_str();
+        let limit = match role {
             Some(Role::Master) => limit_text("RSS", MASTER_RSS_MAX),
             Some(Role::Node) => limit_text("RSS", AGENT_RSS_MAX),
             None => "-".to_owned(),

@@ -42,9 +42,10 @@ pub(crate) fn run(args: &UpArgs, log_level: &str) -> anyhow::Result<()> {
 fn size(plan: &Plan) -> String {
     let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
     format!(
-        "{}, {}, API at https://{}",
+        "{}, {}{}, API at https://{}",
         count(plan.masters().count(), "master"),
-        count(plan.nodes().count(), "node"),
+        count(plan.workers().count(), "node"),
+        if plan.master_nodes { ", masters are nodes too" } else { "" },
         plan.endpoint()
     )
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Machine, Plan};
+use super::plan::{Machine, Plan, Role};
 
 /// User ids of a node's pods: 65536 for each of 110, rounded up.
 const USER_IDS_PER_NODE: u32 = 65536 * 128;
+
+/// The label, and the taint, of nodes that are masters.
+pub(crate) const MASTER_ROLE: &str = "node-role.kubernetes.io/master";
 
 /// The tenth address of the masters' default range of Services.
 const CLUSTER_DNS: &str = "10.96.0.10";
@@ -16,12 +19,16 @@ pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
     let before = plan.nodes().take_while(|other| other.name != node.name).count();
     // Each node has ids for its own pods: all share this machine's users.
     let first_id = USER_IDS_PER_NODE * (before as u32 + 1);
+    // Masters take no pods that do not ask for it, where others can.
+    let is_reserved = node.role == Role::Master && plan.workers().next().is_some();
+    let taints = is_reserved.then(|| serde_json::json!({"key": MASTER_ROLE, "effect": "NoSchedule"}));
     let text = serde_json::json!({
         "nodeName": node.name,
-        "dataDir": plan.machine_dir(node).join("data"),
+        "dataDir": plan.process_dir(&node.agent()).join("data"),
         "runDir": plan.run_directory.join(&node.name),
         "controlAddresses": plan.servers(),
         "joinToken": token,
+        "taints": taints.as_slice(),
         "internalIp": node.address,
         "cgroupRoot": format!("{}/{}", plan.cgroup, node.name),
         "clusterName": plan.name,
@@ -40,7 +47,7 @@ pub(crate) fn control(plan: &Plan, master: &Machine) -> serde_json::Value {
     let members: BTreeMap<_, _> = plan.masters().map(|member| (&member.name, member.server())).collect();
     serde_json::json!({
         "name": master.name,
-        "dataDir": plan.machine_dir(master).join("data"),
+        "dataDir": plan.process_dir(&master.name).join("data"),
         "tokenFile": plan.control_token_file(),
         "listenAddress": master.server(),
         "initialMembers": members,
@@ -62,6 +69,7 @@ mod tests {
             nodes: 2,
             subnet: None,
             port: 6443,
+            master_nodes: true,
             load_balancer_addresses: 3,
             keep_failed: false,
         };
@@ -74,10 +82,12 @@ mod tests {
             assert_eq!(config.initial_members.len(), 3);
             assert!(config.load_balancer.addresses[0].contains("10.89.7.232".parse().unwrap()));
         }
+        assert_eq!(plan.nodes().count(), 5);
         for machine in plan.nodes() {
             let written = node(&plan, machine, "barque-node.x");
             let text = serde_saphyr::to_string(&written).unwrap();
             assert_eq!(node::Config::parse(&text).unwrap(), written);
+            assert_eq!(written.taints.len(), usize::from(machine.role == Role::Master));
         }
     }
 }

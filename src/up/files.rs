@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use control::pki::{self, Authority, ControlToken};
 use serde::Serialize;
 
-use super::plan::{Machine, Plan};
+use super::plan::Plan;
 use crate::kubeconfig;
 
 /// The nodes of a new cluster join at once; the token need not live longer than a slow start.
@@ -31,19 +31,19 @@ pub(crate) fn write(plan: &Plan) -> anyhow::Result<()> {
     pki::write_private(&plan.kubeconfig_file(), text.as_bytes())?;
 
     for master in plan.masters() {
-        write_config(plan, master, &super::configs::control(plan, master))?;
+        write_config(plan, &master.name, &super::configs::control(plan, master))?;
     }
     let node_token = authority.issue_node_token(NODE_TOKEN_LIFE, now)?.to_secret_text();
     for node in plan.nodes() {
         let mut config = super::configs::node(plan, node, &node_token);
         // Registries are the operator's to name: what was written there stays.
-        if let Ok(text) = fs::read_to_string(plan.config_file(node)) {
-            let before: node::Config = serde_saphyr::from_str(&text).with_context(|| {
-                format!("{} cannot be used; correct it", plan.config_file(node).display())
-            })?;
+        let file = plan.config_file(&node.agent());
+        if let Ok(text) = fs::read_to_string(&file) {
+            let before: node::Config = serde_saphyr::from_str(&text)
+                .with_context(|| format!("{} cannot be used; correct it", file.display()))?;
             config.images = before.images;
         }
-        write_config(plan, node, &config)?;
+        write_config(plan, &node.agent(), &config)?;
     }
     Ok(())
 }
@@ -58,11 +58,11 @@ fn control_token(plan: &Plan, now: SystemTime) -> anyhow::Result<ControlToken> {
     Ok(token)
 }
 
-fn write_config<T: Serialize>(plan: &Plan, machine: &Machine, config: &T) -> anyhow::Result<()> {
-    create_private_dir(&plan.machine_dir(machine))?;
+fn write_config<T: Serialize>(plan: &Plan, process: &str, config: &T) -> anyhow::Result<()> {
+    create_private_dir(&plan.process_dir(process))?;
     let text = serde_saphyr::to_string(config).context("a configuration is plain data")?;
     // A node's configuration holds its token.
-    Ok(pki::write_private(&plan.config_file(machine), text.as_bytes())?)
+    Ok(pki::write_private(&plan.config_file(process), text.as_bytes())?)
 }
 
 /// Makes a directory that only root can enter, with those above it.

@@ -64,6 +64,14 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// The name of the agent's process, if it runs one.
+    pub(crate) fn agent(&self) -> String {
+        match self.role {
+            Role::Master => format!("{}-node", self.name),
+            Role::Node => self.name.clone(),
+        }
+    }
+
     /// Where a master serves.
     pub(crate) fn server(&self) -> SocketAddr {
         SocketAddr::from((self.address, MASTER_PORT))
@@ -93,6 +101,9 @@ pub(crate) struct Plan {
     /// Addresses for Services of type `LoadBalancer`, as masters' configurations name them.
     #[serde(default)]
     pub(crate) balancer_addresses: Vec<String>,
+    /// Whether masters run a node agent too.
+    #[serde(default)]
+    pub(crate) master_nodes: bool,
     /// Whether the data directory itself was made for this cluster.
     data_dir_made: bool,
     /// Masters, then nodes.
@@ -148,6 +159,7 @@ impl Plan {
             bridge: format!("bq{tag}"),
             port: args.port,
             balancer_addresses,
+            master_nodes: args.master_nodes,
             data_dir_made: !args.cluster.data_dir.exists(),
             machines,
         })
@@ -205,9 +217,20 @@ impl Plan {
         self.machines.iter().filter(|machine| machine.role == Role::Master)
     }
 
-    /// The nodes.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Machine> {
+    /// The machines that are nodes and nothing else.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &Machine> {
         self.machines.iter().filter(|machine| machine.role == Role::Node)
+    }
+
+    /// The machines that run a node agent; a node is called as its machine is.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|machine| machine.role == Role::Node || self.master_nodes)
+    }
+
+    /// Every process of a machine: its name, where it runs, what it is.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (String, &Machine, Role)> {
+        let masters = self.masters().map(|machine| (machine.name.clone(), machine, Role::Master));
+        masters.chain(self.nodes().map(|machine| (machine.agent(), machine, Role::Node)))
     }
 
     /// Where the masters serve.
@@ -245,17 +268,17 @@ impl Plan {
         self.directory.join("ca.crt")
     }
 
-    /// The configuration file of a machine's process.
-    pub(crate) fn config_file(&self, machine: &Machine) -> PathBuf {
-        self.machine_dir(machine).join("config.yaml")
+    /// The configuration file of a process.
+    pub(crate) fn config_file(&self, process: &str) -> PathBuf {
+        self.process_dir(process).join("config.yaml")
     }
 
-    /// What a machine keeps.
-    pub(crate) fn machine_dir(&self, machine: &Machine) -> PathBuf {
-        self.directory.join(&machine.name)
+    /// What a process keeps.
+    pub(crate) fn process_dir(&self, process: &str) -> PathBuf {
+        self.directory.join(process)
     }
 
-    /// The log of a process: `master-1`, `node-1`, `endpoint`.
+    /// The log of a process: `master-1`, `master-1-node`, `node-1`, `endpoint`.
     pub(crate) fn log_file(&self, process: &str) -> PathBuf {
         self.directory.join("logs").join(format!("{process}.log"))
     }
@@ -268,7 +291,8 @@ impl Plan {
     /// Whether the flags ask for what the plan has. A subnet that was not asked for matches any.
     pub(crate) fn matches(&self, args: &UpArgs) -> bool {
         self.masters().count() == usize::from(args.masters)
-            && self.nodes().count() == usize::from(args.nodes)
+            && self.workers().count() == usize::from(args.nodes)
+            && self.master_nodes == args.master_nodes
             && self.port == args.port
             && args.subnet.is_none_or(|subnet| subnet.network() == self.subnet)
     }
@@ -338,6 +362,7 @@ mod tests {
             nodes,
             subnet: None,
             port: 6443,
+            master_nodes: false,
             load_balancer_addresses: 0,
             keep_failed: false,
         }

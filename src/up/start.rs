@@ -6,7 +6,8 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use anyhow::{Context as _, bail, ensure};
 use runtime::net::{NetNs, Netlink, Prefix};
 
-use super::plan::{self, Machine, Plan, Role};
+use super::configs::MASTER_ROLE;
+use super::plan::{self, Plan, Role};
 use super::preflight;
 use super::process::{self, Launch};
 use super::progress::{Step, line};
@@ -45,7 +46,7 @@ pub(crate) async fn up(args: &UpArgs, log_level: &str) -> anyhow::Result<Outcome
                  removes it, another --name makes one beside it",
                 plan.name,
                 plan.masters().count(),
-                plan.nodes().count(),
+                plan.workers().count(),
                 plan.subnet,
                 plan.port
             );
@@ -158,6 +159,15 @@ async fn bring_up(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::R
     let step = Step::begin("nodes are Ready");
     let nodes = wait::for_nodes(plan, &client, &mut started, &step).await;
     let nodes = finish(step, nodes)?;
+    // No node may say of itself that it is a master.
+    if plan.master_nodes {
+        for master in plan.masters() {
+            let path = format!("/api/v1/nodes/{}", master.name);
+            let label = serde_json::json!({"metadata": {"labels": {MASTER_ROLE: ""}}});
+            let (status, body) = client.patch(plan.endpoint(), &path, &label).await?;
+            ensure!(status == 200, "{path}: {status} {}", String::from_utf8_lossy(&body));
+        }
+    }
     network::route_pods(plan, &pod_ranges(&nodes))
 }
 
@@ -186,7 +196,7 @@ fn pod_ranges(nodes: &[NodeView]) -> Vec<(String, Prefix)> {
 
 /// The processes of a whole cluster.
 fn process_names(plan: &Plan) -> Vec<String> {
-    plan.machines.iter().map(|machine| machine.name.clone()).chain([ENDPOINT.to_owned()]).collect()
+    plan.processes().map(|(name, ..)| name).chain([ENDPOINT.to_owned()]).collect()
 }
 
 fn launch(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::Result<Vec<Started>> {
@@ -195,10 +205,10 @@ fn launch(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::Result<Ve
     std::fs::create_dir_all(pid_dir).with_context(|| format!("cannot create {}", pid_dir.display()))?;
     let mut started = Vec::new();
     for name in missing {
-        let machine = plan.machines.iter().find(|machine| machine.name == *name);
-        let netns = machine.map(|machine| NetNs::open_named(&machine.netns)).transpose()?;
+        let process = plan.processes().find(|(process, ..)| process == name);
+        let netns = process.as_ref().map(|(_, machine, _)| NetNs::open_named(&machine.netns)).transpose()?;
         let mut args = vec!["--log-level".to_owned(), log_level.to_owned()];
-        args.extend(machine.map_or_else(|| endpoint_args(plan), |machine| machine_args(plan, machine)));
+        args.extend(process.map_or_else(|| endpoint_args(plan), |(_, _, role)| role_args(plan, name, role)));
         let child = process::launch(&Launch {
             args,
             netns: netns.as_ref(),
@@ -210,12 +220,12 @@ fn launch(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::Result<Ve
     Ok(started)
 }
 
-fn machine_args(plan: &Plan, machine: &Machine) -> Vec<String> {
-    let command = match machine.role {
+fn role_args(plan: &Plan, process: &str, role: Role) -> Vec<String> {
+    let command = match role {
         Role::Master => "control",
         Role::Node => "node",
     };
-    vec![command.to_owned(), "--config".to_owned(), plan.config_file(machine).display().to_string()]
+    vec![command.to_owned(), "--config".to_owned(), plan.config_file(process).display().to_string()]
 }
 
 fn endpoint_args(plan: &Plan) -> Vec<String> {

@@ -105,7 +105,7 @@ pub(crate) async fn for_nodes(
                     None => return answer,
                     Some(late) => (
                         views.iter().filter(|view| view.ready).count(),
-                        format!("{} is not Ready{}", late.name, log_of(plan, &late.name)),
+                        format!("{} is not Ready{}", late.name, log_of(plan, &late.agent())),
                     ),
                 }
             }

@@ -40,6 +40,8 @@ pub struct Options {
     pub masters: u8,
     /// How many nodes.
     pub nodes: u8,
+    /// Whether masters are nodes too.
+    pub master_nodes: bool,
     /// How many addresses Services of type `LoadBalancer` may get.
     pub load_balancer_addresses: u8,
 }
@@ -72,17 +74,14 @@ impl Cluster {
     /// With what `barque up` said.
     pub fn complete(&self) -> anyhow::Result<()> {
         let Options { masters, nodes, port, load_balancer_addresses, .. } = &self.options;
-        let output = self.barque(&[
-            "up",
-            "--masters",
-            &masters.to_string(),
-            "--nodes",
-            &nodes.to_string(),
-            "--port",
-            &port.to_string(),
-            "--load-balancer-addresses",
-            &load_balancer_addresses.to_string(),
-        ])?;
+        let (masters, nodes, port) = (masters.to_string(), nodes.to_string(), port.to_string());
+        let addresses = load_balancer_addresses.to_string();
+        let mut args = vec!["up", "--masters", &masters, "--nodes", &nodes, "--port", &port];
+        args.extend(["--load-balancer-addresses", &addresses]);
+        if self.options.master_nodes {
+            args.push("--master-nodes");
+        }
+        let output = self.barque(&args)?;
         if !output.status.success() {
             bail!("barque up: {}", String::from_utf8_lossy(&output.stderr));
         }

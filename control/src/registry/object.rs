@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use api::crd::CustomKind;
 use api::{Kind, Status};
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -135,6 +134,26 @@ impl Object {
         })
     }
 
+    /// The JSON text of one member, as `["metadata", "uid"]`, found by skipping what lies before it. `None`: there is
+    /// none. The resource version is no member here.
+    pub(crate) fn member(&self, path: &[&str]) -> Option<&[u8]> {
+        let text = self.text();
+        let mut at = 0;
+        for name in path {
+            let mut members = member_values(text, at);
+            at = members
+                .find(|(key, _)| *key >= name.as_bytes())
+                .filter(|(key, _)| *key == name.as_bytes())?
+                .1;
+        }
+        Some(&text[at..skip_value(text, at)?])
+    }
+
+    /// One member, decoded alone. `None`: there is none, or it is of another form.
+    pub(crate) fn decode_member<T: DeserializeOwned>(&self, path: &[&str]) -> Option<T> {
+        serde_json::from_slice(self.member(path)?).ok()
+    }
+
     /// The object's JSON text, resource version included.
     pub fn json(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.json_bytes_max());
@@ -176,21 +195,10 @@ impl Object {
 
     /// The labels, without decoding the rest.
     pub fn labels(&self) -> std::collections::BTreeMap<String, String> {
-        #[derive(Deserialize)]
-        struct Labelled {
-            metadata: Metadata,
-        }
-        #[derive(Deserialize)]
-        struct Metadata {
-            labels: Option<std::collections::BTreeMap<String, String>>,
-        }
         if let Some(value) = self.decoded.get() {
             return api::object::labels(value);
         }
-        serde_json::from_slice::<Labelled>(self.converted.as_ref().unwrap_or(&self.stored.value))
-            .ok()
-            .and_then(|object| object.metadata.labels)
-            .unwrap_or_default()
+        self.decode_member(&["metadata", "labels"]).unwrap_or_default()
     }
 }
 
@@ -312,11 +320,28 @@ mod tests {
     }
 
     #[test]
+    fn members_are_found_where_they_are() {
+        let object = object(&json!({
+            "data": {"metadata": "{\"uid\":\"no\"}"}, "metadata": {"labels": {"a": "\"}"}, "name": "x", "uid": "u"},
+        }));
+        assert_eq!(object.decode_member::<String>(&["metadata", "uid"]).as_deref(), Some("u"));
+        assert_eq!(object.member(&["metadata", "labels"]), Some(br#"{"a":"\"}"}"#.as_slice()));
+        assert_eq!(object.labels()["a"], "\"}");
+        for path in [&["metadata", "generation"][..], &["metadata", "zone"], &["spec", "uid"], &["data", "x"]]
+        {
+            assert_eq!(object.member(path), None, "{path:?}");
+        }
+        assert_eq!(object.decode_member::<u64>(&["metadata", "uid"]), None, "of another form");
+    }
+
+    #[test]
     fn bytes_that_are_no_object_are_left_alone() {
         for text in ["", "3", "{", "{\"metadata\":3}", "{\"metadata\":{\"a\":\"", "[]"] {
             let stored = StoredObject { value: Bytes::from(text), ..object(&json!({})).stored };
             let kind = api::kinds::by_kind("", "v1", "ConfigMap").unwrap();
-            assert_eq!(Object::new(kind, stored).json(), text);
+            let object = Object::new(kind, stored);
+            assert_eq!(object.json(), text);
+            assert_eq!(object.member(&["metadata", "uid"]), None);
         }
     }
 }

@@ -268,3 +268,60 @@ async fn the_leader_explains_its_decisions() {
     let refused = explainer.explain("default", "big").await.expect_err("others lead");
     assert_eq!(refused, crate::scheduling::ExplainError::NotLeader);
 }
+
+#[tokio::test]
+async fn what_pods_take_is_given_back_to_the_last_thousandth() {
+    let cluster = TestCluster::start(timings()).await;
+    cluster.node("n1", "1").await;
+    let bound = async |name: &str| cluster.until("Pod", "default", name, is_bound).await;
+    // Each needs all of the node, so a thousandth that is kept would stop the next.
+    for round in 0..100 {
+        let name = format!("round-{round}");
+        cluster.pod(&name, "1").await;
+        let pod = bound(&name).await;
+        let gone = crate::registry::DeleteOptions::now(pod["metadata"]["uid"].as_str().expect("a uid"));
+        cluster.registry.delete(Target::new(kind("Pod"), "default", &name), &gone).await.expect("deleted");
+    }
+    for (name, cpu) in [("first", "400m"), ("second", "600m")] {
+        cluster.pod(name, cpu).await;
+        bound(name).await;
+    }
+    // And one that is given twice would let this in.
+    cluster.pod("least", "1m").await;
+    let waits = |pod: &serde_json::Value| is_scheduled(pod, "False", "Unschedulable");
+    cluster.until("Pod", "default", "least", waits).await;
+}
+
+#[tokio::test]
+async fn a_displaced_replica_is_made_again_and_goes_where_there_is_room() {
+    let cluster = TestCluster::start(timings()).await;
+    cluster.node("n1", "1").await;
+    let mut template = crate::test_cluster::pod("", "800m");
+    template["metadata"] = serde_json::json!({"labels": {"app": "web"}});
+    let set = serde_json::json!({"metadata": {"name": "web"}, "spec": {
+        "replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template}});
+    cluster.make("apps", "ReplicaSet", set).await;
+    let first = cluster.until_all("", "Pod", |pods| pods.len() == 1 && is_bound(&pods[0])).await.remove(0);
+    let mut urgent = crate::test_cluster::pod("urgent", "800m");
+    urgent["spec"]["priorityClassName"] = serde_json::json!("system-cluster-critical");
+    cluster.create("Pod", "default", urgent).await;
+    let name = first["metadata"]["name"].as_str().expect("a name").to_owned();
+    let leaves = |pod: &serde_json::Value| pod["metadata"]["deletionTimestamp"].is_string();
+    cluster.until("Pod", "default", &name, leaves).await;
+    // What its node does in the end.
+    let gone = crate::registry::DeleteOptions::now(first["metadata"]["uid"].as_str().expect("a uid"));
+    cluster.registry.delete(Target::new(kind("Pod"), "default", &name), &gone).await.expect("deleted");
+    let pod = cluster.until("Pod", "default", "urgent", is_bound).await;
+    assert_eq!(pod["spec"]["nodeName"], "n1");
+    let again = |pods: &[serde_json::Value]| {
+        let other = pods.iter().find(|pod| pod["metadata"]["labels"]["app"] == "web");
+        other.filter(|pod| is_scheduled(pod, "False", "Unschedulable") && !leaves(pod)).cloned()
+    };
+    let pods = cluster.until_all("", "Pod", |pods| pods.len() == 2 && again(pods).is_some()).await;
+    let again = again(&pods).expect("it waits");
+    assert_ne!(again["metadata"]["uid"], first["metadata"]["uid"]);
+    cluster.node("n2", "1").await;
+    let name = again["metadata"]["name"].as_str().expect("a name");
+    let pod = cluster.until("Pod", "default", name, is_bound).await;
+    assert_eq!(pod["spec"]["nodeName"], "n2");
+}

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::record::PodRecord;
-use crate::session::outbox::{EventKind, EventRecord};
+use crate::session::outbox::{EventKind, EventRecord, KUBELET};
 
 /// Normal or Warning, reason, message.
 pub(crate) struct Told<'a> {
@@ -32,6 +32,7 @@ pub(crate) fn tell(context: &Context, record: &PodRecord, container: Option<&str
         format!("spec.{list}{{{name}}}")
     });
     context.outbox.event(EventRecord {
+        component: KUBELET,
         api_version: "v1",
         kind: "Pod",
         namespace: record.namespace().to_owned(),

@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 /// Unacknowledged events kept at most; the oldest go first.
 const EVENTS_MAX: usize = 1_000;
 
+/// The agent as it speaks of itself, as everybody's tools expect.
+pub(crate) const KUBELET: &str = "kubelet";
+
 /// How an event is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventKind {
@@ -25,6 +28,8 @@ pub(crate) enum EventKind {
 /// An event before it is numbered.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct EventRecord {
+    /// Who says it: `kubelet` for the agent, `kube-proxy` for what keeps Services.
+    pub(crate) component: &'static str,
     pub(crate) api_version: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) namespace: String,
@@ -39,6 +44,7 @@ pub(crate) struct EventRecord {
 /// An ordinary event about the node itself.
 pub(crate) fn node_record(node_name: &str, reason: &str, message: String) -> EventRecord {
     EventRecord {
+        component: KUBELET,
         api_version: "",
         kind: "Node",
         namespace: String::new(),
@@ -181,7 +187,7 @@ impl Outbox {
             r#type: kind.to_owned(),
             reason: event.reason,
             message: event.message,
-            component: "kubelet".to_owned(),
+            component: event.component.to_owned(),
             time: format!("{:.6}", Timestamp::now()),
         });
         drop(state);
@@ -284,6 +290,7 @@ mod tests {
 
     fn event(reason: &str) -> EventRecord {
         EventRecord {
+            component: KUBELET,
             api_version: "v1",
             kind: "Pod",
             namespace: "default".into(),

@@ -84,7 +84,8 @@ async fn a_node_registers() {
     assert_eq!(status.daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port, 10250);
     let reasons: Vec<String> = control
         .until("events", |h| {
-            (h.events.len() >= 6).then(|| h.events.iter().map(|e| e.reason.clone()).collect())
+            let own: Vec<_> = h.events.iter().filter(|event| event.component == "kubelet").collect();
+            (own.len() >= 6).then(|| own.iter().map(|event| event.reason.clone()).collect())
         })
         .await;
     assert_eq!(

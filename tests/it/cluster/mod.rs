@@ -14,6 +14,7 @@ mod forward;
 pub(crate) mod images;
 mod leader_loss;
 mod logs;
+mod masters;
 mod node_death;
 mod other_runtime;
 mod pod_life;
@@ -86,10 +87,18 @@ impl Lab {
 
     /// Brings a cluster up that has addresses for Services of type `LoadBalancer`.
     pub(crate) async fn up_balanced(name: &str, masters: u8, nodes: u8) -> Self {
+        Self::up_with(name, masters, nodes, |options| options.load_balancer_addresses = 3).await
+    }
+
+    /// Brings a cluster up whose masters are nodes too.
+    pub(crate) async fn up_with_master_nodes(name: &str, masters: u8, nodes: u8) -> Self {
+        Self::up_with(name, masters, nodes, |options| options.master_nodes = true).await
+    }
+
+    async fn up_with(name: &str, masters: u8, nodes: u8, change: impl FnOnce(&mut Options)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = directory.path().join("data");
-        let balanced = |options: &mut Options| options.load_balancer_addresses = 3;
-        Self::start(name, masters, nodes, (directory, data_dir), balanced).await
+        Self::start(name, masters, nodes, (directory, data_dir), change).await
     }
 
     async fn start(
@@ -110,6 +119,7 @@ impl Lab {
             port,
             masters,
             nodes,
+            master_nodes: false,
             load_balancer_addresses: 0,
         };
         change(&mut options);

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use api::references::{self, Reference, ReferenceKind};
 use k8s_openapi::api::core::v1::PodSpec;
-use serde::Deserialize;
 
 use super::rbac::rule::PolicyRule;
 use super::{Attributes, ResourceName};
@@ -31,11 +30,6 @@ pub(crate) struct NodeCopies {
     pub(crate) pods: Reflector<SharedStore>,
     /// Every PersistentVolumeClaim.
     pub(crate) claims: Reflector<SharedStore>,
-}
-
-#[derive(Deserialize)]
-struct Spec {
-    spec: Option<PodSpec>,
 }
 
 impl NodeCopies {
@@ -73,7 +67,7 @@ impl NodeCopies {
 }
 
 fn spec_of(pod: &Object) -> Option<PodSpec> {
-    pod.decode::<Spec>().ok()?.spec
+    pod.decode_member(&["spec"])
 }
 
 /// Why a node may do that; `None`: nothing of being a node lets it. Without copies it has no pods.

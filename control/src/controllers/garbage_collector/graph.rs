@@ -6,7 +6,7 @@ use api::Kind;
 use api::object::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 use serde::Deserialize;
 
-use crate::reflector::Delta;
+use crate::reflector::{Delta, uid};
 use crate::registry::Object;
 
 /// An entry of `metadata.ownerReferences`.
@@ -44,12 +44,6 @@ impl Node {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
-struct Read {
-    metadata: Metadata,
-}
-
-#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Metadata {
     uid: String,
@@ -82,7 +76,7 @@ impl Graph {
         match delta {
             Delta::Applied(object) => self.applied(object),
             Delta::Deleted(object) => {
-                let uid = object.decode::<Read>().unwrap_or_default().metadata.uid;
+                let uid = uid(object);
                 self.removed(&uid)
             }
         }
@@ -90,7 +84,7 @@ impl Graph {
 
     fn applied(&mut self, object: &Object) -> BTreeSet<String> {
         let Metadata { uid, deletion_timestamp, finalizers, owner_references } =
-            object.decode::<Read>().unwrap_or_default().metadata;
+            object.decode_member(&["metadata"]).unwrap_or_default();
         let node = Node {
             kind: object.kind(),
             namespace: object.namespace().to_owned(),

@@ -172,6 +172,11 @@ fn text(object: &Object) -> Option<(u64, Bytes)> {
     if !is_peer(object.kind()) {
         return Some((object.revision(), object.json()));
     }
+    // Most changes of pods come before they have an address.
+    let has_address = || ["podIP", "podIPs"].iter().any(|name| object.member(&["status", name]).is_some());
+    if object.kind().kind == "Pod" && !has_address() {
+        return None;
+    }
     let peer: Peer = object.decode().ok()?;
     let told = match object.kind().kind {
         "Namespace" => json!({"metadata": peer.metadata.told()}),

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::references::{self, Reference, ReferenceKind};
 use k8s_openapi::api::core::v1::PodSpec;
 use proto::node::{ObjectChange, ObjectIndex, ObjectKey, ObjectRemoved, to_node};
-use serde::Deserialize;
 
 use super::NodeSessions;
 use super::mailbox::Mailbox;
@@ -170,11 +169,7 @@ pub(super) fn index(epoch: Epoch, references: &[Reference]) -> to_node::Message 
 
 /// What a pod refers to, read from the stored pod without keeping a decoded copy.
 pub(super) fn of_pod(pod: &Object) -> BTreeSet<Reference> {
-    #[derive(Deserialize)]
-    struct Referring {
-        spec: Option<PodSpec>,
-    }
-    let spec = pod.decode::<Referring>().ok().and_then(|pod| pod.spec);
+    let spec = pod.decode_member::<PodSpec>(&["spec"]);
     spec.map(|spec| references::of_pod(pod.namespace(), pod.name(), &spec)).unwrap_or_default()
 }
 

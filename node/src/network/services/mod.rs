@@ -23,19 +23,24 @@ pub(crate) use self::plan::{NodeFacts, local_endpoints};
 use super::BridgeNetwork;
 use super::bridge::Addressing;
 use super::cluster::{ClusterNetwork, Known, ServiceName};
+use crate::session::outbox::{EventRecord, Outbox, node_record};
 
 /// How often the table is looked at though nothing seems to have changed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Whether what bridges pass on meets the packet filter.
 const BRIDGE_FILTER: &str = "net.bridge.bridge-nf-call-iptables";
 
-/// Keeps Services in force until cancelled. They stay in force afterwards, as containers do.
+/// Keeps Services in force until cancelled, and tells when they are for the first time. They stay in force afterwards,
+/// as containers do.
 pub(crate) async fn run(
     network: Arc<BridgeNetwork>,
     cluster: Arc<ClusterNetwork>,
     facts: NodeFacts,
+    outbox: Arc<Outbox>,
     shutdown: CancellationToken,
 ) {
+    let started = node_record(&facts.node_name, "Starting", "Starting kube-proxy.".to_owned());
+    let mut started = Some(EventRecord { component: "kube-proxy", ..started });
     let mut changes = cluster.subscribe();
     let mut keeper = Keeper {
         network: Arc::clone(&network),
@@ -54,6 +59,9 @@ pub(crate) async fn run(
                 keeper
             });
             keeper = turn.await.expect("a turn over the Services does not panic");
+            if keeper.is_in_force() {
+                started.take().into_iter().for_each(|record| outbox.event(record));
+            }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -75,6 +83,10 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn is_in_force(&self) -> bool {
+        self.table.is_some() && self.told.is_empty()
+    }
+
     fn turn(&mut self, changed: BTreeMap<ServiceName, Known>) {
         let mut rules: BTreeMap<String, Option<ServiceRules>> = BTreeMap::new();
         let mut places = Vec::new();

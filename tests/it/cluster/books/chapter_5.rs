@@ -84,6 +84,14 @@ fn create(me: &Reader<'_>) {
     );
     let order = "kubectl get events --sort-by=.metadata.resourceVersion -o jsonpath={.items[*].reason}";
     assert_eq!(me.prints(order), "Scheduled Pulling Pulled Created Started");
+    // A3-25, KIA-EVT-011, KIA-CLI-026
+    let described = me.prints("kubectl describe pod hello");
+    let table = described.split_once("Events:").unwrap().1.lines().filter(|line| !line.is_empty());
+    let table: Vec<Vec<&str>> = table.map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(table[0], ["Type", "Reason", "Age", "From", "Message"]);
+    let said: Vec<[&str; 3]> = table[2..].iter().map(|row| [row[0], row[1], row[3]]).collect();
+    let agent = ["Pulling", "Pulled", "Created", "Started"].map(|reason| ["Normal", reason, "kubelet"]);
+    assert_eq!(said, [&[["Normal", "Scheduled", "default-scheduler"]], &agent[..]].concat());
     // A5-36: what is deleted is shown as ending until it is gone.
     assert_eq!(me.prints("kubectl delete po hello --grace-period=2"), "pod \"hello\" deleted\n");
     assert!(me.rows("hello").iter().any(|row| row == "1/1 Terminating 0"), "{:?}", me.rows("hello"));
