@@ -14,6 +14,8 @@
 //! control     control     control      node        node ── pods
 //! ```
 //!
+//! With `--master-nodes` a master's namespace holds the process of an agent too, as `master-1-node`.
+//!
 //! The steps: plan (stored first) → network → files → processes → wait. Each can be repeated, so a cluster
 //! some of whose processes were killed is completed by another `up`. `down` undoes them in reverse.
 
