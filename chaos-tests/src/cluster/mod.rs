@@ -24,6 +24,8 @@ use serde::Deserialize;
 
 /// How often conditions are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long a killed process may take to end: as long as the kernel needs for its memory.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to make a cluster.
 #[derive(Debug, Clone)]
@@ -124,13 +126,16 @@ impl Cluster {
         Ok(serde_json::from_slice::<PidFile>(&text)?.pid)
     }
 
-    /// `kill -9`.
+    /// `kill -9`, and waits until the process has ended.
     ///
     /// # Errors
     /// When there is no such process.
     pub fn kill(&self, process: &str) -> anyhow::Result<()> {
         let pid = self.pid(process)?;
-        kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot kill {process} ({pid})"))
+        kill(Pid::from_raw(pid), Signal::SIGKILL)
+            .with_context(|| format!("cannot kill {process} ({pid})"))?;
+        until(KILL_PATIENCE, || has_ended(pid).then_some(()))
+            .with_context(|| format!("{process} ({pid}) goes on after KILL"))
     }
 
     /// What `barque status -v` prints.
@@ -199,6 +204,16 @@ pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Opti
         }
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Whether nothing of a process runs any more. Its last thread's end is what makes it a zombie.
+fn has_ended(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let state = |entry: fs::DirEntry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        stat.rsplit(") ").next()?.chars().next()
+    };
+    threads.filter_map(state).all(|state| matches!(state, 'Z' | 'X'))
 }
 
 /// What is left on this machine that bears the cluster's name: processes by their command line, mounts,

@@ -256,10 +256,11 @@ impl EventRecorder {
         let options = WriteOptions { fence, ..WriteOptions::default() };
         let content = record.content();
         let known = self.said().get(&content).cloned();
-        if let Some(name) = known
-            && self.fold(record, &name, &options).await?
-        {
-            return Ok(());
+        if let Some(name) = known {
+            // A reporter who did not hear the answer tells it again.
+            if name == record.name(0) || self.fold(record, &name, &options).await? {
+                return Ok(());
+            }
         }
         for attempt in 0..NAME_ATTEMPTS_MAX {
             let name = record.name(attempt);
@@ -411,6 +412,8 @@ mod tests {
             let at = format!("2024-01-01T00:00:00.00000{at}Z");
             recorder.record(&record(message, &at), None).await.expect("recorded");
         }
+        // The answer was not heard.
+        recorder.record(&record("Scheduled", "2024-01-01T00:00:00.000000Z"), None).await.expect("recorded");
         // A leader that knows nothing of the first is told once more.
         let (successor, _) = EventRecorder::new(registry.clone(), CancellationToken::new());
         successor.record(&record("Pulled", "2024-01-01T00:00:00.000001Z"), None).await.expect("recorded");

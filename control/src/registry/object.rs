@@ -137,16 +137,7 @@ impl Object {
     /// The JSON text of one member, as `["metadata", "uid"]`, found by skipping what lies before it. `None`: there is
     /// none. The resource version is no member here.
     pub(crate) fn member(&self, path: &[&str]) -> Option<&[u8]> {
-        let text = self.text();
-        let mut at = 0;
-        for name in path {
-            let mut members = member_values(text, at);
-            at = members
-                .find(|(key, _)| *key >= name.as_bytes())
-                .filter(|(key, _)| *key == name.as_bytes())?
-                .1;
-        }
-        Some(&text[at..skip_value(text, at)?])
+        member(self.text(), path)
     }
 
     /// One member, decoded alone. `None`: there is none, or it is of another form.
@@ -198,7 +189,9 @@ impl Object {
         if let Some(value) = self.decoded.get() {
             return api::object::labels(value);
         }
-        self.decode_member(&["metadata", "labels"]).unwrap_or_default()
+        // They are the same in every version.
+        let labels = member(self.converted.as_ref().unwrap_or(&self.stored.value), &["metadata", "labels"]);
+        labels.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default()
     }
 }
 
@@ -228,6 +221,16 @@ impl Splice {
         }
         Some(Self { at: end, comma_before: end != metadata + 1, comma_after: false })
     }
+}
+
+/// The text of the member with that path in compact JSON, written with sorted keys.
+fn member<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {
+    let mut at = 0;
+    for name in path {
+        let mut members = member_values(json, at);
+        at = members.find(|(key, _)| *key >= name.as_bytes()).filter(|(key, _)| *key == name.as_bytes())?.1;
+    }
+    Some(&json[at..skip_value(json, at)?])
 }
 
 /// Keys and value positions of the object that opens at `open`.

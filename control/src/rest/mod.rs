@@ -15,6 +15,7 @@ mod body;
 mod bounds;
 mod documents;
 mod fairness;
+mod head;
 mod impersonation;
 mod issuer;
 mod logs;
@@ -40,10 +41,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::Status;
-use api::table::IncludeObject;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{AUTHORIZATION, USER_AGENT};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use rand::Rng;
@@ -53,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::body::BODY_BYTES_MAX;
 pub use self::fairness::REQUESTS_MAX;
 use self::fairness::{Fairness, STREAMS_MAX};
+use self::head::Head;
 pub use self::logs::{LogFuture, LogRequest, LogStream, PodLogs};
 use self::metrics::Metrics;
 use self::negotiate::{Form, Offer};
@@ -128,16 +129,6 @@ impl std::fmt::Debug for Rest {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Rest").field("advertised", &self.advertised).finish_non_exhaustive()
     }
-}
-
-/// A request as far as it was understood before its body is read.
-struct Head {
-    method: Method,
-    path: String,
-    route: Route,
-    query: Query,
-    headers: HeaderMap,
-    identity: Identity,
 }
 
 impl Rest {
@@ -382,70 +373,6 @@ impl Rest {
             false => self.bounded(head, attributes, work).await,
         };
         result.unwrap_or_else(|status| style.failure(&status))
-    }
-}
-
-impl Head {
-    /// What may be read by anybody who can reach the port.
-    fn is_public(&self) -> bool {
-        match &self.route {
-            Route::Probe(probe, _) => *probe != Probe::Metrics,
-            Route::Document(document) => *document == Document::Version,
-            Route::Resource(_) | Route::Unknown => false,
-        }
-    }
-
-    /// Verb and resource as metrics name them.
-    fn labels(&self) -> (&'static str, &'static str) {
-        match &self.route {
-            Route::Resource(resource) => {
-                let verb = Verb::of(&self.method, resource, &self.query).map_or("other", Verb::as_str);
-                (verb, resource.kind.plural)
-            }
-            _ => ("get", ""),
-        }
-    }
-
-    fn style(&self, verb: Verb, resource: &Resource) -> Result<Style, Status> {
-        let offer = match api::protobuf::is_known(&resource.kind.api_version(), resource.kind.kind) {
-            true => Offer::Any,
-            false => Offer::Text,
-        };
-        let form = match verb {
-            Verb::Watch => Form::of_stream(&self.headers, offer)?,
-            _ => Form::of(&self.headers, offer)?,
-        };
-        let include = self.query.get("includeObject").unwrap_or_default();
-        let include = IncludeObject::parse(include)
-            .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
-        Ok(Style { form, include, pretty: self.pretty() })
-    }
-
-    /// Whether the answer is laid out for people: on demand, and for the tools that people use by hand.
-    fn pretty(&self) -> bool {
-        if self.query.has("pretty") {
-            return self.query.flag("pretty");
-        }
-        let agent = self.user_agent();
-        agent.starts_with("curl") || agent.starts_with("Wget")
-    }
-
-    fn user_agent(&self) -> &str {
-        self.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default()
-    }
-
-    /// The client's own bound, as in `?timeout=10s`.
-    fn timeout(&self) -> Option<Duration> {
-        let text = self.query.get("timeout")?;
-        let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit())?);
-        let number: u64 = number.parse().ok()?;
-        match unit {
-            "s" => Some(Duration::from_secs(number)),
-            "ms" => Some(Duration::from_millis(number)),
-            "m" | "m0s" => Some(Duration::from_secs(number.saturating_mul(60))),
-            _ => None,
-        }
-        .filter(|time| !time.is_zero())
     }
 }
 

@@ -157,17 +157,28 @@ async fn namespaces_choose_how_much_their_pods_may() {
         "{warning}"
     );
     made.expect(201);
-    let mut bad = pod("b");
-    bad["spec"]["hostNetwork"] = json!(true);
-    let (code, _, message) = client.post(&pods, &bad).await.status();
-    assert_eq!(
-        (code, message.as_str()),
+    // KIA-ISO-015, KIA-FWD-015.
+    let sys_time = json!([{"name": "main", "image": "barque/hello:1.0",
+        "securityContext": {"capabilities": {"add": ["SYS_TIME"]}}}]);
+    let host = json!([{"name": "host", "hostPath": {"path": "/"}}]);
+    for (field, value, why) in [
+        ("hostNetwork", json!(true), "host namespaces (hostNetwork=true)"),
+        ("volumes", host, "hostPath volumes (volume \"host\")"),
         (
-            403,
-            "pods \"b\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
-        )
-    );
-    client.post(PODS, &bad).await.expect(201);
+            "containers",
+            sys_time,
+            "non-default capabilities (container \"main\" must not include \"SYS_TIME\" in \
+             securityContext.capabilities.add)",
+        ),
+    ] {
+        let mut bad = pod(&field.to_lowercase());
+        bad["spec"][field] = value;
+        let (code, _, message) = client.post(&pods, &bad).await.status();
+        let name = field.to_lowercase();
+        let wanted = format!("pods {name:?} is forbidden: violates PodSecurity \"baseline:latest\": {why}");
+        assert_eq!((code, message), (403, wanted));
+        client.post(PODS, &bad).await.expect(201);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use proto::node::{self as wire, from_node};
 use tokio::sync::Notify;
 
 /// Unacknowledged events kept at most; the oldest go first.
 const EVENTS_MAX: usize = 1_000;
+
+/// Times of events are told in these.
+const EVENT_TIME_STEP: SignedDuration = SignedDuration::from_micros(1);
 
 /// The agent as it speaks of itself, as everybody's tools expect.
 pub(crate) const KUBELET: &str = "kubelet";
@@ -75,6 +78,8 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     sequence: u64,
+    /// The time of the newest event.
+    event_time: Timestamp,
     /// By pod uid.
     pods: BTreeMap<String, PodMessage>,
     node: Option<NodeMessage>,
@@ -162,10 +167,12 @@ impl Outbox {
         self.changed.notify_waiters();
     }
 
-    /// An event, at the present time.
+    /// An event, at the present time. Every one has a time of its own: what was said first is shown first.
     pub(crate) fn event(&self, event: EventRecord) {
         let mut state = self.lock();
         let sequence = state.next();
+        state.event_time = Timestamp::now().max(state.event_time + EVENT_TIME_STEP);
+        let time = format!("{:.6}", state.event_time);
         if state.events.len() == EVENTS_MAX {
             state.events.pop_front();
         }
@@ -188,7 +195,7 @@ impl Outbox {
             reason: event.reason,
             message: event.message,
             component: event.component.to_owned(),
-            time: format!("{:.6}", Timestamp::now()),
+            time,
         });
         drop(state);
         self.changed.notify_waiters();
@@ -315,6 +322,14 @@ mod tests {
         outbox.pod_status(key("a"), Bytes::from("3"));
         assert_eq!(sequences(&outbox, 0, false), [2, 3]);
         assert_eq!(sequences(&outbox, 2, false), [3]);
+    }
+
+    #[test]
+    fn what_was_said_first_has_the_earlier_time() {
+        let outbox = Outbox::default();
+        (0..1_000).for_each(|_| outbox.event(event("Pulled")));
+        let state = outbox.lock();
+        assert!(state.events.iter().is_sorted_by(|a, b| a.time < b.time));
     }
 
     #[test]

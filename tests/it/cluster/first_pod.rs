@@ -73,7 +73,8 @@ pub(super) fn container_pid(cluster: &Cluster, pod_ip: &str) -> Option<i32> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let addresses = std::fs::read_to_string(entry.path().join("net/fib_trie")).unwrap_or_default();
-        if String::from_utf8_lossy(&command).starts_with("/barque\0hello") && addresses.contains(pod_ip) {
+        let is_there = addresses.split_whitespace().any(|word| word == pod_ip);
+        if String::from_utf8_lossy(&command).starts_with("/barque\0hello") && is_there {
             return Some(pid);
         }
     }

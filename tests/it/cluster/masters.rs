@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::{Lab, kubectl_ok, kubectls, skip, skipped};
-use crate::support::eventually;
+use chaos_tests::cluster::until;
+
+use super::{Lab, PATIENCE, kubectl_ok, kubectls, skip, skipped};
 
 struct Site {
     lab: Lab,
@@ -86,21 +87,23 @@ async fn masters_that_are_nodes_take_pods_only_when_told_to() {
     let columns =
         "custom-columns=A:.source.component,B:.source.host,C:.involvedObject.uid,D:.reason,E:.count";
     let about = "involvedObject.kind=Node,involvedObject.name=node-1";
-    eventually(|| {
+    let mut said = Vec::new();
+    let wanted = [
+        "kubelet node-1 node-1 Starting 2",
+        "kubelet node-1 node-1 NodeAllocatableEnforced 2",
+        "kubelet node-1 node-1 NodeHasSufficientMemory 2",
+        "kubelet node-1 node-1 NodeHasNoDiskPressure 2",
+        "kubelet node-1 node-1 NodeHasSufficientPID 2",
+        "kube-proxy node-1 node-1 Starting 2",
+    ];
+    until(PATIENCE, || {
         let text = site.run(&format!("get events --field-selector {about} --no-headers -o {columns}"));
-        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        let of_nodes = |row: &&Vec<&str>| row[0].starts_with("kube") && row[3] != "NodeReady";
-        let said: Vec<_> = rows.iter().filter(of_nodes).map(|row| row.join(" ")).collect();
-        let wanted = [
-            "kubelet node-1 node-1 Starting 2",
-            "kubelet node-1 node-1 NodeAllocatableEnforced 2",
-            "kubelet node-1 node-1 NodeHasSufficientMemory 2",
-            "kubelet node-1 node-1 NodeHasNoDiskPressure 2",
-            "kubelet node-1 node-1 NodeHasSufficientPID 2",
-            "kube-proxy node-1 node-1 Starting 2",
-        ];
+        let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let of_nodes = |row: &Vec<&str>| row[0].starts_with("kube") && row[3] != "NodeReady";
+        said = rows.filter(of_nodes).map(|row| row.join(" ")).collect();
         (said == wanted).then_some(())
     });
+    assert_eq!(said, wanted);
     site.lab.down();
 }
 

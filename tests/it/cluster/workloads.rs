@@ -70,6 +70,9 @@ spec:
   metrics: [{type: Resource, resource: {name: memory, target: {type: AverageValue, averageValue: 64Ki}}}]
 ";
 
+/// What a pod has to end, unless it says otherwise.
+const GRACE_PERIOD: Duration = Duration::from_secs(30);
+
 struct Session {
     lab: Lab,
     program: PathBuf,
@@ -139,7 +142,13 @@ async fn every_kubectl_makes_exposes_and_removes_a_deployment() {
         {
             assert!(removed.contains(line), "{line} in {removed}");
         }
-        session.until("get all -o name", |all| all.trim() == "service/kubernetes").await;
+        // A pod that was made meanwhile in place of a deleted one may be told to end before it listens to that.
+        let started = Instant::now();
+        while session.run("get all -o name").trim() != "service/kubernetes" {
+            let left = || session.run("get pods,replicasets -o yaml");
+            assert!(started.elapsed() < GRACE_PERIOD + PATIENCE, "{}", left());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let table = session.run("get svc kubernetes");
         assert_eq!(row(&table, "kubernetes")[4], "443/TCP");
     }
