@@ -294,6 +294,59 @@ pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8])
     Ok(Errno::result(done).map(drop)?)
 }
 
+/// An extended attribute of a file, links not followed. `None`: it has none of that name.
+pub(crate) fn get_xattr(path: &Path, name: &std::ffi::CStr) -> io::Result<Option<Vec<u8>>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let read = |value: &mut [u8]| {
+        // SAFETY: path and name are C strings and value is as long as is said; all live over the call.
+        unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) }
+    };
+    match read_sized(read) {
+        Err(error) if [Errno::ENODATA, Errno::EOPNOTSUPP].iter().any(|none| is_errno(&error, *none)) => {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// The names of a file's extended attributes, links not followed.
+pub(crate) fn list_xattrs(path: &Path) -> io::Result<Vec<CString>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let read = |names: &mut [u8]| {
+        // SAFETY: path is a C string and names is as long as is said; both live over the call.
+        unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) }
+    };
+    let names = match read_sized(read) {
+        Err(error) if is_errno(&error, Errno::EOPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names.map(|name| Ok(CString::new(name)?)).collect()
+}
+
+/// Reads into a buffer that is as large as it has to be; an empty one is only told the size.
+fn read_sized(read: impl Fn(&mut [u8]) -> isize) -> io::Result<Vec<u8>> {
+    loop {
+        let size = Errno::result(read(&mut []))?;
+        let mut buffer = vec![0; usize::try_from(size).unwrap_or(0)];
+        if buffer.is_empty() {
+            return Ok(buffer);
+        }
+        match Errno::result(read(&mut buffer)) {
+            // It has grown meanwhile.
+            Err(Errno::ERANGE) => {}
+            length => {
+                buffer.truncate(usize::try_from(length?).unwrap_or(0));
+                return Ok(buffer);
+            }
+        }
+    }
+}
+
+fn is_errno(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
+
 /// Type, permissions and number of a device node, if the mode says that it is one.
 pub(crate) fn device_of(mode: u32, device: u64) -> Option<(SFlag, u64, u64)> {
     let kind = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;

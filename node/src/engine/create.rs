@@ -44,6 +44,7 @@ impl Engine {
                 id: self.image_id(image),
                 reference: image.image_id.clone(),
                 exposed: image.config.exposed_ports.keys().cloned().collect(),
+                volumes: image.config.volumes.keys().cloned().collect(),
                 args,
             },
             asked,

@@ -32,6 +32,12 @@ impl Engine {
                 "Mode": if volume.read_only { "ro" } else { "" }, "Propagation": "rprivate",
             })
         });
+        let of_image = self.image_volumes(&record).into_iter().map(|volume| {
+            json!({
+                "Type": "volume", "Source": volume.source, "Destination": volume.target, "RW": true,
+                "Mode": "", "Propagation": "",
+            })
+        });
         Ok(json!({
             "Id": record.id,
             "Created": time(Some(record.created_at)),
@@ -42,7 +48,7 @@ impl Engine {
             "Name": format!("/{}", record.name),
             "LogPath": self.records.dir(&record.id).join("log"),
             "HostConfig": host_config(&record, &self.config.cgroup_parent),
-            "Mounts": mounts.collect::<Vec<_>>(),
+            "Mounts": mounts.chain(of_image).collect::<Vec<_>>(),
             "Config": config(&record),
             "NetworkSettings": self.network_settings(&record),
         }))

@@ -14,6 +14,7 @@
 //! addresses and ports have one owner, whoever asks at the same time; when a removal returns, all of these are free.
 //! Does not: restart containers, or run anything while no command runs but shims.
 
+mod build;
 mod config;
 mod create;
 mod error;
@@ -30,6 +31,7 @@ mod settle;
 mod spec;
 mod start;
 mod view;
+mod volumes;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -38,6 +40,7 @@ use std::sync::Arc;
 
 use runtime::{Runtime, RuntimeConfig};
 
+pub use build::{BuildDesk, BuildError, BuildOptions, DeskError};
 pub use config::EngineConfig;
 pub use create::Created;
 pub use error::EngineError;

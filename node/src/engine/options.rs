@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use runtime::IoLimit;
+use runtime::seccomp::Seccomp;
 use serde::{Deserialize, Serialize};
 
 /// The least memory that a container can be limited to.
@@ -81,6 +82,12 @@ pub struct CreateOptions {
     pub privileged: bool,
     /// Whether its users are the host's although the engine maps those of others.
     pub host_users: bool,
+    /// Whether its System V IPC is the host's.
+    pub host_ipc: bool,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// Whether no program of it gains rights that its parent lacks.
+    pub no_new_privileges: bool,
     /// Whether its root filesystem can only be read.
     pub read_only: bool,
     /// Capabilities beside the usual ones.

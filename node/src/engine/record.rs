@@ -1,7 +1,7 @@
 //! What the engine remembers of its containers: a directory each.
 //!
 //! ```text
-//! <dataDir>/containers/<id>/record.json  lock  log  root/{upper,work,merged}  etc/{hosts,hostname,resolv.conf}
+//! <dataDir>/containers/<id>/record.json  lock  log  root/{upper,work,merged}  etc/{hosts,hostname,resolv.conf}  volumes/
 //! <dataDir>/containers/lock              names, addresses and ports of all
 //! ```
 //! Promises: a record is written whole, before what it describes is made, and removed last. What runs is not
@@ -61,6 +61,9 @@ pub(super) struct UsedImage {
     pub(super) reference: String,
     /// What its ports are said to be.
     pub(super) exposed: Vec<String>,
+    /// Where it wants volumes.
+    #[serde(default)]
+    pub(super) volumes: Vec<String>,
     /// What a container of it runs.
     pub(super) args: Vec<String>,
 }

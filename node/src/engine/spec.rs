@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtime::seccomp::Seccomp;
 use runtime::{
     CapabilitiesSpec, CgroupSpec, ContainerSpec, LogSpec, Mount, NamespaceMode, PidMode, ProcessSpec,
     RootfsSpec, SandboxSpec, UserSpec,
@@ -12,6 +11,7 @@ use runtime::{
 use super::hosts::{ETC_FILES, hostname};
 use super::options::{CPU_PERIOD_US, CreateOptions, Limits, NetworkMode, PidSource};
 use super::record::Record;
+use super::volumes::ImageVolume;
 use super::{Engine, EngineError};
 use crate::images::Image;
 use crate::pods::env::last_wins;
@@ -36,7 +36,7 @@ impl Engine {
                 NetworkMode::Container(other) => Some(other.clone()),
                 _ => None,
             },
-            ipc: NamespaceMode::Own,
+            ipc: if asked.host_ipc { NamespaceMode::Host } else { NamespaceMode::Own },
             pid: match asked.pid {
                 PidSource::Host => PidMode::Host,
                 _ => PidMode::Container,
@@ -89,7 +89,7 @@ impl Engine {
                 keep_upper: true,
             },
             process: process(record, image, await_attach)?,
-            mounts: mounts(asked, &self.etc_dir(record))?,
+            mounts: mounts(asked, self.image_volumes(record), &self.etc_dir(record))?,
             masked_paths: runtime::default_masked_paths(),
             readonly_paths: runtime::default_readonly_paths(),
             cgroup: cgroup(&asked.limits, group),
@@ -117,7 +117,8 @@ fn process(record: &Record, image: &Image, await_attach: bool) -> Result<Process
         cwd: pick(&asked.working_dir, &image.config.working_dir),
         user: UserSpec::parse(&pick(&asked.user, &image.config.user)),
         capabilities: CapabilitiesSpec { add: asked.cap_add.clone(), drop: asked.cap_drop.clone() },
-        seccomp: Seccomp::RuntimeDefault,
+        seccomp: asked.seccomp.clone(),
+        no_new_privileges: asked.no_new_privileges,
         terminal: asked.terminal,
         stdin: asked.interactive,
         stdin_once: asked.interactive && await_attach,
@@ -126,8 +127,10 @@ fn process(record: &Record, image: &Image, await_attach: bool) -> Result<Process
     })
 }
 
-fn mounts(asked: &CreateOptions, etc: &Path) -> Result<Vec<Mount>, EngineError> {
-    let mut mounts = Vec::new();
+fn mounts(asked: &CreateOptions, of_image: Vec<ImageVolume>, etc: &Path) -> Result<Vec<Mount>, EngineError> {
+    let of_image = of_image.into_iter();
+    let mut mounts: Vec<Mount> =
+        of_image.map(|ImageVolume { source, target }| Mount { source, target, ..Mount::default() }).collect();
     for volume in &asked.volumes {
         if !volume.source.exists() {
             fs::create_dir_all(&volume.source).map_err(EngineError::io("create", &volume.source))?;

@@ -105,6 +105,7 @@ impl Engine {
             network.connect(record, ip, &sandbox.netns.ok_or_else(missing)?)?;
         }
         self.write_etc(record)?;
+        self.make_volumes(record, &image)?;
         let spec = self.container_spec(record, &image, attach)?;
         record.launched_at = Some(now());
         self.records.write(record)?;

@@ -119,6 +119,12 @@ pub struct ImageConfig {
     /// Ports that the image says it listens on, as `8080/tcp`.
     #[serde(deserialize_with = "null_as_default")]
     pub exposed_ports: std::collections::BTreeMap<String, serde_json::Value>,
+    /// Directories whose files are to outlive what lies above them: a volume is made for each.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "std::collections::BTreeMap::is_empty"
+    )]
+    pub volumes: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// Docker writes `null` where a list is empty.

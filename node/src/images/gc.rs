@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::index::repository_of;
+use super::made;
 use super::{ImageError, ImageStore, ImageSummary, ImagesConfig, Reference};
 
 /// What a removal did.
@@ -122,7 +123,8 @@ impl ImageStore {
         let absent = || RemoveError::Absent(reference.to_string());
         let image = self.get(&reference.to_string()).map_err(ImageError::from)?.ok_or_else(absent)?;
         let siblings = self.siblings(&image.name);
-        let tags = siblings.iter().filter(|name| !name.contains('@')).count();
+        let is_tagged = |name: &String| !name.contains('@') && !made::is_step(name);
+        let tags = siblings.iter().filter(|name| is_tagged(name)).count();
         let is_tag = !image.name.contains('@');
         let names: BTreeSet<String> = match is_tag && tags > 1 {
             // The image goes on under its other tags. Its digest name goes if this was the last of the repository.

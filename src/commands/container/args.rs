@@ -11,6 +11,8 @@ pub(crate) enum ContainerCommand {
     Run(RunArgs),
     /// Makes a container of an image, to be started later.
     Create(CreateArgs),
+    /// Makes an image of a Dockerfile and the files beside it.
+    Build(BuildArgs),
     /// Starts containers that do not run.
     Start(StartArgs),
     /// Asks containers to end, and sees to it that they do.
@@ -41,6 +43,41 @@ pub(crate) enum ContainerCommand {
     /// Frees what a container held that has ended. Its shim does this.
     #[command(hide = true)]
     Settle(References),
+}
+
+/// Flags of `build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// A name for the image: NAME or NAME:TAG. May be given several times.
+    #[arg(short, long, value_name = "NAME:TAG")]
+    pub(super) tag: Vec<String>,
+    /// The Dockerfile. Default: Dockerfile in the directory.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// A value for an ARG: NAME=VALUE, or NAME for the value that the variable has here.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(super) build_arg: Vec<String>,
+    /// A label for the image: NAME=VALUE.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(super) label: Vec<String>,
+    /// The stage to end with, by name or number.
+    #[arg(long, value_name = "STAGE")]
+    pub(super) target: Option<String>,
+    /// Do every step anew, though it was done before.
+    #[arg(long)]
+    pub(super) no_cache: bool,
+    /// Ask the registry for newer base images.
+    #[arg(long)]
+    pub(super) pull: bool,
+    /// Print the image's id only.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Intermediate containers are always removed.
+    #[arg(long, hide = true)]
+    rm: bool,
+    /// The directory whose files can be copied into the image.
+    #[arg(value_name = "PATH")]
+    pub(super) path: String,
 }
 
 /// One container or more.
@@ -109,6 +146,15 @@ pub(crate) struct CreateFlags {
     /// Whose processes it sees: host, container:NAME. Default: its own.
     #[arg(long)]
     pub(super) pid: Option<String>,
+    /// Whose System V IPC it has: host. Default: its own.
+    #[arg(long)]
+    pub(super) ipc: Option<String>,
+    /// Whose host name it has: host, with the host's network. Default: its own.
+    #[arg(long)]
+    pub(super) uts: Option<String>,
+    /// How it is held: seccomp=unconfined, seccomp=FILE, no-new-privileges.
+    #[arg(long, value_name = "OPTION")]
+    pub(super) security_opt: Vec<String>,
     /// host: its users are this machine's, although the engine maps those of others.
     #[arg(long)]
     pub(super) userns: Option<String>,

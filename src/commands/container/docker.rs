@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-use super::args::{EngineArgs, References};
-use super::{ContainerCommand, EXIT_ENGINE, EXIT_FAILED, dispatch, image, login, open, print, say};
+use super::args::{BuildArgs, EngineArgs, References};
+use super::{ContainerCommand, EXIT_ENGINE, EXIT_FAILED, build, dispatch, image, login, open, print, say};
 
 /// The name that this program is called by.
 pub(crate) const NAME: &str = "docker";
@@ -37,6 +37,11 @@ enum Command {
     Container(ContainerCommand),
     /// Lists images.
     Images(ImagesArgs),
+    /// The words about images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Shows how an image came to be.
+    History(HistoryArgs),
     /// Fetches an image from its registry.
     Pull(ImageArgs),
     /// Sends an image to its registry.
@@ -53,11 +58,52 @@ enum Command {
     Version,
 }
 
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// Lists images.
+    #[command(visible_alias = "list")]
+    Ls(ImagesArgs),
+    /// Makes an image of a Dockerfile and the files beside it.
+    Build(BuildArgs),
+    /// Shows how an image came to be.
+    History(HistoryArgs),
+    /// Fetches an image from its registry.
+    Pull(ImageArgs),
+    /// Sends an image to its registry.
+    Push(ImageArgs),
+    /// Gives an image another name.
+    Tag(TagArgs),
+    /// Removes images.
+    Rm(References),
+    /// Removes images that have no name, and what builds kept that no image needs.
+    Prune(PruneArgs),
+    /// Takes images out of an archive.
+    Load(LoadArgs),
+}
+
+#[derive(Debug, Args)]
+struct HistoryArgs {
+    /// Whole ids and commands.
+    #[arg(long)]
+    no_trunc: bool,
+    /// The image.
+    image: String,
+}
+
+#[derive(Debug, Args)]
+struct PruneArgs {
+    /// Do not ask.
+    #[arg(short, long)]
+    force: bool,
+}
+
 #[derive(Debug, Args)]
 struct ImagesArgs {
     /// Ids only.
     #[arg(short, long)]
     quiet: bool,
+    /// Those of one repository, or one of them: NAME or NAME:TAG.
+    repository: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -102,12 +148,27 @@ pub(crate) fn main() -> ExitCode {
             return dispatch(&docker.engine, command, NAME);
         }
         (Some(command), _) => open(&docker.engine).and_then(|engine| match command {
-            Command::Images(args) => image::images(&engine, args.quiet),
-            Command::Pull(args) => image::pull(&engine, &args.image),
-            Command::Push(args) => image::send(&engine, &args.image),
-            Command::Tag(args) => image::tag(&engine, &args.source, &args.target),
-            Command::Rmi(images) => image::remove(&engine, images),
-            Command::Load(args) => image::load(&engine, &args.input),
+            Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => {
+                image::images(&engine, args.quiet, args.repository.as_deref())
+            }
+            Command::Image(ImageCommand::Build(args)) => build::run(&engine, args),
+            Command::Image(ImageCommand::Prune(args)) => image::prune(&engine, args.force),
+            Command::History(args) | Command::Image(ImageCommand::History(args)) => {
+                image::history(&engine, &args.image, args.no_trunc)
+            }
+            Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => {
+                image::pull(&engine, &args.image)
+            }
+            Command::Push(args) | Command::Image(ImageCommand::Push(args)) => {
+                image::send(&engine, &args.image)
+            }
+            Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => {
+                image::tag(&engine, &args.source, &args.target)
+            }
+            Command::Rmi(images) | Command::Image(ImageCommand::Rm(images)) => image::remove(&engine, images),
+            Command::Load(args) | Command::Image(ImageCommand::Load(args)) => {
+                image::load(&engine, &args.input)
+            }
             Command::Login(args) => login::run(&engine, args),
             Command::Version | Command::Plain(_) | Command::Container(_) => Ok(0),
         }),

@@ -1,10 +1,13 @@
 //! The engine's images, in the words of `docker`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use node::engine::{Engine, EngineError};
-use node::images::{Image, ImageSummary, Keyring, LayerProgress, Progress, Puller, Reference, push};
+use node::images::{
+    Image, ImageSummary, Keyring, LayerProgress, Progress, Puller, Reference, is_nameless, is_step, push,
+};
 
 use super::args::References;
 use super::{EXIT_FAILED, io::Output, list, print, say, words};
@@ -15,6 +18,12 @@ use crate::table::Table;
 const THREADS: usize = 2;
 /// Hex digits of an image's id, or of a layer's digest, that are shown.
 const ID_LENGTH: usize = 12;
+/// Letters of what made a layer that are shown.
+const MADE_BY_LENGTH: usize = 45;
+/// What has no name.
+const NONE: &str = "<none>";
+/// An image that is not here.
+const MISSING: &str = "<missing>";
 
 /// An image that is here, or else is fetched, which is told on standard error.
 pub(super) fn get_or_pull(engine: &Engine, asked: &str) -> anyhow::Result<Image> {
@@ -34,7 +43,8 @@ pub(super) fn pull(engine: &Engine, asked: &str) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn fetch(engine: &Engine, reference: &Reference, told: Output) -> anyhow::Result<Image> {
+/// Fetches an image, and tells how it goes.
+pub(super) fn fetch(engine: &Engine, reference: &Reference, told: Output) -> anyhow::Result<Image> {
     let tell = move |line: String| {
         // Whoever does not listen any more still gets the image.
         let _closed = told.write(format!("{line}\n").as_bytes());
@@ -91,36 +101,106 @@ pub(super) fn send(engine: &Engine, asked: &str) -> anyhow::Result<u8> {
 }
 
 /// `images`.
-pub(super) fn images(engine: &Engine, quiet: bool) -> anyhow::Result<u8> {
+pub(super) fn images(engine: &Engine, quiet: bool, of: Option<&str>) -> anyhow::Result<u8> {
     let mut table = Table::with_gap(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], list::GAP);
     let mut all = engine.images().list();
     all.sort_by_key(|image| std::cmp::Reverse(image.added_at));
     let mut ids = String::new();
     for image in &all {
-        let id: String = image.id.trim_start_matches("sha256:").chars().take(ID_LENGTH).collect();
-        for (repository, tag) in tags(image) {
+        let id = short(&image.id);
+        let is_meant = |(repository, tag): &(String, String)| {
+            of.is_none_or(|of| *repository == of || format!("{repository}:{tag}") == of)
+        };
+        for (repository, tag) in tags(image).into_iter().filter(is_meant) {
             ids += &format!("{id}\n");
-            let created =
-                format!("{} ago", words::duration(image.added_at.elapsed().unwrap_or_default().as_secs()));
-            table.row(vec![repository, tag, id.clone(), created, size(image.size_bytes)]);
+            let created = ago(image.added_at.elapsed().unwrap_or_default());
+            table.row(vec![repository, tag, id.to_owned(), created, size(image.size_bytes)]);
         }
     }
     print(&if quiet { ids } else { table.to_string() })?;
     Ok(0)
 }
 
+/// The names that users know. None: it is only a step of others.
 fn tags(image: &ImageSummary) -> Vec<(String, String)> {
-    let named = image.names.iter().filter(|name| !name.contains('@'));
+    let names: Vec<&String> = image.names.iter().filter(|name| !is_step(name)).collect();
+    let named = names.iter().filter(|name| !name.contains('@'));
     let mut tags: Vec<_> = named
-        .map(|name| name.rsplit_once(':').unwrap_or((name, "<none>")))
+        .map(|name| name.rsplit_once(':').unwrap_or((name, NONE)))
         .map(|(repository, tag)| (familiar(repository), tag.to_owned()))
         .collect();
-    if tags.is_empty() {
-        let repository =
-            image.names.first().and_then(|name| name.split_once('@')).map_or("<none>", |(name, _)| name);
-        tags.push((familiar(repository), "<none>".to_owned()));
+    if tags.is_empty()
+        && let Some((repository, _)) = names.first().and_then(|name| name.split_once('@'))
+    {
+        let repository = if is_nameless(repository) { NONE.to_owned() } else { familiar(repository) };
+        tags.push((repository, NONE.to_owned()));
     }
     tags
+}
+
+/// The beginning of an image's id, as users see it.
+pub(super) fn short(id: &str) -> &str {
+    let digits = id.strip_prefix("sha256:").unwrap_or(id);
+    digits.get(..ID_LENGTH).unwrap_or(digits)
+}
+
+fn ago(since: Duration) -> String {
+    format!("{} ago", words::duration(since.as_secs()))
+}
+
+/// `history`.
+pub(super) fn history(engine: &Engine, asked: &str, whole: bool) -> anyhow::Result<u8> {
+    let image = engine.image(asked)?.ok_or_else(|| EngineError::NoSuchImage(asked.to_owned()))?;
+    let mut table = Table::with_gap(&["IMAGE", "CREATED", "CREATED BY", "SIZE"], list::GAP);
+    for row in engine.images().history(&image)? {
+        let id = row.id.as_deref().map_or(MISSING, |id| if whole { id } else { short(id) }).to_owned();
+        let created = row.created.map(|at| ago(at.elapsed().unwrap_or_default()));
+        let mut made_by = row.created_by;
+        if !whole && let Some((end, _)) = made_by.char_indices().nth(MADE_BY_LENGTH) {
+            made_by.truncate(end);
+            made_by.push('…');
+        }
+        table.row(vec![id, created.unwrap_or_else(|| "N/A".to_owned()), made_by, size(row.size_bytes)]);
+    }
+    print(&table.to_string())?;
+    Ok(0)
+}
+
+/// `image prune`: images without a tag, and steps that no image descends from.
+pub(super) fn prune(engine: &Engine, force: bool) -> anyhow::Result<u8> {
+    if !force {
+        print("WARNING! This will remove all dangling images.\nAre you sure you want to continue? [y/N] ")?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(0);
+        }
+    }
+    let in_use = engine.images_in_use()?;
+    let images = engine.images();
+    let dangling = images.dangling(&in_use);
+    let names: Vec<String> = dangling.iter().flatten().cloned().collect();
+    if !dangling.is_empty() {
+        print("Deleted Images:\n")?;
+    }
+    let shown = names.iter().filter(|name| !is_step(name) && !is_nameless(name));
+    for name in shown {
+        print(&format!("untagged: {}\n", familiar(name)))?;
+    }
+    let freed = images.remove_names(names)? + forget_steps(engine)?;
+    print(&format!(
+        "{}Total reclaimed space: {}\n",
+        if dangling.is_empty() { "" } else { "\n" },
+        size(freed)
+    ))?;
+    Ok(0)
+}
+
+/// Removes what builds kept that no image descends from any more; the bytes.
+fn forget_steps(engine: &Engine) -> anyhow::Result<u64> {
+    let images = engine.images();
+    images.forget_steps(&engine.images_in_use()?)?;
+    Ok(images.sweep()?.unwrap_or(0))
 }
 
 /// `tag`.
@@ -142,8 +222,8 @@ pub(super) fn remove(engine: &Engine, images: &References) -> anyhow::Result<u8>
         let removed = named().and_then(|reference| Ok(engine.images().remove(&reference, &in_use)?));
         match removed {
             Ok(removed) => {
-                for name in removed.untagged {
-                    print(&format!("Untagged: {}\n", familiar(&name)))?;
+                for name in removed.untagged.iter().filter(|name| !is_step(name)) {
+                    print(&format!("Untagged: {}\n", familiar(name)))?;
                 }
             }
             Err(error) => {
@@ -152,6 +232,7 @@ pub(super) fn remove(engine: &Engine, images: &References) -> anyhow::Result<u8>
             }
         }
     }
+    forget_steps(engine)?;
     Ok(code)
 }
 

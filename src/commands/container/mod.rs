@@ -5,6 +5,7 @@
 //! 1 for what failed otherwise.
 
 mod args;
+mod build;
 mod docker;
 mod image;
 mod io;
@@ -107,6 +108,7 @@ fn settle_command(file: Option<&Path>) -> anyhow::Result<Vec<String>> {
 fn carry_out(engine: &Engine, command: &ContainerCommand) -> anyhow::Result<u8> {
     match command {
         ContainerCommand::Run(args) => return process::run(engine, args),
+        ContainerCommand::Build(args) => return build::run(engine, args),
         ContainerCommand::Start(args) => return process::start(engine, args),
         ContainerCommand::Exec(args) => return process::exec(engine, args),
         ContainerCommand::Attach(args) => return process::attach(engine, args),

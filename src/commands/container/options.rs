@@ -3,8 +3,9 @@
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use anyhow::{Context as _, ensure};
-use node::engine::{CreateOptions, Limits, PidSource, parse_bytes};
+use node::engine::{CreateOptions, Limits, NetworkMode, PidSource, parse_bytes};
 use runtime::IoLimit;
+use runtime::seccomp::{Profile, Seccomp};
 
 use super::args::{CreateFlags, LimitFlags};
 
@@ -19,6 +20,18 @@ pub(super) fn read(flags: &CreateFlags) -> anyhow::Result<CreateOptions> {
         Some("host") => true,
         Some(other) => anyhow::bail!("invalid argument {other:?} for --userns: there is host"),
     };
+    let host_ipc = match flags.ipc.as_deref() {
+        None | Some("" | "private") => false,
+        Some("host") => true,
+        Some(other) => anyhow::bail!("invalid argument {other:?} for --ipc: there are host and private"),
+    };
+    let network: NetworkMode = flags.network.parse()?;
+    match flags.uts.as_deref() {
+        None | Some("") => {}
+        Some("host") => ensure!(network == NetworkMode::Host, "--uts host needs --network host"),
+        Some(other) => anyhow::bail!("invalid argument {other:?} for --uts: there is host"),
+    }
+    let (seccomp, no_new_privileges) = security(&flags.security_opt)?;
     Ok(CreateOptions {
         name: flags.name.clone(),
         image: image.clone(),
@@ -28,7 +41,7 @@ pub(super) fn read(flags: &CreateFlags) -> anyhow::Result<CreateOptions> {
         hostname: flags.hostname.clone(),
         user: flags.user.clone(),
         working_dir: flags.workdir.clone(),
-        network: flags.network.parse()?,
+        network,
         pid: flags.pid.as_deref().map_or(Ok(PidSource::Own), str::parse)?,
         ports: read_all(&flags.publish)?,
         expose: flags.expose.clone(),
@@ -40,12 +53,42 @@ pub(super) fn read(flags: &CreateFlags) -> anyhow::Result<CreateOptions> {
         limits: limits(&flags.limits)?,
         privileged: flags.privileged,
         host_users,
+        host_ipc,
+        seccomp,
+        no_new_privileges,
         read_only: flags.read_only,
         cap_add: flags.cap_add.clone(),
         cap_drop: flags.cap_drop.clone(),
         labels: flags.label.clone(),
         stop_signal: flags.stop_signal.clone(),
     })
+}
+
+/// What system calls it may make, and whether programs may gain rights.
+fn security(options: &[String]) -> anyhow::Result<(Seccomp, bool)> {
+    let (mut seccomp, mut no_new_privileges) = (Seccomp::RuntimeDefault, false);
+    for option in options {
+        // Both ways of writing them are usual.
+        let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+        match (name, value) {
+            ("no-new-privileges", "" | "true") => no_new_privileges = true,
+            ("no-new-privileges", "false") => no_new_privileges = false,
+            ("seccomp", "unconfined") => seccomp = Seccomp::Unconfined,
+            ("seccomp", file) => {
+                let text =
+                    std::fs::read(file).with_context(|| format!("cannot read the seccomp profile {file}"))?;
+                let profile =
+                    Profile::parse(&text).map_err(|problem| anyhow::anyhow!("{file}: {problem}"))?;
+                seccomp = Seccomp::Profile(Box::new(profile));
+            }
+            // Nothing of the kind holds it.
+            ("apparmor", "unconfined") | ("label", "disable") => {}
+            _ => anyhow::bail!(
+                "invalid --security-opt {option:?}: there are seccomp=unconfined, seccomp=FILE and no-new-privileges"
+            ),
+        }
+    }
+    Ok((seccomp, no_new_privileges))
 }
 
 fn read_all<T: std::str::FromStr>(texts: &[String]) -> anyhow::Result<Vec<T>>

@@ -108,7 +108,8 @@ fn check_terminal(interactive: bool, tty: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn warn(started: &Started) {
+/// Tells what the user should know of a start.
+pub(super) fn warn(started: &Started) {
     started.warnings.iter().for_each(|warning| say(&format!("WARNING: {warning}")));
 }
 
@@ -160,7 +161,8 @@ fn carry(engine: &Engine, started: Started, ends: Ends, signals: SigSet) -> anyh
     exit_code(engine, &id, &watch)
 }
 
-fn exit_code(engine: &Engine, id: &str, watch: &OwnedFd) -> anyhow::Result<u8> {
+/// Frees what an ended container held; what it exited with.
+pub(super) fn exit_code(engine: &Engine, id: &str, watch: &OwnedFd) -> anyhow::Result<u8> {
     let told = engine.exit_told(watch).map(|exit| exit.code);
     match engine.settle(id) {
         Ok(()) | Err(EngineError::NoSuchContainer(_)) => {}

@@ -3,6 +3,7 @@
 //!
 //! They need root and run one after the other: the book's addresses, ports and control groups are taken as they are.
 
+mod builds;
 mod chapter;
 mod faults;
 mod groups;
@@ -31,6 +32,14 @@ fn namespaces_are_own_shared_or_the_hosts() {
     namespaces::joined_processes(&stage);
 }
 
+/// A2-28, A2-30.
+#[test]
+fn rights_are_given_and_taken() {
+    let Some(stage) = Stage::open("rights_are_given_and_taken") else { return };
+    namespaces::the_host_itself(&stage);
+    namespaces::rights(&stage);
+}
+
 /// F1 to F19, G1 and G2.
 #[test]
 fn control_groups_hold_containers_to_their_limits() {
@@ -48,6 +57,22 @@ fn links_volumes_and_terminals_work_as_printed() {
     links::a_counter_and_its_store(&stage);
     links::volumes(&stage);
     links::a_terminal(&stage);
+}
+
+/// B1 to B6, A2-05 to A2-08, A2-22.
+#[test]
+fn images_are_built_as_printed() {
+    let Some(stage) = Stage::open("images_are_built_as_printed") else { return };
+    builds::the_first_image(&stage);
+    builds::layers_and_history(&stage);
+}
+
+/// I3 to I6, H3, H9.
+#[test]
+fn every_instruction_does_what_its_reference_says() {
+    let Some(stage) = Stage::open("every_instruction_does_what_its_reference_says") else { return };
+    builds::commands_and_settings(&stage);
+    builds::bases_and_refusals(&stage);
 }
 
 /// C5 to C10.

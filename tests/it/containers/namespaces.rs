@@ -140,3 +140,58 @@ pub(super) fn mapped_users(stage: &Stage) {
     assert_eq!(namespace(stage.pid(&host), "user"), host_namespace("user"));
     stage.clean();
 }
+
+/// A2-30.
+pub(super) fn the_host_itself(stage: &Stage) {
+    let line = "docker run --net=host --ipc=host --uts=host --pid=host --privileged \
+                --security-opt=seccomp=unconfined -it --rm -v /:/host alpine:3.10 chroot /host";
+    let (mut shell, terminal) = stage.terminal(line);
+    types(
+        &terminal,
+        "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; hostname; echo end-$((40+2))",
+    );
+    shell.await_text("end-42");
+    let text = shell.text();
+    for kind in ["net", "ipc", "uts", "pid"] {
+        assert!(text.contains(&host_namespace(kind)), "{kind}: {text}");
+    }
+    assert!(text.contains(nix::unistd::gethostname().unwrap().to_str().unwrap()), "{text}");
+    types(&terminal, &format!("ps -p {} -o pid=; ip -o link show lo; exit", std::process::id()));
+    assert_eq!(shell.ended(), Some(0), "{}", shell.text());
+    assert!(shell.text().contains(": lo: "), "{}", shell.text());
+    assert_eq!(stage.prints("docker ps -aq"), "", "it is removed at its end");
+    let refusal = stage.refuses("docker run --uts host alpine:3.10 true", 125);
+    assert!(refusal.contains("--network host"), "{refusal}");
+}
+
+/// A2-28.
+pub(super) fn rights(stage: &Stage) {
+    let refusal = stage.run("docker run --rm alpine:3.10 date -s @1000000000");
+    assert!(!refusal.status.success(), "the clock is the host's");
+    assert!(String::from_utf8_lossy(&refusal.stderr).contains("not permitted"), "{refusal:?}");
+    let rights = |flags: &str| -> u64 {
+        let text =
+            stage.prints(&format!("docker run --rm {flags} alpine:3.10 grep CapEff /proc/self/status"));
+        u64::from_str_radix(text.rsplit('\t').next().unwrap(), 16).unwrap()
+    };
+    let (clock, modules) = (1 << 25, 1 << 16);
+    let usual = rights("");
+    assert_eq!(usual & (clock | modules), 0);
+    assert_eq!(rights("--cap-add SYS_TIME"), usual | clock);
+    assert_eq!(rights("--cap-drop ALL"), 0);
+    assert_eq!(rights("--privileged") & (clock | modules), clock | modules);
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    std::fs::write(stage.directory.path().join("profile.json"), profile).unwrap();
+    let makes = |option: &str| stage.run(&format!("docker run --rm {option} alpine:3.10 mkdir /new"));
+    let denied = makes("--security-opt seccomp=profile.json");
+    assert!(String::from_utf8_lossy(&denied.stderr).contains("Operation not permitted"), "{denied:?}");
+    assert!(makes("").status.success() && makes("--security-opt seccomp=unconfined").status.success());
+    let bound =
+        "docker run --rm --security-opt no-new-privileges alpine:3.10 grep NoNewPrivs /proc/self/status";
+    assert!(stage.prints(bound).ends_with('1'));
+    for option in ["seccomp=missing.json", "selinux=x"] {
+        stage.refuses(&format!("docker run --security-opt {option} alpine:3.10 true"), 125);
+    }
+    stage.clean();
+}

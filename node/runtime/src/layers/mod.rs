@@ -1,16 +1,22 @@
-//! Unpacking of image layers: an archive becomes a directory that overlayfs can take as a lower one.
+//! Image layers: an archive becomes a directory that overlayfs can take as a lower one ([`unpack_layer`]); files, or
+//! what a container wrote, become an archive ([`LayerWriter`], [`pack_upper`]); unpacked layers are looked into
+//! without being mounted ([`LayerStack`]).
 //!
 //! Owns nothing. Promises: nothing is read, written or linked outside the destination, whatever the
 //! archive says; memory and disk are bounded by [`LayerLimits`], however little the archive weighs; whiteouts
 //! become what overlayfs understands; the digest is that of the whole uncompressed stream. Does not: verify digests, sync to disk (`syncfs` once per image is cheaper), or
 //! remove a destination that was half filled when an error came.
 
+mod pack;
+mod stack;
 mod stream;
 mod unpack;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use self::pack::{EntryAttributes, LayerWriter, Packed, pack_upper};
+pub use self::stack::{LayerStack, StackEntry};
 use self::stream::{Budget, HashingReader};
 use self::unpack::Unpacker;
 
@@ -105,6 +111,12 @@ pub fn unpack_layer(reader: impl io::Read, dest: &Path, limits: LayerLimits) -> 
     let diff_id = archive.into_inner().finish();
     let diff_id = diff_id.map_err(|error| budget.exceeded().unwrap_or(Error::Archive(error)))?;
     Ok(Unpacked { diff_id, bytes, entries })
+}
+
+/// Whether a file of a layer hides what is below: overlayfs' own mark.
+fn is_whiteout(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    metadata.file_type().is_char_device() && metadata.rdev() == 0
 }
 
 fn unpack_entries(

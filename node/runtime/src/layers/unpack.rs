@@ -26,16 +26,16 @@ use super::{Error, LayerLimits};
 use crate::rootfs::resolve::Root;
 use crate::syscall;
 
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 /// Names of the union filesystem's own, of which only the opaque mark means something.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
-const OPAQUE_ATTRIBUTE: &CStr = c"trusted.overlay.opaque";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE_ATTRIBUTE: &CStr = c"trusted.overlay.opaque";
 /// Names of directories that are kept until the end, together.
 const DIR_NAMES_BYTES_MAX: usize = 64 << 20;
 const COPY_BUFFER_BYTES: usize = 64 << 10;
 /// How archives name extended attributes.
-const ATTRIBUTE_KEY: &str = "SCHILY.xattr.";
+pub(super) const ATTRIBUTE_KEY: &str = "SCHILY.xattr.";
 
 /// Fills a directory from an archive's entries.
 pub(super) struct Unpacker {
@@ -356,7 +356,7 @@ fn blank_is_zero(value: io::Result<u64>, field: &[u8]) -> Result<u64, Error> {
 
 /// Attributes that are the file's. Others speak to the host: `trusted.overlay.*` would redirect the
 /// overlay itself.
-fn is_kept(name: &str) -> bool {
+pub(super) fn is_kept(name: &str) -> bool {
     name.starts_with("user.") || name == "security.capability"
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const PROGRAMS: &[&str] = &[
     "sh", "bash", "cat", "curl", "date", "dd", "env", "grep", "head", "hostname", "ip", "ipcmk", "ipcs",
     "ls", "mkdir", "mount", "getent", "ps", "rm", "sleep", "stat", "tail", "tar", "test", "touch", "id",
-    "umount", "ln", "chmod", "tr", "sort",
+    "umount", "ln", "chmod", "chroot", "tr", "sort", "wc",
 ];
 /// Programs that are scripts over those and over the binary under test.
 const SCRIPTS: &[(&str, &str)] = &[
