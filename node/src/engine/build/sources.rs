@@ -128,9 +128,6 @@ impl Context {
     }
 
     fn find(&self, path: &Path) -> io::Result<Option<Item>> {
-        if self.ignores(path) {
-            return Ok(None);
-        }
         let host = match fs::canonicalize(self.root.join(path)) {
             Ok(host) => host,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -138,14 +135,19 @@ impl Context {
             }
             Err(error) => return Err(error),
         };
-        let Ok(path) = host.strip_prefix(&self.root) else {
+        let Ok(real) = host.strip_prefix(&self.root) else {
             return Err(io::Error::other("it leads out of the build context"));
         };
-        if self.ignores(path) {
-            return Ok(None);
+        let item = Item { path: real.to_owned(), host: host.clone(), metadata: fs::symlink_metadata(&host)? };
+        if !self.ignores(path) && !self.ignores(real) {
+            return Ok(Some(item));
         }
-        let metadata = fs::symlink_metadata(&host)?;
-        Ok(Some(Item { path: path.to_owned(), host: host.clone(), metadata }))
+        Ok(if self.has_exceptions(&item)? { Some(item) } else { None })
+    }
+
+    /// Whether something in what is ignored is there after all.
+    fn has_exceptions(&self, item: &Item) -> io::Result<bool> {
+        Ok(item.metadata.is_dir() && !self.list(item)?.is_empty())
     }
 
     fn list(&self, dir: &Item) -> io::Result<Vec<Item>> {
@@ -154,20 +156,13 @@ impl Context {
             let entry = entry?;
             let path = dir.path.join(entry.file_name());
             let metadata = fs::symlink_metadata(entry.path())?;
-            // Below what is ignored, something may be asked for after all.
-            if metadata.is_dir() || !self.ignores(&path) {
-                items.push(Item { path, host: entry.path(), metadata });
+            let item = Item { path, host: entry.path(), metadata };
+            if !self.ignores(&item.path) || self.has_exceptions(&item)? {
+                items.push(item);
             }
         }
-        let emptied = |item: &Item| item.metadata.is_dir() && self.ignores(&item.path);
-        let mut kept = Vec::new();
-        for item in items {
-            if !emptied(&item) || !self.list(&item)?.is_empty() {
-                kept.push(item);
-            }
-        }
-        kept.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(kept)
+        items.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(items)
     }
 
     /// The last pattern that matches the path, or a directory that it is in, decides.
