@@ -1,7 +1,7 @@
 //! The command line: every subcommand, its flags and its help text. Nothing happens here.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -96,9 +96,16 @@ pub(crate) struct ClusterArgs {
     #[arg(long, default_value = CLUSTER_NAME)]
     pub(crate) name: String,
 
-    /// The directory that clusters' files lie in.
-    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
-    pub(crate) data_dir: PathBuf,
+    /// The directory that clusters' files lie in [default: where the cluster of that name is up, or /var/lib/barque].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl ClusterArgs {
+    /// The directory that was asked for, or the default.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
+    }
 }
 
 /// Flags of `up`.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use crate::cli::{CLUSTER_NAME, ClusterArgs, DATA_DIR, UpArgs};
+use crate::cli::{CLUSTER_NAME, ClusterArgs, UpArgs};
 use crate::up::plan::Plan;
 use crate::up::{self, Outcome};
 
@@ -71,8 +71,8 @@ fn flags(cluster: &ClusterArgs) -> String {
     if cluster.name != CLUSTER_NAME {
         flags.push_str(&format!(" --name {}", cluster.name));
     }
-    if cluster.data_dir != std::path::Path::new(DATA_DIR) {
-        flags.push_str(&format!(" --data-dir {}", cluster.data_dir.display()));
+    if let Some(data_dir) = &cluster.data_dir {
+        flags.push_str(&format!(" --data-dir {}", data_dir.display()));
     }
     flags
 }

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn both_configurations_are_what_the_packages_read() {
         let args = UpArgs {
-            cluster: ClusterArgs { name: "lab".to_owned(), data_dir: "/tmp/data".into() },
+            cluster: ClusterArgs { name: "lab".to_owned(), data_dir: Some("/tmp/data".into()) },
             masters: 3,
             nodes: 2,
             subnet: None,

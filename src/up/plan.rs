@@ -35,6 +35,8 @@ const SUBNET_LENGTH_MAX: u8 = 24;
 const POD_RANGE_LENGTH: u8 = 16;
 /// Where nodes keep what need not outlive a reboot.
 const RUN_DIR: &str = "/run/barque/clusters";
+/// The file that holds a plan.
+const PLAN_FILE: &str = "plan.json";
 /// What the part of a machine in the cluster is called in names.
 const CLUSTERS_DIR: &str = "clusters";
 
@@ -152,7 +154,7 @@ impl Plan {
             version: PLAN_VERSION,
             name: name.clone(),
             directory: directory(&args.cluster)?,
-            run_directory: Path::new(RUN_DIR).join(name),
+            run_directory: run_directory(name),
             cgroup: format!("/barque/{name}"),
             subnet: subnet.network(),
             pod_range,
@@ -160,7 +162,7 @@ impl Plan {
             port: args.port,
             balancer_addresses,
             master_nodes: args.master_nodes,
-            data_dir_made: !args.cluster.data_dir.exists(),
+            data_dir_made: !args.cluster.data_dir().exists(),
             machines,
         })
     }
@@ -172,10 +174,31 @@ impl Plan {
         })
     }
 
-    /// The stored plan of a cluster, if there is one.
+    /// The stored plan of a cluster, if there is one: in its directory, or else where the cluster that has the name
+    /// on this machine is registered.
     pub(crate) fn find(cluster: &ClusterArgs) -> anyhow::Result<Option<Self>> {
-        let path = directory(cluster)?.join("plan.json");
-        let text = match fs::read_to_string(&path) {
+        let asked = directory(cluster)?;
+        if let Some(plan) = Self::read(&asked.join(PLAN_FILE))? {
+            return Ok(Some(plan));
+        }
+        let Some(plan) = Self::read(&run_directory(&cluster.name).join(PLAN_FILE))? else { return Ok(None) };
+        ensure!(
+            cluster.data_dir.is_none() || plan.directory == asked || plan.is_orphan(),
+            "cluster {} is up with its files in {}, not in {}; leave --data-dir out, or choose another --name",
+            plan.name,
+            plan.directory.display(),
+            asked.display()
+        );
+        Ok(Some(plan))
+    }
+
+    /// Whether the cluster's files are gone: all that can be done for it is to remove the rest.
+    pub(crate) fn is_orphan(&self) -> bool {
+        !self.plan_file().exists()
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Option<Self>> {
+        let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error)
                 if matches!(
@@ -199,8 +222,19 @@ impl Plan {
 
     /// Writes the plan file.
     pub(crate) fn store(&self) -> anyhow::Result<()> {
+        self.write(&self.plan_file())
+    }
+
+    /// Registers the cluster as the one of its name on this machine, until it is removed or the machine restarts:
+    /// commands need not be told where its files are, and what is left of it can be removed when they are gone.
+    pub(crate) fn register(&self) -> anyhow::Result<()> {
+        super::files::create_private_dir(&self.run_directory)?;
+        self.write(&self.run_directory.join(PLAN_FILE))
+    }
+
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self).context("a plan is plain data")?;
-        Ok(control::pki::write_public(&self.plan_file(), text.as_bytes())?)
+        Ok(control::pki::write_public(path, text.as_bytes())?)
     }
 
     /// Directories that hold nothing when no cluster is left, deepest first.
@@ -250,7 +284,7 @@ impl Plan {
 
     /// Where the plan itself is stored.
     pub(crate) fn plan_file(&self) -> PathBuf {
-        self.directory.join("plan.json")
+        self.directory.join(PLAN_FILE)
     }
 
     /// The administrator's kubeconfig.
@@ -285,7 +319,7 @@ impl Plan {
 
     /// The pid file of a process.
     pub(crate) fn pid_file(&self, process: &str) -> PathBuf {
-        self.directory.join("pids").join(format!("{process}.json"))
+        self.run_directory.join("pids").join(format!("{process}.json"))
     }
 
     /// Whether the flags ask for what the plan has. A subnet that was not asked for matches any.
@@ -301,9 +335,14 @@ impl Plan {
 /// Where a cluster's files lie.
 pub(crate) fn directory(cluster: &ClusterArgs) -> anyhow::Result<PathBuf> {
     check_name(&cluster.name)?;
-    let base = std::path::absolute(&cluster.data_dir)
-        .with_context(|| format!("--data-dir {} is not a path", cluster.data_dir.display()))?;
+    let base = std::path::absolute(cluster.data_dir())
+        .with_context(|| format!("--data-dir {} is not a path", cluster.data_dir().display()))?;
     Ok(base.join(CLUSTERS_DIR).join(&cluster.name))
+}
+
+/// Where what is gone after a reboot lies; one per name.
+fn run_directory(name: &str) -> PathBuf {
+    Path::new(RUN_DIR).join(name)
 }
 
 /// The subnets tried when none is asked for.
@@ -357,7 +396,7 @@ mod tests {
 
     fn args(name: &str, masters: u8, nodes: u8) -> UpArgs {
         UpArgs {
-            cluster: ClusterArgs { name: name.to_owned(), data_dir: "/tmp/data".into() },
+            cluster: ClusterArgs { name: name.to_owned(), data_dir: Some("/tmp/data".into()) },
             masters,
             nodes,
             subnet: None,
@@ -430,7 +469,7 @@ mod tests {
     fn a_plan_is_found_again_and_compared_with_flags() {
         let directory = tempfile::tempdir().unwrap();
         let mut args = args("lab", 3, 2);
-        args.cluster.data_dir = directory.path().to_owned();
+        args.cluster.data_dir = Some(directory.path().to_owned());
         assert!(Plan::find(&args.cluster).unwrap().is_none());
         let error = Plan::load(&args.cluster).unwrap_err().to_string();
         assert!(error.contains("`barque up` makes one"), "{error}");

@@ -116,7 +116,8 @@ fn check_names(plan: &Plan) -> Result<(), Problem> {
                 plan.name,
                 taken.join(", ") + if taken.len() == 1 { " is" } else { " are" }
             ),
-            "a cluster of that name has its files in another --data-dir; give that one, or choose another --name",
+            "no cluster of that name is registered on this machine, so they may be somebody else's; remove them with \
+             `ip netns delete` and `ip link delete`, or choose another --name",
         ),
         Err(error) => problem(format!("cannot list network namespaces and links: {error:#}"), "see above"),
     }

@@ -41,6 +41,12 @@ pub(crate) async fn up(args: &UpArgs, log_level: &str) -> anyhow::Result<Outcome
     match Plan::find(&args.cluster)? {
         Some(plan) => {
             ensure!(
+                !plan.is_orphan(),
+                "the files of cluster {} are gone from {}; `barque down --name {0}` removes the rest",
+                plan.name,
+                plan.directory.display()
+            );
+            ensure!(
                 plan.matches(args),
                 "cluster {} is there already, with {} masters and {} nodes on {} and port {}; `barque down` \
                  removes it, another --name makes one beside it",
@@ -146,6 +152,7 @@ async fn complete(plan: Plan, log_level: &str) -> anyhow::Result<Outcome> {
 
 /// The steps from a stored plan to a working cluster; `missing` are the processes to start.
 async fn bring_up(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::Result<()> {
+    plan.register()?;
     within("network: a bridge, and a namespace for each machine", |_| network::make(plan))?;
     within("keys and configuration", |_| files::write(plan))?;
     let mut started = within("start masters and nodes", |_| launch(plan, missing, log_level))?;

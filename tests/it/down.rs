@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::mount::{MsFlags, mount};
 use runtime::net::{NetNs, Netlink, VethPair, netns};
 
-use crate::support::{eventually, run, skipped, text};
+use crate::support::{Owned, eventually, run, skipped, text};
 
 const NAME: &str = "it-down";
 const BRIDGE: &str = "itdown0";
@@ -28,7 +28,7 @@ fn remains() -> Remains {
     let data_dir = tempfile::tempdir().unwrap();
     let directory = data_dir.path().join("clusters").join(NAME);
     let run_directory = Path::new("/run/barque/clusters").join(NAME);
-    for path in [directory.join("node-1/rootfs"), directory.join("pids"), run_directory.join("node-1")] {
+    for path in [directory.join("node-1/rootfs"), run_directory.join("pids"), run_directory.join("node-1")] {
         fs::create_dir_all(path).unwrap();
     }
     let plan = serde_json::json!({
@@ -46,10 +46,12 @@ fn remains() -> Remains {
             "name": "node-1", "role": "node", "address": "10.213.77.21", "netns": NETNS, "link": LINK,
         }],
     });
-    fs::write(directory.join("plan.json"), plan.to_string()).unwrap();
+    for holder in [&directory, &run_directory] {
+        fs::write(holder.join("plan.json"), plan.to_string()).unwrap();
+    }
     // A pid file whose number now belongs to a process that is none of ours: this one.
     let pid_file = serde_json::json!({"pid": std::process::id(), "start_ticks": 1, "boot_id": "earlier"});
-    fs::write(directory.join("pids/node-1.json"), pid_file.to_string()).unwrap();
+    fs::write(run_directory.join("pids/node-1.json"), pid_file.to_string()).unwrap();
 
     let mut host = Netlink::open().unwrap();
     host.add_bridge(BRIDGE).unwrap();
@@ -99,6 +101,7 @@ fn down_removes_what_a_crashed_cluster_left_and_nothing_else() {
         skipped("down after a crash: needs root");
         return;
     }
+    let _name = Owned::name(NAME);
     let mut remains = remains();
     let bystander = sleeper(None);
     let data_dir = text(remains.data_dir.path()).to_owned();

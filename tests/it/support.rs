@@ -1,7 +1,9 @@
 //! Running the binary.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,6 +13,9 @@ use control::pki::{Authority, ControlToken, MemberIdentity};
 
 /// Longest wait for anything a test waits for.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a name is asked for that another test has.
+const NAME_POLL: Duration = Duration::from_millis(100);
 
 /// The binary under test.
 pub(crate) fn barque() -> Command {
@@ -31,6 +36,30 @@ pub(crate) fn run(args: &[&str]) -> Ended {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The name of a cluster, for one test of this machine at a time.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    // An abstract socket leaves no file and ends with the process that holds it.
+    _name: UnixListener,
+}
+
+impl Owned {
+    /// Waits until no other test has the name, and removes the cluster that a test left which could not end.
+    pub(crate) fn name(name: &str) -> Self {
+        let address = UnixAddr::from_abstract_name(format!("barque/tests/{name}")).unwrap();
+        let listener = loop {
+            match UnixListener::bind_addr(&address) {
+                Ok(listener) => break listener,
+                Err(error) if error.kind() == ErrorKind::AddrInUse => std::thread::sleep(NAME_POLL),
+                Err(error) => panic!("the name {name}: {error}"),
+            }
+        };
+        let removed = run(&["down", "--name", name]);
+        assert_eq!(removed.code, Some(0), "{}", removed.stderr);
+        Self { _name: listener }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use runtime::net::{Netlink, netns};
 
-use crate::support::{Ended, free_address, run, skipped, text};
+use crate::support::{Ended, Owned, free_address, run, skipped, text};
 
 const NAME: &str = "it-up";
 
@@ -27,7 +27,7 @@ impl Cluster {
     }
 
     fn pid_of(&self, process: &str) -> i32 {
-        let file = self.data_dir.path().join(format!("clusters/{NAME}/pids/{process}.json"));
+        let file = format!("/run/barque/clusters/{NAME}/pids/{process}.json");
         let id: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
         i32::try_from(id["pid"].as_i64().unwrap()).unwrap()
     }
@@ -66,6 +66,7 @@ fn a_cluster_comes_up_is_completed_and_goes_without_a_trace() {
         skipped("a whole cluster: needs root");
         return;
     }
+    let _name = Owned::name(NAME);
     let cluster = Cluster { data_dir: tempfile::tempdir().unwrap(), port: free_address().port().to_string() };
     let made = cluster.up();
     if made.stderr.contains("this machine lacks something") {
@@ -92,6 +93,14 @@ fn a_cluster_comes_up_is_completed_and_goes_without_a_trace() {
     assert_eq!(other.code, Some(1));
     assert!(other.stderr.contains("1 masters and 1 nodes"), "{}", other.stderr);
 
+    // The machine knows where the cluster of a name has its files.
+    let unaided = run(&["kubeconfig", "--name", NAME]);
+    assert_eq!(unaided.stdout, kubeconfig, "{}", unaided.stderr);
+    let nowhere = tempfile::tempdir().unwrap();
+    let elsewhere = run(&["up", "--name", NAME, "--data-dir", text(nowhere.path())]);
+    assert_eq!(elsewhere.code, Some(1));
+    assert!(elsewhere.stderr.contains("is up with its files in"), "{}", elsewhere.stderr);
+
     let master = cluster.pid_of("master-1");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(master), nix::sys::signal::Signal::SIGKILL).unwrap();
     let completed = cluster.up();
@@ -107,4 +116,29 @@ fn a_cluster_comes_up_is_completed_and_goes_without_a_trace() {
     assert!(down.stdout.contains("cluster it-up is down"), "{}", down.stdout);
     assert_eq!(traces(cluster.data_dir.path()), BTreeSet::new());
     assert_eq!(fs::read_dir(cluster.data_dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_cluster_whose_files_were_removed_is_told_so_and_goes() {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("a cluster without its files: needs root");
+        return;
+    }
+    let _name = Owned::name(NAME);
+    let cluster = Cluster { data_dir: tempfile::tempdir().unwrap(), port: free_address().port().to_string() };
+    let made = cluster.up();
+    if made.stderr.contains("this machine lacks something") {
+        skipped(&format!("a cluster without its files: {}", made.stderr));
+        return;
+    }
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    fs::remove_file(cluster.data_dir.path().join(format!("clusters/{NAME}/plan.json"))).unwrap();
+    let again = cluster.up();
+    assert_eq!(again.code, Some(1));
+    let remedy = format!("`barque down --name {NAME}` removes the rest");
+    assert!(again.stderr.contains(&remedy), "{}", again.stderr);
+    let down = run(&["down", "--name", NAME]);
+    assert_eq!(down.code, Some(0), "{}", down.stderr);
+    assert!(down.stdout.contains("3 processes of masters and nodes"), "{}", down.stdout);
+    assert_eq!(traces(cluster.data_dir.path()), BTreeSet::new());
 }

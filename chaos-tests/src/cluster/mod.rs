@@ -121,7 +121,7 @@ impl Cluster {
     /// # Errors
     /// When there is no such process.
     pub fn pid(&self, process: &str) -> anyhow::Result<i32> {
-        let path = self.directory().join("pids").join(format!("{process}.json"));
+        let path = Path::new(&run_dir(&self.options)).join("pids").join(format!("{process}.json"));
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(serde_json::from_slice::<PidFile>(&text)?.pid)
     }

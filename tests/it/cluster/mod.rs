@@ -33,6 +33,8 @@ use std::time::Duration;
 use chaos_tests::cluster::{Cluster, Options};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::support::Owned;
+
 /// Longest wait for anything here; the machine may be slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +46,7 @@ pub(crate) struct Lab {
     pub(crate) cluster: Cluster,
     pub(crate) options: Options,
     pub(crate) directory: tempfile::TempDir,
+    _owned: Owned,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -109,6 +112,7 @@ impl Lab {
         change: impl FnOnce(&mut Options),
     ) -> Self {
         let turn = TURN.lock().await;
+        let owned = Owned::name(name);
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -124,7 +128,7 @@ impl Lab {
         };
         change(&mut options);
         let cluster = Cluster::up(options.clone()).unwrap();
-        Self { cluster, options, directory, _turn: turn }
+        Self { cluster, options, directory, _owned: owned, _turn: turn }
     }
 
     /// Takes the cluster down and asserts that nothing of it is left.
