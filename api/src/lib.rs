@@ -17,6 +17,7 @@ pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod duration;
+pub mod ingress;
 pub mod kinds;
 pub mod limits;
 pub mod metrics;

@@ -21,6 +21,7 @@ use crate::allocatable::Groups;
 use crate::cri_client::CriRuntime;
 use crate::eviction::{self, Evictor};
 use crate::images::{self, GcError, ImageStore, Puller};
+use crate::ingress::{Entrance, Ports};
 use crate::network::cluster::ClusterNetwork;
 use crate::network::held::HeldAddresses;
 use crate::network::policies::Policies;
@@ -28,6 +29,7 @@ use crate::network::services::{self, NodeFacts};
 use crate::network::{BridgeNetwork, health_checks};
 use crate::node_state::{NodeState, Pressure};
 use crate::node_status::NodeReporter;
+use crate::pods::checkpoint;
 use crate::pods::containers::ContainerRuntime;
 use crate::pods::context::{Context, NodeResources};
 use crate::pods::dispatcher::{Command, Dispatcher};
@@ -88,6 +90,9 @@ pub async fn run_until(
     let cluster = Arc::<ClusterNetwork>::default();
     let policies =
         Policies::open(&config.data_dir.join("network"), &config.bridge_name, Arc::clone(&cluster));
+    let (ends, pods_dir) = (config.data_dir.join("ends"), config.data_dir.join("pods"));
+    let is_left = |uid: &str| checkpoint::is_left(&pods_dir.join(uid));
+    let outbox = Outbox::open(&ends, is_left).map_err(Error::io("open", &ends))?;
     let context = Arc::new(Context {
         runtime,
         puller: Puller::new(Arc::clone(&images), config.images.clone(), Arc::new(|_, _| {})),
@@ -96,7 +101,7 @@ pub async fn run_until(
         cluster,
         policies: Arc::new(policies),
         user_ids: Arc::new(user_ids),
-        outbox: Arc::default(),
+        outbox: Arc::new(outbox),
         roster: Arc::default(),
         objects: Arc::default(),
         tokens: Arc::default(),
@@ -112,8 +117,17 @@ pub async fn run_until(
     let dispatcher = opened.expect("opening the dispatcher does not panic")?;
     let held = HeldAddresses::open(&context.config.data_dir.join("network"), context.config.internal_ip);
     let held = Arc::new(held);
-    let agent =
-        Agent { context, network, held, pods: dispatcher.sender(), tracker: TaskTracker::new(), shutdown };
+    let ports = Ports { http: context.config.ingress_http_port, https: context.config.ingress_https_port };
+    let entrance = Entrance::new(ports, Arc::clone(&context.cluster), Arc::clone(&context.objects));
+    let agent = Agent {
+        context,
+        network,
+        held,
+        entrance: Arc::new(entrance),
+        pods: dispatcher.sender(),
+        tracker: TaskTracker::new(),
+        shutdown,
+    };
     agent.watch_over_node(host_shutdown).await?;
     // Pods run from here on: those of an agent before this one, and static ones. The rest needs a leader.
     let dispatching = tokio::spawn(dispatcher.run());
@@ -133,6 +147,7 @@ struct Agent {
     context: Arc<Context>,
     network: Arc<BridgeNetwork>,
     held: Arc<HeldAddresses>,
+    entrance: Arc<Entrance>,
     pods: mpsc::Sender<Command>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -180,6 +195,7 @@ impl Agent {
         self.tracker.spawn(services::run(network, cluster, facts, Arc::clone(outbox), shutdown()));
         self.tracker.spawn(Arc::clone(&self.context.policies).run(shutdown()));
         self.tracker.spawn(Arc::clone(&self.held).run(shutdown()));
+        self.tracker.spawn(Arc::clone(&self.entrance).run(shutdown()));
         self.tracker.spawn(tell_pod_range(Arc::clone(&self.context), Arc::clone(&self.network), shutdown()));
         self.tracker.spawn(flush(Arc::clone(images), shutdown()));
         let (images, outbox) = (Arc::clone(images), Arc::clone(outbox));
@@ -201,6 +217,7 @@ impl Agent {
             outbox: Arc::clone(outbox),
             network: Arc::clone(&self.network),
             held: Arc::clone(&self.held),
+            entrance: Arc::clone(&self.entrance),
             cluster: Arc::clone(&self.context.cluster),
             objects: Arc::clone(objects),
             tokens: Arc::clone(tokens),

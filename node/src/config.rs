@@ -101,6 +101,12 @@ pub struct Config {
     /// The domain that cluster DNS serves.
     #[serde(default = "defaults::cluster_domain")]
     pub cluster_domain: String,
+    /// Where requests for Ingresses are taken, on nodes with the label `node-restriction.kubernetes.io/ingress=true`.
+    #[serde(default = "defaults::ingress_http_port")]
+    pub ingress_http_port: u16,
+    /// The same for those with TLS.
+    #[serde(default = "defaults::ingress_https_port")]
+    pub ingress_https_port: u16,
     /// Whether containers that name no seccomp profile run under the runtime's own (`RuntimeDefault`) instead of
     /// `Unconfined`.
     #[serde(default = "defaults::seccomp_default")]

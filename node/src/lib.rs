@@ -19,6 +19,7 @@ mod handlers;
 mod hooks;
 mod host_shutdown;
 pub mod images;
+mod ingress;
 mod join;
 mod machine;
 mod network;

@@ -10,6 +10,9 @@ const USER_IDS_PER_NODE: u32 = 65536 * 128;
 /// The label, and the taint, of nodes that are masters.
 pub(crate) const MASTER_ROLE: &str = "node-role.kubernetes.io/master";
 
+/// The label of nodes that take requests from outside for Ingresses.
+pub(crate) const INGRESS_LABEL: &str = "node-restriction.kubernetes.io/ingress";
+
 /// The tenth address of the masters' default range of Services.
 const CLUSTER_DNS: &str = "10.96.0.10";
 

@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use anyhow::{Context as _, bail, ensure};
 use runtime::net::{NetNs, Netlink, Prefix};
 
-use super::configs::MASTER_ROLE;
+use super::configs::{INGRESS_LABEL, MASTER_ROLE};
 use super::plan::{self, Plan, Role};
 use super::preflight;
 use super::process::{self, Launch};
@@ -166,15 +166,7 @@ async fn bring_up(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::R
     let step = Step::begin("nodes are Ready");
     let nodes = wait::for_nodes(plan, &client, &mut started, &step).await;
     let nodes = finish(step, nodes)?;
-    // No node may say of itself that it is a master.
-    if plan.master_nodes {
-        for master in plan.masters() {
-            let path = format!("/api/v1/nodes/{}", master.name);
-            let label = serde_json::json!({"metadata": {"labels": {MASTER_ROLE: ""}}});
-            let (status, body) = client.patch(plan.endpoint(), &path, &label).await?;
-            ensure!(status == 200, "{path}: {status} {}", String::from_utf8_lossy(&body));
-        }
-    }
+    label(plan, &client).await?;
     network::route_pods(plan, &pod_ranges(&nodes))
 }
 
@@ -204,6 +196,21 @@ fn pod_ranges(nodes: &[NodeView]) -> Vec<(String, Prefix)> {
 /// The processes of a whole cluster.
 fn process_names(plan: &Plan) -> Vec<String> {
     plan.processes().map(|(name, ..)| name).chain([ENDPOINT.to_owned()]).collect()
+}
+
+/// Says of machines what none may say of itself: that it is a master, that it takes requests from outside.
+async fn label(plan: &Plan, client: &Client) -> anyhow::Result<()> {
+    let masters = plan.masters().filter(|_| plan.master_nodes).map(|machine| (machine, MASTER_ROLE, ""));
+    let has_workers = plan.workers().next().is_some();
+    let entrances = plan.nodes().filter(|machine| machine.role == Role::Node || !has_workers);
+    let entrances = entrances.map(|machine| (machine, INGRESS_LABEL, "true"));
+    for (machine, label, value) in masters.chain(entrances) {
+        let path = format!("/api/v1/nodes/{}", machine.name);
+        let patch = serde_json::json!({"metadata": {"labels": {label: value}}});
+        let (status, body) = client.patch(plan.endpoint(), &path, &patch).await?;
+        ensure!(status == 200, "{path}: {status} {}", String::from_utf8_lossy(&body));
+    }
+    Ok(())
 }
 
 fn launch(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::Result<Vec<Started>> {

@@ -20,6 +20,7 @@ mod event_ttl;
 mod flow_control;
 mod garbage_collector;
 mod horizontal_pod_autoscaler;
+mod ingress;
 mod job;
 mod kubernetes_service;
 pub(crate) mod load_balancer;
@@ -186,6 +187,7 @@ pub async fn run(context: Context, epochs: EpochReceiver, cancel: CancellationTo
                     Box::pin(kubernetes_service::run(&context, epoch)),
                     Box::pin(owners::run(&context, epoch, Services)),
                     Box::pin(load_balancer::run(&context, epoch)),
+                    Box::pin(ingress::run(&context, epoch)),
                     Box::pin(endpoints::forget(&context, epoch)),
                     Box::pin(owners::run(&context, epoch, Budgets)),
                     Box::pin(owners::run(&context, epoch, Autoscalers::default())),

@@ -267,7 +267,7 @@ impl Registry {
         let found = admission::namespace_lifecycle::check(self, kind, namespace, object, consistency).await?;
         admission::admit(kind, Operation::Create, object)?;
         admission::priority::admit(self, kind, object, consistency).await?;
-        admission::default_storage_class::admit(self, kind, object, consistency).await?;
+        admission::default_class::admit(self, kind, object, consistency).await?;
         admission::limit_ranger::admit(self, kind, namespace, object, consistency).await?;
         admission::service_account::mount(self, kind, namespace, object, consistency).await?;
         let Some(found) = found else { return Ok(Admitted::default()) };

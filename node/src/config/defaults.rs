@@ -28,6 +28,14 @@ pub(super) fn heartbeat_interval() -> Duration {
     Duration::from_millis(500)
 }
 
+pub(super) fn ingress_http_port() -> u16 {
+    80
+}
+
+pub(super) fn ingress_https_port() -> u16 {
+    443
+}
+
 pub(super) fn metrics_interval() -> Duration {
     Duration::from_secs(15)
 }

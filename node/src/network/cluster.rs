@@ -1,5 +1,5 @@
-//! The node's copy of what the cluster's network is made of: every Service and every EndpointSlice, and what decides who
-//! may reach whom ([`Policing`]).
+//! The node's copy of what the cluster's network is made of: every Service and every EndpointSlice, what decides who
+//! may reach whom ([`Policing`]), and where requests from outside go ([`Ingresses`]).
 //!
 //! Owns the only copy, in memory. Written by the leader's session, read by whoever leads packets or answers for names;
 //! who follows it is woken by changes and takes the names of the Services that changed. A leader begins with an index;
@@ -7,6 +7,7 @@
 //! that was asked for has come, the copy is not [complete](ClusterNetwork::is_complete), and what an earlier life
 //! of the agent left in force stays.
 
+mod ingresses;
 mod policing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+pub(crate) use self::ingresses::Ingresses;
 pub(crate) use self::policing::{PeerPod, Policing, transport};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -36,14 +38,23 @@ pub(crate) struct Key {
 pub(crate) enum Kind {
     Service,
     EndpointSlice,
+    Ingress,
+    IngressClass,
     NetworkPolicy,
     Namespace,
     Pod,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Service, Self::EndpointSlice, Self::NetworkPolicy, Self::Namespace, Self::Pod];
+    const ALL: [Self; 7] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Ingress,
+        Self::IngressClass,
+        Self::NetworkPolicy,
+        Self::Namespace,
+        Self::Pod,
+    ];
 
     /// `None`: a kind that this version does not know.
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -54,6 +65,8 @@ impl Kind {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Ingress => "Ingress",
+            Self::IngressClass => "IngressClass",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Namespace => "Namespace",
             Self::Pod => "Pod",
@@ -98,6 +111,7 @@ struct State {
     /// Services by address, for names of addresses.
     addresses: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
     policing: Arc<Policing>,
+    ingresses: Arc<Ingresses>,
     /// Asked for and not there yet; `None`: no leader has told anything.
     awaited: Option<BTreeSet<Key>>,
     /// Everything was here once.
@@ -175,6 +189,11 @@ impl ClusterNetwork {
     /// What decides who may reach whom; the same one until any of it changes.
     pub(crate) fn policing(&self) -> Arc<Policing> {
         Arc::clone(&self.lock().policing)
+    }
+
+    /// What decides where requests from outside go; the same one until any of it changes.
+    pub(crate) fn ingresses(&self) -> Arc<Ingresses> {
+        Arc::clone(&self.lock().ingresses)
     }
 
     /// Whether a leader has named everything once, and everything was here at some time.
@@ -259,6 +278,9 @@ impl State {
         let is_read = match key.kind {
             Kind::Service => read::<Service>(key, json).map(|service| self.put_service(key, service)),
             Kind::EndpointSlice => read::<EndpointSlice>(key, json).map(|slice| self.put_slice(key, slice)),
+            Kind::Ingress | Kind::IngressClass => {
+                Arc::make_mut(&mut self.ingresses).put(key, json).then_some(())
+            }
             Kind::NetworkPolicy | Kind::Namespace | Kind::Pod => {
                 Arc::make_mut(&mut self.policing).put(key, json).then_some(())
             }
@@ -297,6 +319,9 @@ impl State {
         match key.kind {
             Kind::Service => {}
             Kind::EndpointSlice => return self.remove_slice(key),
+            Kind::Ingress | Kind::IngressClass => {
+                return Arc::make_mut(&mut self.ingresses).remove(key);
+            }
             Kind::NetworkPolicy | Kind::Namespace | Kind::Pod => {
                 return Arc::make_mut(&mut self.policing).remove(key);
             }

@@ -18,6 +18,18 @@ pub(crate) fn save(pod_dir: &Path, record: &PodRecord) -> io::Result<()> {
     fs::rename(temporary, pod_dir.join(FILE))
 }
 
+/// Whether an agent before this one had still to end a pod. Files without a record are what it was just removing after all
+/// else of the pod was gone: they are removed.
+pub(crate) fn is_left(pod_dir: &Path) -> io::Result<bool> {
+    if pod_dir.join(FILE).exists() {
+        return Ok(true);
+    }
+    match fs::remove_dir_all(pod_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(false),
+    }
+}
+
 /// Reads every record; directories without a readable one are named for removal.
 pub(crate) fn load_all(pods_dir: &Path) -> io::Result<(Vec<PodRecord>, Vec<String>)> {
     let (mut records, mut orphans) = (Vec::new(), Vec::new());
@@ -61,11 +73,13 @@ mod tests {
         }
         save(&dir.path().join("good"), &record).unwrap();
         fs::write(dir.path().join("bad").join(FILE), "{").unwrap();
+        assert!(is_left(&dir.path().join("good")).unwrap() && !is_left(&dir.path().join("none")).unwrap());
         let (records, mut orphans) = load_all(dir.path()).unwrap();
         orphans.sort();
         assert_eq!(orphans, ["bad", "empty"]);
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].containers["c"].restart_count, 3);
         assert_eq!(records[0].name(), "p");
+        assert!(!is_left(&dir.path().join("empty")).unwrap() && !dir.path().join("empty").exists());
     }
 }

@@ -213,6 +213,10 @@ impl Dispatcher {
             });
             return;
         }
+        if self.context.outbox.is_ended(&uid) {
+            // The leader has not heard yet.
+            return;
+        }
         if self.strays.contains(&uid) && !self.remove_stray(&uid).await {
             return;
         }

@@ -10,7 +10,7 @@
 
 pub(crate) mod admission;
 mod backoff;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod confinement;
 pub(crate) mod container_spec;
 pub(crate) mod containers;

@@ -292,10 +292,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Removes the last file, then tells. An agent that dies in between is told of the pod again by the leader,
-    /// finds nothing of it, and tells; the other way round something would be left after it was told.
+    /// Removes the last file, then tells. What will be told is kept first: an agent that dies in between is followed by one
+    /// that tells it. The other way round something would be left after it was told.
     fn finish(&mut self) -> io::Result<()> {
         let status = serde_json::to_vec(&self.status()).expect("a status has string keys only");
+        // A static pod begins again under the same uid, and its end is nobody's news.
+        if !admission::is_static(&self.record.pod) {
+            // A full disk must not keep the pod from going.
+            if let Err(error) = self.context.outbox.keep_end(&self.key(), &status) {
+                tracing::warn!(pod = %self.record.full_name(), %error, "the pod's last status is kept in memory only");
+            }
+        }
         remove_dir(&self.context.pod_dir(self.record.uid()))?;
         // Before it is told: whoever comes in its place must not find its ports taken.
         self.context.roster.set_over(self.record.uid(), true);

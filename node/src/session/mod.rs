@@ -9,6 +9,7 @@
 //! pods is not heard. A new leader is told everything once more. Losing every replica changes nothing for
 //! the pods: it only means that nobody is told.
 
+mod ends;
 mod leadership;
 pub(crate) mod outbox;
 mod replica;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
+use crate::ingress::Entrance;
 use crate::network::BridgeNetwork;
 use crate::network::cluster::ClusterNetwork;
 use crate::network::held::HeldAddresses;
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) leadership: Leadership,
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) held: Arc<HeldAddresses>,
+    pub(crate) entrance: Arc<Entrance>,
     pub(crate) cluster: Arc<ClusterNetwork>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) tokens: Arc<Tokens>,
@@ -66,6 +69,7 @@ impl Shared {
             outbox,
             network,
             held,
+            entrance,
             cluster,
             objects,
             tokens,
@@ -82,6 +86,7 @@ impl Shared {
             leadership,
             network,
             held,
+            entrance,
             cluster,
             objects,
             tokens,
@@ -105,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) network: Arc<BridgeNetwork>,
     pub(crate) held: Arc<HeldAddresses>,
+    pub(crate) entrance: Arc<Entrance>,
     pub(crate) cluster: Arc<ClusterNetwork>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) tokens: Arc<Tokens>,

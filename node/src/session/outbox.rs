@@ -1,16 +1,20 @@
 //! What the node has to tell the leader: pod statuses, node status, events. One for all sessions.
 //!
-//! Owns the sequence numbers. Keeps the newest message per pod (acknowledged or not, so that a new leader
+//! Owns the sequence numbers, and the last statuses of pods on disk ([`Ends`]). Keeps the newest message per pod (acknowledged or not, so that a new leader
 //! can be told everything), the newest node status, and unacknowledged events in a bounded ring. Whoever
 //! speaks with the leader takes from here with a cursor of its own; nothing is lost when that session ends.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use proto::node::{self as wire, from_node};
 use tokio::sync::Notify;
+
+use super::ends::Ends;
 
 /// Unacknowledged events kept at most; the oldest go first.
 const EVENTS_MAX: usize = 1_000;
@@ -72,6 +76,7 @@ pub(crate) struct PodKey {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
+    ends: Ends,
     changed: Notify,
 }
 
@@ -105,9 +110,34 @@ struct NodeMessage {
 }
 
 impl Outbox {
+    /// One that keeps last statuses of pods in `dir`, and tells those that an agent before this one did not get rid of, but
+    /// for pods of which something is left (`is_left`): they are told when they end.
+    pub(crate) fn open(dir: &Path, is_left: impl Fn(&str) -> io::Result<bool>) -> io::Result<Self> {
+        let (ends, left) = Ends::open(dir)?;
+        let outbox = Self { ends, ..Self::default() };
+        for end in left {
+            if is_left(&end.key().uid)? {
+                continue;
+            }
+            let status = Bytes::copy_from_slice(end.status.get().as_bytes());
+            outbox.pod_message(end.key(), status, true);
+        }
+        Ok(outbox)
+    }
+
     /// The pod's newest status. Ignored once the pod was told to be terminated.
     pub(crate) fn pod_status(&self, key: PodKey, status: Bytes) {
         self.pod_message(key, status, false);
+    }
+
+    /// The pod is about to be removed: with this status its end will be told, by this agent or by one after it.
+    pub(crate) fn keep_end(&self, key: &PodKey, status: &[u8]) -> io::Result<()> {
+        self.ends.keep(key, status)
+    }
+
+    /// Whether a pod's end is told and not stored yet.
+    pub(crate) fn is_ended(&self, uid: &str) -> bool {
+        self.lock().pods.get(uid).is_some_and(|message| message.terminated)
     }
 
     /// Nothing of the pod is left.
@@ -217,6 +247,7 @@ impl Outbox {
             if pod.terminated {
                 let uid = pod.key.uid.clone();
                 state.pods.remove(&uid);
+                self.ends.forget(&uid);
             }
         }
     }
@@ -226,6 +257,7 @@ impl Outbox {
         let mut state = self.lock();
         if state.pods.get(uid).is_some_and(|m| m.terminated) {
             state.pods.remove(uid);
+            self.ends.forget(uid);
         }
     }
 
@@ -312,6 +344,29 @@ mod tests {
 
     fn sequences(outbox: &Outbox, after: u64, everything: bool) -> Vec<u64> {
         outbox.take_after(after, everything).into_iter().map(|(s, _)| s).collect()
+    }
+
+    #[test]
+    fn an_end_that_nobody_stored_is_told_by_the_next_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let ends = dir.path().join("ends");
+        let none_left = |_: &str| Ok(false);
+        let outbox = Outbox::open(&ends, none_left).unwrap();
+        for uid in ["a", "b"] {
+            outbox.keep_end(&key(uid), b"{\"phase\": \"Failed\"}").unwrap();
+        }
+        assert!(!outbox.is_ended("a"), "it may still be there");
+        std::fs::write(ends.join("c.tmp"), "{").unwrap();
+
+        let next = Outbox::open(&ends, |uid| Ok(uid == "b")).unwrap();
+        assert!(next.is_ended("a") && !next.is_ended("b"));
+        let told = next.take_after(0, false);
+        let [(sequence, from_node::Message::PodTerminated(end))] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((end.uid.as_str(), &end.status_json[..]), ("a", &b"{\"phase\": \"Failed\"}"[..]));
+        next.acknowledge(*sequence);
+        next.pod_terminated(key("b"), Bytes::from_static(b"{}"));
+        next.forget_pod("b");
+        assert_eq!(std::fs::read_dir(&ends).unwrap().count(), 0);
     }
 
     #[test]

@@ -285,6 +285,7 @@ impl Session {
         if topology.pod_cidr.is_empty() {
             return;
         }
+        self.shared.entrance.want(network.ingress);
         if let Some(held) = network.held {
             let addresses = held.addresses.iter().filter_map(|text| text.parse().ok()).collect();
             self.shared.held.want(addresses);

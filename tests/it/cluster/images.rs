@@ -30,14 +30,27 @@ impl Registry {
         drop(free);
         let passwords = directory.join("htpasswd");
         std::fs::write(&passwords, HTPASSWD).unwrap();
+        let auth = json!({"htpasswd": {"realm": "test", "path": passwords}});
+        Self::with(program, directory, address, ("registry.yml", auth))
+    }
+
+    /// Another one over what that has, for everybody.
+    pub(crate) fn public(program: PathBuf, directory: &Path, host: &str) -> Self {
+        let free = std::net::TcpListener::bind((host, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        Self::with(program, directory, address, ("public-registry.yml", json!({})))
+    }
+
+    fn with(program: PathBuf, directory: &Path, address: SocketAddr, (file, auth): (&str, Value)) -> Self {
         let config = json!({
             "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": true}},
             "storage": {"filesystem": {"rootdirectory": directory.join("registry")}},
             "http": {"addr": address.to_string(), "secret": "s"},
-            "auth": {"htpasswd": {"realm": "test", "path": passwords}},
+            "auth": auth,
         });
-        let path = directory.join("registry.yml");
+        let path = directory.join(file);
         std::fs::write(&path, config.to_string()).unwrap();
         let mut registry = Self { program, config: path, address, process: None };
         registry.start();

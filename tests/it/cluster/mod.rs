@@ -12,6 +12,7 @@ mod exec;
 mod first_pod;
 mod forward;
 pub(crate) mod images;
+mod ingress;
 mod leader_loss;
 mod logs;
 mod masters;

@@ -1,7 +1,7 @@
 //! Services on real nodes: chapter 3 of the book as printed, names and addresses as pods, nodes and others see them, and
 //! that they go on while pods, masters and agents die.
 //!
-//! Rows: A3-27, 28, 32, 33, 35 to 37, KIA-SVC-001 to 004, 007, 008, 013, 015, KIA-NET-008, KIA-API-030, WS-ORC-01, 11,
+//! Rows: A3-27, 28, 32, 33, 35 to 37, AX-08, KIA-ARCH-029, KIA-SVC-001 to 004, 007, 008, 013, 015, KIA-NET-008, KIA-API-030, WS-ORC-01, 11,
 //! WS-K8S-05, 06.
 
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use super::{Lab, PATIENCE, kubectl, kubectl_ok, kubectls, measured, skip, skippe
 
 const CALLS: usize = 60;
 
-struct Town {
-    lab: Lab,
-    program: PathBuf,
+pub(super) struct Town {
+    pub(super) lab: Lab,
+    pub(super) program: PathBuf,
 }
 
 impl Town {
-    async fn up(test: &str, name: &str) -> Option<Self> {
+    pub(super) async fn up(test: &str, name: &str) -> Option<Self> {
         if skipped(test) {
             return None;
         }
@@ -36,7 +36,7 @@ impl Town {
         Some(Self { lab: Lab::up(name, 3, 2).await, program })
     }
 
-    fn run(&self, line: &str) -> String {
+    pub(super) fn run(&self, line: &str) -> String {
         let args: Vec<&str> = line.split_whitespace().collect();
         kubectl_ok(&self.program, &self.lab.cluster, &args)
     }
@@ -53,11 +53,19 @@ impl Town {
     /// What a script prints in a pod.
     fn shell(&self, pod: &str, script: &str) -> String {
         let output = kubectl(&self.program, &self.lab.cluster, &["exec", pod, "--", "/bin/sh", "-c", script]);
+        if !output.status.success() {
+            eprintln!("{pod}: {script}: {}", String::from_utf8_lossy(&output.stderr));
+        }
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Asks again until the answer is right.
-    async fn until(&self, what: &str, ask: impl Fn() -> String, is_right: impl Fn(&str) -> bool) -> String {
+    pub(super) async fn until(
+        &self,
+        what: &str,
+        ask: impl Fn() -> String,
+        is_right: impl Fn(&str) -> bool,
+    ) -> String {
         let started = Instant::now();
         loop {
             let answer = ask();
@@ -75,7 +83,7 @@ impl Town {
         count(&self.shell(pod, &calls))
     }
 
-    fn node_addresses(&self) -> Vec<String> {
+    pub(super) fn node_addresses(&self) -> Vec<String> {
         let path = "jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
         kubectl_ok(&self.program, &self.lab.cluster, &["get", "nodes", "-o", path])
             .split_whitespace()
@@ -151,6 +159,7 @@ async fn chapter_3_a_deployment_is_exposed_and_requests_are_spread() {
     for node in town.node_addresses() {
         assert_spread(&from_outside(&format!("http://{node}:{port}"), CALLS), 3);
     }
+    a_name_stays(&town, &address).await;
     names_are_answered(&town).await;
     api_is_found(&town);
     town.run("delete deployment hello --wait=false");
@@ -168,6 +177,20 @@ async fn chapter_3_a_deployment_is_exposed_and_requests_are_spread() {
         assert!(is_at_once(&answer), "each time: {answer}");
     }
     town.lab.down();
+}
+
+/// J10: every one of many calls of a name is answered, by all alike; and the name stays when pods go.
+async fn a_name_stays(town: &Town, address: &str) {
+    let calls = "for i in $(seq 300); do curl -s -m 5 http://hello:8080 || echo failed; done";
+    let seen = count(&town.shell("client", calls));
+    assert!(seen.len() == 3 && seen.values().all(|hits| *hits >= 60), "{seen:?}");
+    let pod = seen.keys().next().unwrap().clone();
+    town.run(&format!("delete pod {pod}"));
+    let ask = || town.shell("client", "curl -s -m 5 http://hello:8080");
+    town.until("another pod", ask, |answer| answer.contains("this is hello-") && !answer.contains(&pod))
+        .await;
+    town.run("rollout status deployment hello --timeout=60s");
+    assert_eq!(town.run("get svc hello -o jsonpath={.spec.clusterIP}"), address);
 }
 
 /// Names as pods see them.
@@ -202,8 +225,22 @@ fn api_is_found(town: &Town) {
     let call = "curl -sk -m 5 https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/version";
     let version = town.shell("client", call);
     assert!(version.contains("gitVersion"), "{version}");
-    let by_name = town.shell("client", "curl -sk -m 5 https://kubernetes.default/version");
-    assert!(by_name.contains("gitVersion"), "{by_name}");
+    // With what every pod has: the authority's certificate, and a token that is allowed what its account is.
+    let by_name = |path: &str| {
+        let credentials = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let bearer = format!("-H \"Authorization: Bearer $(cat {credentials}/token)\"");
+        let call =
+            format!("curl -s -m 5 --cacert {credentials}/ca.crt {bearer} https://kubernetes.default{path}");
+        town.shell("client", &call)
+    };
+    let version = by_name("/version");
+    assert!(version.contains("gitVersion"), "{version}");
+    let pods = "/api/v1/namespaces/default/pods?labelSelector=app%3Dhello";
+    let refused = by_name(pods);
+    assert!(refused.contains("system:serviceaccount:default:default\\\" cannot list resource"), "{refused}");
+    town.run("create rolebinding readers --clusterrole=view --serviceaccount=default:default");
+    let listed: serde_json::Value = serde_json::from_str(&by_name(pods)).unwrap_or_default();
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(3), "{listed}");
     let file = town.lab.directory.path().join("late.json");
     let late = scripts("late", "node-2", &[("c", SLEEP, serde_json::json!({}))]);
     std::fs::write(&file, late.to_string()).unwrap();
@@ -213,7 +250,8 @@ fn api_is_found(town: &Town) {
     assert!(told.starts_with("10.96.") && told.ends_with(":8080 tcp\n"), "{told}");
 }
 
-const GRACEFUL: &str = "apiVersion: apps/v1
+/// An application whose pods are replaced without a call that fails.
+pub(super) const GRACEFUL: &str = "apiVersion: apps/v1
 kind: Deployment
 metadata: {name: hello}
 spec:

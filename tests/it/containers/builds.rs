@@ -15,7 +15,7 @@ const SERVER: &str = "#!/bin/sh\nexec /barque demo pings\n";
 const DOCKERFILE: &str = "FROM alpine:3.10\nCOPY k8s-for-beginners /\nCMD [\"/k8s-for-beginners\"]\n";
 
 /// A directory with files; those that begin with `#!` can be run.
-fn directory(stage: &Stage, name: &str, files: &[(&str, &str)]) -> PathBuf {
+pub(super) fn directory(stage: &Stage, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let dir = stage.directory.path().join(name);
     for (file, text) in files {
         let path = dir.join(file);

@@ -1,8 +1,9 @@
-//! Sections H and I as far as they need no builder: links, volumes, a terminal that ends with its container.
+//! Sections H and I: links, volumes, a terminal that ends with its container.
 
 use std::fs;
 use std::io::Write as _;
 
+use super::builds::directory;
 use super::stage::{Stage, is_free, types};
 use crate::support::eventually;
 
@@ -85,25 +86,38 @@ pub(super) fn volumes(stage: &Stage) {
     stage.clean();
 }
 
-/// I5, I6, I8. KC-RUN-22, -23.
+/// I5, I6, I8. KC-RUN-22, -23, WS-NET-03, KC-IMG-20.
 pub(super) fn a_terminal(stage: &Stage) {
+    let file = "FROM fedora\nRUN mkdir -p /etc && echo ID=fedora > /etc/os-release\n";
+    directory(stage, "fedora", &[("Dockerfile", file)]);
+    stage.prints("docker build -t fedora fedora");
     let (mut shell, terminal) = stage.terminal("docker run -it --rm fedora bash");
     shell.await_text("# ");
-    types(&terminal, "stty size; echo kernel $(cat /proc/sys/kernel/osrelease); exit 3");
+    types(&terminal, "stty size; echo kernel $(cat /proc/sys/kernel/osrelease); cat /etc/os-release; exit 3");
     assert_eq!(shell.ended(), Some(3), "{}", shell.text());
     let kernel = stage.prints("uname -r");
     assert!(shell.text().contains(&format!("kernel {kernel}")), "{}", shell.text());
+    assert!(shell.text().contains("\nID=fedora"), "the image's own: {}", shell.text());
     stage.holds_nothing();
     // A key that interrupts reaches the program, and ends all of it.
-    let (mut server, mut terminal) =
-        stage.terminal("docker run -p 5000:8080 --rm -it k8s-for-beginners:v0.0.1");
-    eventually(|| stage.run("curl -s localhost:5000").status.success().then_some(()));
-    server.await_text("Ping from 172.17.0.1:");
-    assert!(!stage.run("curl -s localhost:8080").status.success());
-    terminal.write_all(b"\x03").unwrap();
-    assert_eq!(server.ended(), Some(0), "{}", server.text());
-    assert_eq!(stage.prints("docker ps -aq"), "");
-    assert!(is_free(5000));
+    let file = "FROM alpine:3.10\nRUN mkdir -p /opt/app && echo 'Hello, World!' > /opt/app/index.html\n\
+        EXPOSE 5000/tcp\nCMD [\"/barque\", \"demo\", \"web\", \"--port\", \"5000\", \"--root\", \"/opt/app\"]\n";
+    directory(stage, "basic", &[("Dockerfile", file)]);
+    stage.prints("docker build -t basicserver:0.42 basic");
+    for port in [5000, 5001] {
+        let line = format!("docker run -p {port}:5000 --rm -it basicserver:0.42");
+        let (mut server, mut terminal) = stage.terminal(&line);
+        assert_eq!(stage.curl(&format!("localhost:{port}")), "Hello, World!");
+        server.await_text("serving /opt/app on port 5000");
+        assert!(port == 5000 || is_free(5000), "nothing but what is published");
+        terminal.write_all(b"\x03").unwrap();
+        assert_eq!(server.ended(), Some(0), "{}", server.text());
+        assert_eq!(stage.prints("docker ps -aq"), "");
+        assert!(is_free(port));
+    }
+    stage.detached("docker run -d basicserver:0.42");
+    assert!(is_free(5000), "EXPOSE publishes nothing");
+    stage.clean();
     // Without a terminal, streams stay apart and the first word is not lost.
     let both = stage.run("docker run --rm alpine:3.10 sh -c 'echo out; echo err >&2; exit 5'");
     assert_eq!((both.stdout.as_slice(), both.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));

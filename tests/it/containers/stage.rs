@@ -78,6 +78,18 @@ impl Stage {
         command
     }
 
+    /// An engine beside this one that has nothing, as a variable before a line.
+    pub(super) fn another(&self) -> String {
+        let path = |name: &str| self.directory.path().join(name);
+        let text = format!(
+            "dataDir: {}\nrunDir: {}\nbridgeName: barque1\nbridgeRange: 172.27.0.0/16\n",
+            path("other-data").display(),
+            path("other-run").display()
+        );
+        fs::write(path("other.yaml"), text).unwrap();
+        format!("BARQUE_ENGINE={}", path("other.yaml").display())
+    }
+
     pub(super) fn run(&self, line: &str) -> Output {
         self.command(line).output().unwrap()
     }
@@ -177,6 +189,11 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let _left = self.run("docker rm -f $(docker ps -aq)");
         let _gone = self.run(&format!("ip link del {BRIDGE}"));
+        if self.directory.path().join("other.yaml").exists() {
+            let other = self.another();
+            let _left =
+                self.run(&format!("export {other}; docker rm -f $(docker ps -aq); ip link del barque1"));
+        }
         for group in own_groups().iter().filter(|group| !self.groups.contains(group)) {
             let _left = fs::remove_dir(group);
         }

@@ -182,6 +182,17 @@ impl Mailbox {
         new
     }
 
+    /// The node itself has to know these from now on, in the name of something that is no pod; what is new and what is to be
+    /// forgotten becomes a notice.
+    pub(super) fn hold(&self, holder: &str, references: BTreeSet<Reference>) {
+        self.change(|pending| {
+            if pending.epoch.is_some() {
+                let (added, gone) = pending.entitled.set(holder, references);
+                pending.objects.extend(added.into_iter().chain(gone));
+            }
+        });
+    }
+
     /// Everything that the node may know; `None`: the epoch is over.
     pub(super) fn entitled(&self, epoch: Epoch) -> Option<Vec<Reference>> {
         let pending = self.lock();

@@ -4,8 +4,8 @@
 //! nodes tell (statuses, Events, heartbeats) and the streams asked of them. A session belongs to the node
 //! that the client certificate names. Promises: a node hears of pods only from a leader whose copies hold
 //! everything that earlier leaders wrote, because what is not in a `PodSet` gets terminated; a node hears
-//! only of objects that its pods refer to (see `objects`) and of those that the cluster's network is made of
-//! (see `network`); what a node says is acknowledged when it is
+//! only of objects that its pods refer to (see `objects`), of those that the cluster's network is made of
+//! (see `network`), and of certificates if it takes requests from outside (see `entrances`); what a node says is acknowledged when it is
 //! stored; a slow node delays nobody.
 //!
 //! ```text
@@ -16,6 +16,7 @@
 //!  rest ──► open ──► mailbox ──► node ──► Stream call ◄──► reader (logs, exec, attach, port-forward)
 //! ```
 
+mod entrances;
 mod inbox;
 mod mailbox;
 mod mirrors;
@@ -29,7 +30,7 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) use self::entrances::is_labelled;
 use self::mailbox::Mailbox;
 pub(crate) use self::network::NETWORK_KINDS;
 use self::streams::StreamTable;
@@ -115,6 +117,8 @@ struct Inner {
     streams: StreamTable,
     mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
     routes: Mutex<BTreeMap<String, PeerRoute>>,
+    /// The nodes that take requests from outside.
+    entrances: Mutex<BTreeSet<String>>,
     /// Which nodes hold which addresses of Services, once it is decided under the present epoch.
     holders: Mutex<Option<(Epoch, Holders)>>,
 }
@@ -172,6 +176,7 @@ impl NodeSessions {
             streams: StreamTable::default(),
             mailboxes: Mutex::default(),
             routes: Mutex::default(),
+            entrances: Mutex::default(),
             holders: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -247,6 +252,7 @@ impl NodeSessions {
 
     /// Takes a node's route over; says whether any changed.
     fn note_route(&self, delta: &Delta) -> bool {
+        self.note_entrance(delta);
         let mut routes = self.routes();
         match delta {
             Delta::Deleted(node) => routes.remove(node.name()).is_some(),

@@ -1,4 +1,4 @@
-//! What nodes are told of the cluster's network: every Service, EndpointSlice and NetworkPolicy, to every node; while
+//! What nodes are told of the cluster's network: every Service, EndpointSlice, Ingress and NetworkPolicy, to every node; while
 //! there is any policy, also what policies ask about: the labels of namespaces, and of pods the labels, addresses and
 //! names of ports.
 //!
@@ -19,14 +19,15 @@ use ring::digest;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::NodeSessions;
+use super::{NodeSessions, entrances};
 use crate::leader::Epoch;
 use crate::object_store::SharedStore;
 use crate::reflector::{Delta, Feed, Reflector};
 use crate::registry::{ListOptions, Object};
 
 /// The kinds that the cluster's network is made of.
-pub(crate) const NETWORK_KINDS: [&str; 5] = ["Service", "EndpointSlice", POLICY, "Namespace", "Pod"];
+pub(crate) const NETWORK_KINDS: [&str; 7] =
+    ["Service", "EndpointSlice", "Ingress", "IngressClass", POLICY, "Namespace", "Pod"];
 const POLICY: &str = "NetworkPolicy";
 /// Those of which nodes hear a part, and only while there is any policy.
 const PEER_KINDS: [&str; 2] = ["Namespace", "Pod"];
@@ -74,6 +75,7 @@ impl NodeSessions {
         let mut told: BTreeMap<NetworkKey, u64> = BTreeMap::new();
         let (is_policy, is_peer) = (copy.kind().kind == POLICY, is_peer(copy.kind()));
         let mut has_policies = false;
+        let decides_certificates = entrances::KINDS.contains(&copy.kind().kind);
         loop {
             let delta = feed.next().await;
             let key = NetworkKey::of(delta.object());
@@ -90,6 +92,9 @@ impl NodeSessions {
                 if before == revision || !self.has_policies() {
                     continue;
                 }
+            }
+            if decides_certificates {
+                self.tell_certificates();
             }
             let had_policies = std::mem::replace(&mut has_policies, self.has_policies());
             for mailbox in self.mailboxes().values() {

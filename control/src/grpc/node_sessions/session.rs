@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::mailbox::{Mailbox, Notice};
-use super::{NodeSessions, inbox, objects, route, uid};
+use super::{NodeSessions, entrances, inbox, objects, route, uid};
 use crate::leader::{Epoch, EpochReceiver};
 use crate::reflector::pod_node;
 
@@ -210,6 +210,7 @@ impl NodeSessions {
         let mut namespaces = BTreeSet::new();
         let (epoch, references, is_all) = match notice {
             Notice::PodSet(epoch) => {
+                mailbox.entitle(*epoch, entrances::HOLDER, self.certificates_for(node));
                 for pod in self.inner.pods.indexed(node) {
                     namespaces.insert(pod.namespace().to_owned());
                     let references = self.needs_of(&pod).await;
@@ -295,6 +296,7 @@ impl NodeSessions {
         Some(NodeNetwork {
             epoch: epoch.0,
             held,
+            ingress: self.is_entrance(node),
             pod_cidr: own.pod_cidr,
             peers,
             cluster_cidr: self.inner.range.cluster().to_string(),

@@ -1,5 +1,6 @@
 //! Sessions end to end: a node's client over an in-process connection, against the whole work of a replica.
 
+mod entrances;
 mod mirrors;
 mod network;
 mod nodes;

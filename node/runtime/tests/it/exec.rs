@@ -227,12 +227,16 @@ fn a_kill_takes_the_whole_session() {
     sleeping(&host, "c");
     let mark = format!("mark-{}", host.dir.path().display());
     let (process, streams) = host.runtime.exec("c", &spec(&["leave-child", &mark])).unwrap();
-    eventually("both run", || processes_naming(&mark).len() == 2);
+    let mut output = File::from(pipes(streams).1);
+    let mut word = [0; 5];
+    output.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"both\n");
+    assert_eq!(processes_naming(&mark).len(), 2);
     process.kill().unwrap();
     let exit = end_of(&process);
     assert_eq!((exit.code, exit.signal), (137, Some(9)));
     eventually("both are gone", || processes_naming(&mark).is_empty());
-    assert_eq!(read(pipes(streams).1), "both\n");
+    assert_eq!(output.read(&mut word).unwrap(), 0, "nobody has the pipe any more");
     assert_eq!(host.state("c").unwrap().word(), "running");
     host.finish();
 }

@@ -106,7 +106,7 @@ impl Policing {
             Kind::Pod => {
                 read::<Pod>(key, json).map(|pod| drop(self.pods.insert(place, Arc::new(PeerPod::of(&pod)))))
             }
-            Kind::Service | Kind::EndpointSlice => None,
+            _ => None,
         }
         .is_some()
     }
@@ -117,7 +117,7 @@ impl Policing {
             Kind::NetworkPolicy => drop(self.policies.remove(&place)),
             Kind::Namespace => drop(self.namespaces.remove(&place.1)),
             Kind::Pod => drop(self.pods.remove(&place)),
-            Kind::Service | Kind::EndpointSlice => {}
+            _ => {}
         }
     }
 }

@@ -49,8 +49,10 @@ async fn a_sandbox_and_its_container_live_and_go() {
     eventually("the container answers at the sandbox's address", || {
         std::net::TcpStream::connect(&address).is_ok()
     });
-    let log = fs::read_to_string(&running.log_path).unwrap();
-    assert!(log.lines().any(|line| line.ends_with(" stdout F serving")), "{log}");
+    eventually("what it printed is in its log", || {
+        let log = fs::read_to_string(&running.log_path).unwrap();
+        log.lines().any(|line| line.ends_with(" stdout F serving"))
+    });
     stop(&mut client, &id, 30).await;
     let stopped = status(&mut client, &id).await.unwrap();
     assert_eq!(stopped.state(), ContainerState::ContainerExited);
