@@ -136,6 +136,10 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) master_nodes: bool,
 
+    /// Give the API one address on that network, its tenth, which the leading master holds.
+    #[arg(long)]
+    pub(crate) virtual_address: bool,
+
     /// How many addresses of that network Services of type LoadBalancer may get, at most 20. Default: none, and such
     /// Services stay pending.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]

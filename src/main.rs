@@ -18,6 +18,7 @@ mod signals;
 mod store;
 mod table;
 mod up;
+mod virtual_address;
 
 use std::ffi::OsStr;
 use std::io::Write as _;

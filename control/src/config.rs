@@ -65,6 +65,10 @@ pub struct Config {
     /// Where other members, nodes and clients reach this one; by default what `initial_members` says.
     #[serde(default)]
     pub advertise_address: Option<SocketAddr>,
+    /// One address for the API of all members, on the network that their own addresses are on: the leader holds it. Needs
+    /// `listenAddress` 0.0.0.0, and the right to change addresses (`CAP_NET_ADMIN`).
+    #[serde(default)]
+    pub virtual_address: Option<Ipv4Addr>,
     /// The members that the group begins with, name → address; the same at every member.
     pub initial_members: BTreeMap<String, SocketAddr>,
     /// The file that holds the control token.
@@ -343,6 +347,17 @@ impl Config {
         }
         if election_timeout_max <= election_timeout_min {
             return refuse("raft.electionTimeoutMax", "must be more than electionTimeoutMin");
+        }
+        if let Some(address) = self.virtual_address {
+            if !self.listen_address.ip().is_unspecified() {
+                return refuse(
+                    "virtualAddress",
+                    "needs listenAddress 0.0.0.0: it comes and goes while the port is open",
+                );
+            }
+            if self.initial_members.values().any(|member| member.ip() == address) {
+                return refuse("virtualAddress", "is a member's own address; give one that nobody has");
+            }
         }
         if self.node_grace_period < Duration::from_secs(1) {
             return refuse("nodeGracePeriod", "must be at least 1s");

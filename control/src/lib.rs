@@ -24,7 +24,7 @@ pub mod server;
 pub mod usage;
 
 pub use config::Config;
-pub use server::{Error, run};
+pub use server::{Error, run, run_telling};
 
 #[cfg(test)]
 mod test_cluster;

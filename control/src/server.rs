@@ -33,6 +33,7 @@ use crate::grpc::cluster::{
     Cluster, MemberSnapshot, StoreStatus, StoreStatusSnapshot, TransferError, TransferFuture,
 };
 use crate::grpc::{self, OPEN_SERVICES};
+use crate::leader::EpochReceiver;
 use crate::object_store::SharedStore;
 use crate::object_store::raft::RaftObjectStore;
 use crate::object_store::sealed::SealedStore;
@@ -103,6 +104,18 @@ pub enum Error {
 /// # Errors
 /// When it cannot start, or when its store fails while it runs.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    run_telling(config, watch::Sender::new(false), shutdown).await
+}
+
+/// The same; `leads` says all the while whether this replica leads and can act as the leader.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_telling(
+    config: Config,
+    leads: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     config.validate()?;
     let scheduler = Arc::new(config.scheduler()?);
     let data_dir = &config.data_dir;
@@ -128,7 +141,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let (agreed, disagreed) = agreement(&config, &store, &sealing, (&tasks, &stop));
-    let parts = Above { authority, scheduler, security, sealing, agreed };
+    let parts = Above { authority, scheduler, security, sealing, agreed, leads };
     let served = serve(&config, &store, parts, port, &tasks, &stop);
 
     let failure = tokio::select! {
@@ -160,6 +173,7 @@ struct Above {
     security: Security,
     sealing: Arc<Sealing>,
     agreed: watch::Receiver<bool>,
+    leads: watch::Sender<bool>,
 }
 
 /// Has the members' encryption compared; gives whether they agree, and that they do not.
@@ -204,7 +218,7 @@ fn security(config: &Config) -> Result<Security, Error> {
 fn serve(
     config: &Config,
     store: &Store,
-    Above { authority, scheduler, security, sealing, agreed }: Above,
+    Above { authority, scheduler, security, sealing, agreed, leads }: Above,
     port: Port,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -233,6 +247,7 @@ fn serve(
     };
     let work = ClusterWork::start(&objects, &registry, settings, tasks, stop);
     tasks.spawn(rewrite::run(SharedStore::new(below), sealing, work.epochs.clone(), stop.clone()));
+    tasks.spawn(tell_leading(work.epochs.clone(), leads, stop.clone()));
     let numbers = Arc::new(Numbers { store: store.clone() });
     let cluster = Cluster::new(config.name.clone(), numbers, authority, work.heartbeats.clone())
         .with_explainer(work.explainer.clone());
@@ -256,6 +271,21 @@ fn serve(
     grpc::add_open_services(&mut routes, rest.clone(), &objects, tasks, stop);
     let services = Services { rest, grpc: routes.routes(), gate };
     tokio::spawn(port.serve(services, stop.clone()))
+}
+
+/// Says whether this replica leads, until stopped; last that it does not.
+async fn tell_leading(mut epochs: EpochReceiver, leads: watch::Sender<bool>, stop: CancellationToken) {
+    let following = async {
+        loop {
+            let now = epochs.borrow_and_update().is_some();
+            leads.send_if_modified(|leads| std::mem::replace(leads, now) != now);
+            if epochs.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    stop.run_until_cancelled(following).await;
+    leads.send_replace(false);
 }
 
 /// Who may call which gRPC service. Services check further where a caller may only speak for itself.
@@ -282,7 +312,8 @@ fn gate(identity: &Identity, path: &str) -> Result<(), tonic::Status> {
 }
 
 fn member_credentials(config: &Config, authority: &Authority) -> Result<Credentials, Error> {
-    let addresses: Vec<IpAddr> = [config.listen_address.ip(), config.advertised().ip()].into_iter().collect();
+    let own = [config.listen_address.ip(), config.advertised().ip()];
+    let addresses: Vec<IpAddr> = own.into_iter().chain(config.virtual_address.map(IpAddr::V4)).collect();
     let member = MemberIdentity { name: config.name.clone(), addresses };
     let directory = config.data_dir.join("pki");
     Ok(pki::load_or_issue_member(&directory, authority, &member, SystemTime::now())?)

@@ -1,8 +1,9 @@
 //! The configuration of each machine's process, as an operator would write it by hand.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use super::plan::{Machine, Plan, Role};
+use super::plan::{MASTER_PORT, Machine, Plan, Role};
 
 /// User ids of a node's pods: 65536 for each of 110, rounded up.
 const USER_IDS_PER_NODE: u32 = 65536 * 128;
@@ -47,12 +48,18 @@ pub(crate) fn node(plan: &Plan, node: &Machine, token: &str) -> node::Config {
 
 /// A master's configuration.
 pub(crate) fn control(plan: &Plan, master: &Machine) -> serde_json::Value {
+    // The leader's address comes and goes while the port is open.
+    let listen = match plan.virtual_address {
+        Some(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, MASTER_PORT)),
+        None => master.server(),
+    };
     let members: BTreeMap<_, _> = plan.masters().map(|member| (&member.name, member.server())).collect();
     serde_json::json!({
         "name": master.name,
         "dataDir": plan.process_dir(&master.name).join("data"),
         "tokenFile": plan.control_token_file(),
-        "listenAddress": master.server(),
+        "listenAddress": listen,
+        "virtualAddress": plan.virtual_address,
         "initialMembers": members,
         "podCIDR": plan.pod_range,
         "loadBalancer": {"addresses": plan.balancer_addresses},
@@ -73,6 +80,7 @@ mod tests {
             subnet: None,
             port: 6443,
             master_nodes: true,
+            virtual_address: true,
             load_balancer_addresses: 3,
             keep_failed: false,
         };
@@ -83,6 +91,7 @@ mod tests {
             let config = control::Config::parse(&text).unwrap();
             assert_eq!(config.advertised(), machine.server());
             assert_eq!(config.initial_members.len(), 3);
+            assert_eq!(config.virtual_address, Some("10.89.7.10".parse().unwrap()));
             assert!(config.load_balancer.addresses[0].contains("10.89.7.232".parse().unwrap()));
         }
         assert_eq!(plan.nodes().count(), 5);

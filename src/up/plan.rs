@@ -22,6 +22,7 @@ pub(crate) const MASTER_PORT: u16 = 6443;
 const GATEWAY_HOST: u8 = 1;
 const MASTER_HOST: u8 = 10;
 const NODE_HOST: u8 = 20;
+const VIRTUAL_HOST: u8 = 10;
 const BALANCER_HOST: u8 = 230;
 /// What those leave room for.
 const MASTERS_MAX: u8 = 9;
@@ -103,6 +104,9 @@ pub(crate) struct Plan {
     /// Addresses for Services of type `LoadBalancer`, as masters' configurations name them.
     #[serde(default)]
     pub(crate) balancer_addresses: Vec<String>,
+    /// The address of the API that the leader holds.
+    #[serde(default)]
+    pub(crate) virtual_address: Option<Ipv4Addr>,
     /// Whether masters run a node agent too.
     #[serde(default)]
     pub(crate) master_nodes: bool,
@@ -161,6 +165,7 @@ impl Plan {
             bridge: format!("bq{tag}"),
             port: args.port,
             balancer_addresses,
+            virtual_address: args.virtual_address.then(|| host(subnet, VIRTUAL_HOST)).transpose()?,
             master_nodes: args.master_nodes,
             data_dir_made: !args.cluster.data_dir().exists(),
             machines,
@@ -327,6 +332,7 @@ impl Plan {
         self.masters().count() == usize::from(args.masters)
             && self.workers().count() == usize::from(args.nodes)
             && self.master_nodes == args.master_nodes
+            && self.virtual_address.is_some() == args.virtual_address
             && self.port == args.port
             && args.subnet.is_none_or(|subnet| subnet.network() == self.subnet)
     }
@@ -402,6 +408,7 @@ mod tests {
             subnet: None,
             port: 6443,
             master_nodes: false,
+            virtual_address: false,
             load_balancer_addresses: 0,
             keep_failed: false,
         }

@@ -44,6 +44,8 @@ pub struct Options {
     pub nodes: u8,
     /// Whether masters are nodes too.
     pub master_nodes: bool,
+    /// Whether the API has an address that the leader holds.
+    pub virtual_address: bool,
     /// How many addresses Services of type `LoadBalancer` may get.
     pub load_balancer_addresses: u8,
 }
@@ -82,6 +84,9 @@ impl Cluster {
         args.extend(["--load-balancer-addresses", &addresses]);
         if self.options.master_nodes {
             args.push("--master-nodes");
+        }
+        if self.options.virtual_address {
+            args.push("--virtual-address");
         }
         let output = self.barque(&args)?;
         if !output.status.success() {
@@ -136,6 +141,16 @@ impl Cluster {
             .with_context(|| format!("cannot kill {process} ({pid})"))?;
         until(KILL_PATIENCE, || has_ended(pid).then_some(()))
             .with_context(|| format!("{process} ({pid}) goes on after KILL"))
+    }
+
+    /// Asks a process to end, and does not wait for it.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn terminate(&self, process: &str) -> anyhow::Result<()> {
+        let pid = self.pid(process)?;
+        kill(Pid::from_raw(pid), Signal::SIGTERM)
+            .with_context(|| format!("cannot ask {process} ({pid}) to end"))
     }
 
     /// What `barque status -v` prints.

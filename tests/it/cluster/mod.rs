@@ -23,6 +23,7 @@ mod policies;
 mod power_cut;
 mod services;
 pub(crate) mod stage;
+mod virtual_address;
 mod volumes;
 mod workloads;
 
@@ -99,6 +100,11 @@ impl Lab {
         Self::up_with(name, masters, nodes, |options| options.master_nodes = true).await
     }
 
+    /// Brings a cluster up whose API has an address that the leader holds.
+    pub(crate) async fn up_with_virtual_address(name: &str, masters: u8, nodes: u8) -> Self {
+        Self::up_with(name, masters, nodes, |options| options.virtual_address = true).await
+    }
+
     async fn up_with(name: &str, masters: u8, nodes: u8, change: impl FnOnce(&mut Options)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = directory.path().join("data");
@@ -125,6 +131,7 @@ impl Lab {
             masters,
             nodes,
             master_nodes: false,
+            virtual_address: false,
             load_balancer_addresses: 0,
         };
         change(&mut options);

@@ -1,9 +1,12 @@
 //! Addresses of links.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
@@ -46,6 +49,18 @@ impl Netlink {
         let subject = format!("{prefix} to {link}");
         let request = RouteNetlinkMessage::NewAddress(message);
         self.change("add address", &subject, request, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Gives a link an address for a time, in whole seconds; the kernel takes it away unless it is lent again before.
+    pub fn lend_address(&mut self, link: &str, prefix: Prefix, lifetime: Duration) -> Result<(), Error> {
+        let mut message = write(self.index(link)?, prefix);
+        let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+        let mut times = CacheInfo::default();
+        (times.ifa_preferred, times.ifa_valid) = (seconds, seconds);
+        message.attributes.push(AddressAttribute::CacheInfo(times));
+        let subject = format!("{prefix} to {link}");
+        let request = RouteNetlinkMessage::NewAddress(message);
+        self.change("lend address", &subject, request, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     /// Takes an address from a link. Returns whether it was there.

@@ -47,7 +47,7 @@ fn ingress(name: &str, class: &str, secret: &str) -> Value {
 #[tokio::test]
 async fn certificates_go_to_nodes_that_were_chosen_and_no_others() {
     let cluster = cluster().await;
-    cluster.until("IngressClass", "", api::ingress::CLASS, |_| true).await;
+    cluster.until_all("networking.k8s.io", "IngressClass", |all| !all.is_empty()).await;
     let (mut chosen, mut other) = (Agent::start(&cluster, "n1").await, Agent::start(&cluster, "n2").await);
     assert!(!chosen.hear_of(takes_requests).await);
     let options = WriteOptions::default();

@@ -106,7 +106,9 @@ pub(super) fn kinds(me: &Reader<'_>) {
         assert_eq!(me.container(pod, "fine")["restartCount"], 0, "{pod}");
     }
     // AX-22: a probe's command is in the container's own cgroup, and what it uses counts there.
-    let probe = me.prints("kubectl exec live-exec -c fine -- cat /tmp/cgroup-of-the-probe");
+    // The next probe empties the file before it writes.
+    let written = || me.prints("kubectl exec live-exec -c fine -- cat /tmp/cgroup-of-the-probe");
+    let probe = me.soon("the probe's group", || Some(written()).filter(|text| !text.is_empty()));
     assert_eq!(probe, me.prints("kubectl exec live-exec -c fine -- cat /proc/1/cgroup"));
     me.prints("kubectl delete po live-tcp live-exec --wait=false");
     // A6-20: late is not too late; never is.
