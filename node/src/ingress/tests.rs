@@ -1,5 +1,4 @@
 //! Real sockets on both sides of the proxy.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::json;

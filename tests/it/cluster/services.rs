@@ -5,6 +5,7 @@
 //! WS-K8S-05, 06.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,8 @@ impl Town {
     fn shell(&self, pod: &str, script: &str) -> String {
         let output = kubectl(&self.program, &self.lab.cluster, &["exec", pod, "--", "/bin/sh", "-c", script]);
         if !output.status.success() {
-            eprintln!("{pod}: {script}: {}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stderr);
+            let _closed = writeln!(std::io::stderr(), "{pod}: {script}: {said}");
         }
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
