@@ -66,10 +66,7 @@ pub(crate) async fn hold(address: Ipv4Addr, own: IpAddr, mut leads: watch::Recei
 
 fn turn(address: Ipv4Addr, own: IpAddr, wanted: bool, announces: bool) -> anyhow::Result<()> {
     let mut netlink = Netlink::open()?;
-    let index = netlink.addresses()?.into_iter().find(|found| found.prefix.address() == own);
-    let index = index.with_context(|| format!("no link of this machine has {own}"))?.link_index;
-    let link = netlink.links()?.into_iter().find(|link| link.index == index);
-    let link = link.context("the link is gone")?.name;
+    let link = netlink.link_of(own)?.with_context(|| format!("no link of this machine has {own}"))?;
     let prefix = Prefix::host(IpAddr::V4(address));
     if !wanted {
         netlink.delete_address(&link, prefix)?;

@@ -20,7 +20,7 @@ pub const NODE_LABEL: &str = "node-restriction.kubernetes.io/ingress";
 /// With `"false"` an Ingress with certificates answers plain requests too, instead of sending callers to `https`.
 pub const REDIRECT_ANNOTATION: &str = "barque.io/ssl-redirect";
 /// How an Ingress named its class before it had a field for it.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+pub const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// The names of the classes that we answer for.
 pub fn own_classes<'a>(classes: impl IntoIterator<Item = &'a IngressClass>) -> BTreeSet<String> {

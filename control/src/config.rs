@@ -65,8 +65,7 @@ pub struct Config {
     /// Where other members, nodes and clients reach this one; by default what `initial_members` says.
     #[serde(default)]
     pub advertise_address: Option<SocketAddr>,
-    /// One address for the API of all members, on the network that their own addresses are on: the leader holds it. Needs
-    /// `listenAddress` 0.0.0.0, and the right to change addresses (`CAP_NET_ADMIN`).
+    /// One address for the API of all members, on their own network: the leader holds it (`listenAddress` 0.0.0.0).
     #[serde(default)]
     pub virtual_address: Option<Ipv4Addr>,
     /// The members that the group begins with, name → address; the same at every member.

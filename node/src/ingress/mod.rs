@@ -24,6 +24,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use k8s_openapi::api::networking::v1::Ingress;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use self::certificates::{Certificates, Chooser};
 use self::proxy::{Caller, Proxy};
 use self::table::Table;
-use crate::network::cluster::ClusterNetwork;
+use crate::network::cluster::{ClusterNetwork, Ingresses};
 use crate::objects::Objects;
 
 /// Connections of callers at once.
@@ -126,21 +127,32 @@ impl Entrance {
     ) {
         let (mut network, mut objects) = (self.cluster.subscribe(), self.objects.subscribe());
         let mut told = Vec::new();
+        // Most changes are of endpoints: what hangs on Ingresses and Secrets alone is read when those change.
+        let mut rules: Option<Rules> = None;
         loop {
             network.mark_unchanged();
-            objects.mark_unchanged();
+            if objects.has_changed().unwrap_or(false) {
+                objects.mark_unchanged();
+                rules = None;
+            }
             // Half of what there is would send callers to the wrong place.
             if self.cluster.is_complete() {
-                let ingresses = self.cluster.ingresses().served();
-                let (certificates, problems) = Certificates::read(&ingresses, &self.objects, provider);
-                let lookup = |namespace: &str, name: &str| self.cluster.get(namespace, name);
-                table.send_replace(Arc::new(Table::compile(&ingresses, &lookup, certificates)));
-                if problems != told {
-                    for problem in &problems {
-                        tracing::warn!(problem, "a certificate of an Ingress cannot be used");
+                let all = self.cluster.ingresses();
+                rules.take_if(|known| !Arc::ptr_eq(&known.of, &all));
+                let rules = rules.get_or_insert_with(|| {
+                    let served = all.served();
+                    let (certificates, problems) = Certificates::read(&served, &self.objects, provider);
+                    if problems != told {
+                        for problem in &problems {
+                            tracing::warn!(problem, "a certificate of an Ingress cannot be used");
+                        }
+                        told = problems;
                     }
-                    told = problems;
-                }
+                    Rules { of: all, served, certificates: Arc::new(certificates) }
+                });
+                let lookup = |namespace: &str, name: &str| self.cluster.get(namespace, name);
+                let certificates = Arc::clone(&rules.certificates);
+                table.send_replace(Arc::new(Table::compile(&rules.served, &lookup, certificates)));
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -150,6 +162,13 @@ impl Entrance {
             tokio::time::sleep(GATHER).await;
         }
     }
+}
+
+/// What hangs on Ingresses and Secrets alone.
+struct Rules {
+    of: Arc<Ingresses>,
+    served: Vec<Arc<Ingress>>,
+    certificates: Arc<Certificates>,
 }
 
 async fn until_unwanted(wanted: &mut watch::Receiver<bool>) {

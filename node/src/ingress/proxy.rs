@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, LOCATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, LOCATION,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
@@ -23,6 +22,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use streams::hops;
 use tokio::sync::watch;
 
 use super::table::{Backend, Table};
@@ -40,8 +40,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What a caller is sent.
 pub(super) type Answer = Response<Either<Incoming, Full<Bytes>>>;
@@ -107,10 +105,13 @@ impl Proxy {
                 return said(StatusCode::SERVICE_UNAVAILABLE, &format!("{}: {absence}", backend.name));
             }
         };
-        let upgrade = upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+        let upgrade = hops::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+        let upgrade = upgrade.cloned();
         let switching = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
-        strip(&mut parts.headers);
+        hops::strip(&mut parts.headers);
+        // Answered here already.
+        parts.headers.remove(EXPECT);
         identify(&mut parts.headers, authority, caller, upgrade);
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let body = Lent(Arc::new(Mutex::new(body)));
@@ -137,7 +138,7 @@ impl Proxy {
                         };
                         join(caller, hyper::upgrade::on(&mut response));
                     } else {
-                        strip(response.headers_mut());
+                        hops::strip(response.headers_mut());
                     }
                     return response.map(Either::Left);
                 }
@@ -171,29 +172,6 @@ fn uri(endpoint: SocketAddr, path: &PathAndQuery) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// The protocol that a caller asks to change to.
-fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let options = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let mut options = options.flat_map(|value| value.split(','));
-    let asks = options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    headers.get(UPGRADE).filter(|_| asks).cloned()
-}
-
-/// Takes out what is for one connection only.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let always = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, EXPECT];
-    for name in named.into_iter().chain(always) {
-        headers.remove(name);
-    }
-}
-
 /// Says who asked for what.
 fn identify(headers: &mut HeaderMap, authority: &Authority, caller: Caller, upgrade: Option<HeaderValue>) {
     let address = HeaderValue::from_str(&caller.address.ip().to_canonical().to_string());
@@ -208,8 +186,7 @@ fn identify(headers: &mut HeaderMap, authority: &Authority, caller: Caller, upgr
         headers.insert(HOST, host);
     }
     if let Some(upgrade) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, upgrade);
+        hops::set_upgrade(headers, upgrade);
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Table {
     default: Option<Arc<Backend>>,
     /// Hosts whose callers are sent to `https`.
     redirected: HashSet<String>,
-    pub(super) certificates: Certificates,
+    pub(super) certificates: Arc<Certificates>,
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Table {
     pub(super) fn compile(
         ingresses: &[Arc<Ingress>],
         lookup: Lookup<'_>,
-        certificates: Certificates,
+        certificates: Arc<Certificates>,
     ) -> Self {
         let mut table = Self { certificates, ..Self::default() };
         let mut backends = Backends { lookup, known: HashMap::new() };

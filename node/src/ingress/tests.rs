@@ -29,7 +29,7 @@ async fn door(endpoints: &[SocketAddr], stop: &CancellationToken) -> SocketAddr 
     }))
     .unwrap();
     let known = known(endpoints);
-    let table = Table::compile(&[Arc::new(ingress)], &|_, _| Some(known.clone()), Certificates::default());
+    let table = Table::compile(&[Arc::new(ingress)], &|_, _| Some(known.clone()), Arc::default());
     let (_sender, newest) = watch::channel(Arc::new(table));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let doors = Arc::new(Doors::new(newest.clone(), tls(&provider, newest).unwrap(), stop.clone()));

@@ -92,7 +92,8 @@ impl HeldAddresses {
             return Ok(false);
         }
         let mut netlink = Netlink::open()?;
-        let link = self.link(&mut netlink)?;
+        let link = netlink.link_of(self.node_address)?;
+        let link = link.ok_or(NetworkError::NoLink { address: self.node_address })?;
         let present: BTreeSet<Ipv4Addr> = netlink
             .addresses_of(&link)?
             .into_iter()
@@ -124,15 +125,6 @@ impl HeldAddresses {
             self.write(wanted)?;
         }
         Ok(taken)
-    }
-
-    /// The link that has the node's own address.
-    fn link(&self, netlink: &mut Netlink) -> Result<String, NetworkError> {
-        let addresses = netlink.addresses()?;
-        let own = addresses.iter().find(|address| address.prefix.address() == self.node_address);
-        let links = netlink.links()?;
-        let link = own.and_then(|own| links.into_iter().find(|link| link.index == own.link_index));
-        link.map(|link| link.name).ok_or(NetworkError::NoLink { address: self.node_address })
     }
 
     fn read(&self) -> BTreeSet<Ipv4Addr> {

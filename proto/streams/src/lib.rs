@@ -13,6 +13,7 @@
 
 mod connection;
 pub mod dial;
+pub mod hops;
 pub mod port_forward;
 pub mod remote_command;
 mod spdy;

@@ -25,24 +25,21 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn new(program: PathBuf, directory: &Path, host: &str) -> Self {
-        let free = std::net::TcpListener::bind((host, 0)).unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
         let passwords = directory.join("htpasswd");
         std::fs::write(&passwords, HTPASSWD).unwrap();
         let auth = json!({"htpasswd": {"realm": "test", "path": passwords}});
-        Self::with(program, directory, address, ("registry.yml", auth))
+        Self::with(program, directory, host, ("registry.yml", auth))
     }
 
     /// Another one over what that has, for everybody.
     pub(crate) fn public(program: PathBuf, directory: &Path, host: &str) -> Self {
+        Self::with(program, directory, host, ("public-registry.yml", json!({})))
+    }
+
+    fn with(program: PathBuf, directory: &Path, host: &str, (file, auth): (&str, Value)) -> Self {
         let free = std::net::TcpListener::bind((host, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        Self::with(program, directory, address, ("public-registry.yml", json!({})))
-    }
-
-    fn with(program: PathBuf, directory: &Path, address: SocketAddr, (file, auth): (&str, Value)) -> Self {
         let config = json!({
             "version": 0.1,
             "log": {"level": "error", "accesslog": {"disabled": true}},

@@ -42,7 +42,7 @@ const RULES: [Rule; 2] = [
         class: "IngressClass",
         class_group: "networking.k8s.io",
         annotations: &[ingress::DEFAULT_ANNOTATION],
-        instead: Some("kubernetes.io/ingress.class"),
+        instead: Some(ingress::CLASS_ANNOTATION),
     },
 ];
 

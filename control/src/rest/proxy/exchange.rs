@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
+use streams::hops;
 use tokio::io::copy_bidirectional;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +57,7 @@ impl Exchange<'_> {
             Ok(connection) => connection?,
             Err(_) => return Err(self.unreachable(&io::Error::from(io::ErrorKind::TimedOut))),
         };
-        let client = rewrite::is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+        let client = hops::upgrade(request.headers()).is_some().then(|| hyper::upgrade::on(&mut request));
         let asked = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let asked = asked.to_owned();
         let request = self.outgoing(request)?;

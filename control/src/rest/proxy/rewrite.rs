@@ -1,31 +1,11 @@
 //! Headers on their way through a proxy: which go on, and where redirects lead.
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, StatusCode};
+use streams::hops;
 
-/// Headers that speak of one connection, not of the message.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 /// Headers of answers that are about this replica's own origin.
 const OWN_ORIGIN_PREFIX: &str = "access-control-";
-
-/// Whether a message asks for, or agrees to, another protocol on its connection.
-pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
-    let connection = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let mut words = connection.flat_map(|value| value.split(','));
-    words.any(|word| word.trim().eq_ignore_ascii_case("upgrade")) && headers.contains_key(UPGRADE)
-}
 
 /// The headers of a request as the pod sees them. Credentials are for this replica only.
 pub(super) fn request_headers(headers: &HeaderMap, prefix: &str, inner: &str, host: &str) -> HeaderMap {
@@ -43,8 +23,8 @@ pub(super) fn request_headers(headers: &HeaderMap, prefix: &str, inner: &str, ho
     if let Ok(uri) = HeaderValue::from_str(&format!("{prefix}{inner}")) {
         kept.insert("x-forwarded-uri", uri);
     }
-    if is_upgrade(headers) {
-        upgrade_again(headers, &mut kept);
+    if let Some(protocol) = hops::upgrade(headers) {
+        hops::set_upgrade(&mut kept, protocol.clone());
     }
     kept
 }
@@ -61,27 +41,15 @@ pub(super) fn response_headers(code: StatusCode, headers: &HeaderMap, location: 
     if let Some(to) = to.and_then(|to| HeaderValue::from_str(&to).ok()) {
         kept.insert(http::header::LOCATION, to);
     }
-    if code == StatusCode::SWITCHING_PROTOCOLS {
-        upgrade_again(headers, &mut kept);
+    if let Some(protocol) = headers.get(UPGRADE).filter(|_| code == StatusCode::SWITCHING_PROTOCOLS) {
+        hops::set_upgrade(&mut kept, protocol.clone());
     }
     kept
 }
 
-fn upgrade_again(from: &HeaderMap, to: &mut HeaderMap) {
-    to.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Some(protocol) = from.get(UPGRADE) {
-        to.insert(UPGRADE, protocol.clone());
-    }
-}
-
 fn without_hops(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    let named = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named = named.flat_map(|value| value.split(',')).filter_map(|word| word.trim().parse().ok());
-    let named: Vec<HeaderName> = named.collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        kept.remove(name);
-    }
+    hops::strip(&mut kept);
     kept
 }
 

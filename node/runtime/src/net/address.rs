@@ -35,6 +35,14 @@ impl Netlink {
             .collect())
     }
 
+    /// The name of the link that has an address.
+    pub fn link_of(&mut self, address: IpAddr) -> Result<Option<String>, Error> {
+        let found = self.addresses()?.into_iter().find(|found| found.prefix.address() == address);
+        let Some(found) = found else { return Ok(None) };
+        let link = self.links()?.into_iter().find(|link| link.index == found.link_index);
+        Ok(link.map(|link| link.name))
+    }
+
     /// The addresses of one link.
     pub fn addresses_of(&mut self, link: &str) -> Result<Vec<Prefix>, Error> {
         let index = self.index(link)?;

@@ -30,7 +30,7 @@ fn known(_: &str, name: &str) -> Option<Known> {
 }
 
 fn table(ingresses: &[Arc<Ingress>]) -> Table {
-    Table::compile(ingresses, &known, Certificates::default())
+    Table::compile(ingresses, &known, Arc::default())
 }
 
 /// The Service that a request goes to.
