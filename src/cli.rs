@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// Lists, pulls, pushes, imports, exports and removes the images of a node.
     #[command(subcommand)]
     Image(crate::commands::image::ImageCommand),
+    /// Shows the pods and containers of a node and their logs, on its machine, in the words of `crictl`.
+    #[command(subcommand)]
+    Crictl(crate::commands::crictl::CrictlCommand),
     /// Runs single containers on this machine, without any cluster, in the words of `docker`.
     Container(Box<crate::commands::container::ContainerArgs>),
     /// Serves "Hey there" over HTTP: the workload of the built-in image `barque/hello:1.0`.

@@ -20,7 +20,6 @@ mod table;
 mod up;
 mod virtual_address;
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -50,10 +49,10 @@ fn main() -> ExitCode {
         Some("store") => return report(store::run(args)),
         _ => {}
     }
-    if called.as_deref().and_then(|called| Path::new(called).file_name())
-        == Some(OsStr::new(commands::container::DOCKER))
-    {
-        return commands::container::docker();
+    match called.as_deref().and_then(|called| Path::new(called).file_name()?.to_str()) {
+        Some(commands::container::DOCKER) => return commands::container::docker(),
+        Some(commands::crictl::NAME) => return commands::crictl::main(),
+        _ => {}
     }
     let cli = Cli::parse();
     if let Command::Container(args) = &cli.command {
@@ -104,6 +103,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Snapshot(command) => commands::snapshot::run(command),
         Command::Store(args) => store::run(args.flags.iter().cloned()),
         Command::Image(command) => commands::image::run(command),
+        Command::Crictl(command) => commands::crictl::run(command),
         Command::Container(args) => {
             let _code = commands::container::run(args);
             Ok(())

@@ -60,7 +60,7 @@ pub async fn run_until(
     config.validate()?;
     check_swap(config.fail_swap_on, &machine::swap())?;
     let runtime = runtime::RuntimeConfig {
-        state_dir: config.run_dir.join("runtime"),
+        state_dir: config.runtime_dir(),
         shim_command: config.shim_command().into_iter().map(Into::into).collect(),
         cgroup_root: config.cgroup_root.trim_start_matches('/').into(),
         every_hierarchy: false,

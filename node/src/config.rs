@@ -375,6 +375,11 @@ impl Config {
         })
     }
 
+    /// Where the runtime keeps what lives as long as the machine is up.
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
+        self.run_dir.join("runtime")
+    }
+
     /// Where container logs go.
     pub fn log_dir(&self) -> PathBuf {
         self.log_dir.clone().unwrap_or_else(|| self.data_dir.join("logs"))

@@ -21,6 +21,7 @@ mod host_shutdown;
 pub mod images;
 mod ingress;
 mod join;
+pub mod local;
 mod machine;
 mod network;
 mod node_state;

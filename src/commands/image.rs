@@ -21,6 +21,8 @@ use crate::up::plan::Plan;
 
 /// Where a node keeps its files unless its configuration says otherwise.
 const NODE_DIR: &str = "/var/lib/barque/node";
+/// The configuration of a machine that is a node.
+const NODE_CONFIG: &str = "/etc/barque/node.yaml";
 /// Hex digits of an image's id that are shown.
 const ID_LENGTH: usize = 12;
 const THREADS: usize = 2;
@@ -209,7 +211,13 @@ impl Home {
     }
 }
 
-/// The configuration of the node that is meant; `None`: a machine that is a node, without special wishes.
+/// The configuration of the node that is meant.
+pub(super) fn config_of(args: &NodeArgs) -> anyhow::Result<node::Config> {
+    let file = config_file(args)?;
+    crate::config::load(&file.unwrap_or_else(|| NODE_CONFIG.into()))
+}
+
+/// The configuration file of the node that is meant; `None`: a machine that is a node, without special wishes.
 fn config_file(args: &NodeArgs) -> anyhow::Result<Option<PathBuf>> {
     if let Some(file) = &args.config {
         return Ok(Some(file.clone()));
@@ -300,14 +308,24 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
 fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let home = Home::open(&args.node)?;
     let reference = Reference::parse(&args.image)?;
-    let Some(path) = &args.output else {
+    write_archive(&home.store, &reference, args.format.into(), args.output.as_deref())
+}
+
+/// Writes an archive to a file, which is whole as soon as it is there, or to standard output.
+pub(super) fn write_archive(
+    store: &ImageStore,
+    reference: &Reference,
+    format: Format,
+    path: Option<&Path>,
+) -> anyhow::Result<()> {
+    let Some(path) = path else {
         let output = std::io::stdout();
         ensure!(!output.is_terminal(), "an archive on a terminal helps nobody: use -o FILE or a pipe");
-        return Ok(images::export(&home.store, &reference, args.format.into(), output.lock())?);
+        return Ok(images::export(store, reference, format, output.lock())?);
     };
     let part = path.with_extension("part");
     let file = fs::File::create(&part).with_context(|| format!("cannot create {}", part.display()))?;
-    let written = images::export(&home.store, &reference, args.format.into(), std::io::BufWriter::new(&file));
+    let written = images::export(store, reference, format, std::io::BufWriter::new(&file));
     if let Err(error) = written {
         drop(fs::remove_file(&part));
         return Err(error.into());

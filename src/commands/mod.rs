@@ -5,6 +5,7 @@ pub(crate) mod chaos;
 pub(crate) mod container;
 pub(crate) mod control;
 pub(crate) mod cri;
+pub(crate) mod crictl;
 pub(crate) mod down;
 pub(crate) mod endpoint;
 pub(crate) mod explain;
@@ -18,6 +19,7 @@ pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod version;
+mod words;
 
 use anyhow::Context as _;
 

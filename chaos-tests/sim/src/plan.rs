@@ -10,8 +10,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 /// How long clients ask while faults come and go.
 pub const LOAD: Duration = Duration::from_secs(8);
-/// How long they go on after everything was healed.
-pub const RECOVERY: Duration = Duration::from_secs(4);
+/// How long they go on at least after everything was healed.
+const RECOVERY: Duration = Duration::from_secs(4);
 /// From one fault to the next, on average.
 const EVERY: Duration = Duration::from_millis(900);
 /// How long one lasts at most.
@@ -70,6 +70,11 @@ impl Plan {
             .collect();
         let faults = Random { faults: FAULTS.to_vec(), every: EVERY, lasting: LASTING };
         Self { seed, members, workloads, faults: draw(&faults, random.random(), LOAD) }
+    }
+
+    /// How long clients go on after everything was healed.
+    pub fn recovery(&self) -> Duration {
+        RECOVERY + self.workloads.iter().map(|workload| workload.kind.held_up()).max().unwrap_or_default()
     }
 
     /// The same without some of its faults.

@@ -21,7 +21,7 @@ use turmoil::Sim;
 
 use crate::faults::{CLIENTS, LATENCY_MAX, Nemesis};
 use crate::members::{CLIENT_PORT, Seat, name};
-use crate::plan::{LOAD, Plan, RECOVERY};
+use crate::plan::{LOAD, Plan};
 use crate::{chance, net};
 
 /// The clock's step.
@@ -92,7 +92,7 @@ impl Simulation {
         let mut sim = turmoil::Builder::new()
             .rng_seed(plan.seed)
             .tick_duration(TICK)
-            .simulation_duration(LOAD + RECOVERY + 2 * DRAIN)
+            .simulation_duration(LOAD + plan.recovery() + 2 * DRAIN)
             .min_message_latency(Duration::ZERO)
             .max_message_latency(LATENCY_MAX)
             .tcp_capacity(4096)
@@ -150,7 +150,7 @@ impl Simulation {
         self.until(LOAD)?;
         self.nemesis.heal(&mut self.sim, self.step);
         let healed = self.sim.elapsed();
-        self.until(LOAD + RECOVERY)?;
+        self.until(LOAD + self.plan.recovery())?;
         self.stop.cancel();
         while !self.tick()? {}
         self.judge(healed)
@@ -177,11 +177,11 @@ impl Simulation {
         let mut histories: Vec<(String, History)> =
             self.recorders.iter().map(|(name, recorder)| (name.clone(), recorder.history())).collect();
         let (mut verdicts, mut operations) = (Vec::new(), 0);
-        for (name, history) in &histories {
+        for ((name, history), workload) in histories.iter().zip(&self.plan.workloads) {
             let all = history.operations().context("a recorder writes what fits together")?;
             operations += all.len();
             let mut found = checker::check(history)?;
-            found.push(liveness::check(&all, healed_ns, ALIVE_WITHIN));
+            found.push(liveness::check(&all, healed_ns, ALIVE_WITHIN + workload.kind.held_up()));
             verdicts.extend(found.into_iter().map(|mut verdict| {
                 verdict.property = format!("{name}: {}", verdict.property);
                 verdict

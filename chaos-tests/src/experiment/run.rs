@@ -186,7 +186,9 @@ impl Running<'_> {
         let healing = tokio::time::timeout(FAULT_TIMEOUT, nemesis.heal(&mut self.group)).await;
         healing.context("the cluster could not be healed in time")??;
         let healed_ns = self.faults.now_ns();
-        self.go_on(self.experiment.recover_within, &nemesis).await;
+        let held_up = self.experiment.workloads.iter().map(|plan| plan.kind.held_up()).max();
+        let recovery = self.experiment.recover_within + held_up.unwrap_or_default();
+        self.go_on(recovery, &nemesis).await;
 
         self.stage("judging");
         stop_load.cancel();
@@ -323,11 +325,12 @@ impl Running<'_> {
             verdicts.clear();
         }
         let mut workloads = Vec::new();
-        for (name, recorder, path) in self.recorders {
+        for ((name, recorder, path), plan) in self.recorders.into_iter().zip(&self.experiment.workloads) {
             let history = recorder.history();
             let mut found = checker::check(&history)?;
             let operations = history.operations()?;
-            found.push(liveness::check(&operations, healed_ns, self.experiment.recover_within));
+            let bound = self.experiment.recover_within + plan.kind.held_up();
+            found.push(liveness::check(&operations, healed_ns, bound));
             if recorder.refused() > 0 {
                 let explanation = format!("{} events were too many to record", recorder.refused());
                 found.push(Verdict::unknown("complete", operations.len(), explanation));

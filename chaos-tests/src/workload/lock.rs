@@ -10,7 +10,7 @@ use super::append::{compare_created, put};
 use super::session::{Failure, Session};
 
 /// How long a holder's lease lives; it is never kept alive.
-const TTL_SECONDS: i64 = 3;
+pub(super) const TTL_SECONDS: i64 = 3;
 /// Guarded writes of one holder.
 const WRITES: u64 = 3;
 

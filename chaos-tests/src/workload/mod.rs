@@ -84,6 +84,15 @@ impl Kind {
             Self::Election => "election",
         }
     }
+
+    /// How much longer than others it may do nothing after healing: whoever held something when a fault came holds it
+    /// until a lease ends, which a new leader begins anew.
+    pub fn held_up(self) -> Duration {
+        match self {
+            Self::Lock | Self::Election => Duration::from_secs(lock::TTL_SECONDS.unsigned_abs()),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// How a workload is to be run.

@@ -56,19 +56,54 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     }
 }
 
-/// Forks into new namespaces. As [`fork_single_threaded`]; namespaces made together with a user namespace belong
-/// to it.
-pub(crate) fn fork_into(namespaces: CloneFlags) -> io::Result<Forked> {
+/// The child is born in the control group that `cgroup` names (`clone3(2)`).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The kernel's `struct clone_args`, as of version 2: the first with a group.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks into new namespaces and, if it is named by its directory, into a control group of version 2. As
+/// [`fork_single_threaded`]; namespaces made together with a user namespace belong to it.
+pub(crate) fn fork_into(namespaces: CloneFlags, group: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         return Err(io::Error::other(format!("fork refused: the process has {threads} threads")));
     }
-    let flags = namespaces.bits() as libc::c_ulong | libc::SIGCHLD as libc::c_ulong;
+    // Both are never negative.
+    let (flags, signal) = (namespaces.bits().cast_unsigned(), libc::SIGCHLD.cast_unsigned());
     let none: libc::c_ulong = 0;
+    let args = CloneArgs {
+        flags: u64::from(flags) | CLONE_INTO_CGROUP,
+        exit_signal: signal.into(),
+        cgroup: group.map_or(0, |group| group.as_raw_fd() as u64),
+        ..CloneArgs::default()
+    };
     // SAFETY: without a stack of its own and without shared memory this is a fork: the child goes on here with a
     // copy of everything. There is one thread, so it finds no lock held; the C library learns nothing of the
     // fork, and keeps nothing about processes but the thread's id, which is used for signalling oneself only.
-    let child = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    // The arguments live until the call returns, in either process.
+    let child = unsafe {
+        match group {
+            Some(_) => libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()),
+            None => {
+                libc::syscall(libc::SYS_clone, libc::c_ulong::from(flags | signal), none, none, none, none)
+            }
+        }
+    };
     match Errno::result(child)? {
         0 => Ok(Forked::Child),
         child => Ok(Forked::Parent { child: Pid::from_raw(child as i32) }),

@@ -12,13 +12,11 @@ use runtime::{
 
 use super::{GROUP_ANNOTATION, ID_LABEL, Inner, NODE_LABEL, TTY_ANNOTATION};
 use crate::pods::admission::HostPort;
-use crate::pods::containers::{Beside, ContainerError, POD_UID_LABEL};
+use crate::pods::containers::{
+    Beside, CONTAINER_NAME_LABEL, ContainerError, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL,
+};
 use crate::pods::context::pod_log_dir;
 
-/// As the kubelet labels sandboxes and containers.
-const POD_NAME_LABEL: &str = "io.kubernetes.pod.name";
-const POD_NAMESPACE_LABEL: &str = "io.kubernetes.pod.namespace";
-const CONTAINER_NAME_LABEL: &str = "io.kubernetes.container.name";
 /// The length of a CPU period that is not named.
 const CPU_PERIOD_US: u64 = 100_000;
 

@@ -12,9 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, LOCATION,
-};
+use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, LOCATION};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};

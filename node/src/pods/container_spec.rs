@@ -12,7 +12,9 @@ use runtime::{
     Propagation, RootfsSpec, SandboxSpec, UserSpec,
 };
 
-use super::containers::{Beside, POD_UID_LABEL};
+use super::containers::{
+    Beside, CONTAINER_NAME_LABEL, IMAGE_LABEL, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL,
+};
 use super::context::Context;
 use super::env::{self, Surroundings};
 use super::env_from::Sources;
@@ -50,8 +52,8 @@ pub(crate) fn sandbox(context: &Context, record: &PodRecord, id: &str) -> Sandbo
         oom_score_adj: Some(qos::OOM_SCORE_SANDBOX),
         labels: [
             (POD_UID_LABEL.to_owned(), record.uid().to_owned()),
-            ("io.kubernetes.pod.name".to_owned(), record.name().to_owned()),
-            ("io.kubernetes.pod.namespace".to_owned(), record.namespace().to_owned()),
+            (POD_NAME_LABEL.to_owned(), record.name().to_owned()),
+            (POD_NAMESPACE_LABEL.to_owned(), record.namespace().to_owned()),
         ]
         .into(),
     }
@@ -128,9 +130,10 @@ pub(crate) fn container(
         privileged,
         labels: [
             (POD_UID_LABEL.to_owned(), record.uid().to_owned()),
-            ("io.kubernetes.pod.name".to_owned(), record.name().to_owned()),
-            ("io.kubernetes.pod.namespace".to_owned(), record.namespace().to_owned()),
-            ("io.kubernetes.container.name".to_owned(), container.name.clone()),
+            (POD_NAME_LABEL.to_owned(), record.name().to_owned()),
+            (POD_NAMESPACE_LABEL.to_owned(), record.namespace().to_owned()),
+            (CONTAINER_NAME_LABEL.to_owned(), container.name.clone()),
+            (IMAGE_LABEL.to_owned(), container.image.clone().unwrap_or_default()),
         ]
         .into(),
         on_exit: Vec::new(),

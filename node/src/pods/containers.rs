@@ -28,8 +28,16 @@ use crate::exec::{Limits, Outcome};
 use crate::images::{Image, ImageSummary, Keyring, Pulled, Reference, RegistryError};
 use crate::resource_usage::Counted;
 
-/// The label that ties sandboxes and containers to their pod.
+/// The label that ties sandboxes and containers to their pod. This and the next are what the kubelet uses.
 pub(crate) const POD_UID_LABEL: &str = "io.kubernetes.pod.uid";
+/// The pod's name.
+pub(crate) const POD_NAME_LABEL: &str = "io.kubernetes.pod.name";
+/// The pod's namespace.
+pub(crate) const POD_NAMESPACE_LABEL: &str = "io.kubernetes.pod.namespace";
+/// The container's name in its pod.
+pub(crate) const CONTAINER_NAME_LABEL: &str = "io.kubernetes.container.name";
+/// The image as the pod names it.
+pub(crate) const IMAGE_LABEL: &str = "io.barque.image";
 
 /// How long a start that was begun may take to succeed or fail before it counts as stuck.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);

@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 pub(crate) enum Part {
     /// A container's start, beside other runtimes.
     Containers,
+    /// A sandbox with a container through the CRI, beside containerd.
+    Cri,
     /// Pods in a cluster.
     Pods,
 }
@@ -24,7 +26,11 @@ pub(crate) struct BenchPodsArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "runc,crun")]
     pub(crate) against: Vec<PathBuf>,
 
-    /// How many containers each runtime starts.
+    /// The containerd to compare with, `ctr` beside it; left out if it is not found, and said.
+    #[arg(long, value_name = "FILE", default_value = "containerd")]
+    pub(crate) containerd: PathBuf,
+
+    /// How many containers each runtime starts, and sandboxes each server.
     #[arg(long, default_value_t = 30)]
     pub(crate) starts: usize,
 

@@ -19,12 +19,12 @@ use crate::bench::histogram::Histogram;
 use crate::up::progress::{Step, line};
 
 /// Longest wait for a container to have printed the time.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL_INTERVAL: Duration = Duration::from_micros(200);
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_micros(200);
 /// Starts before the ones that count.
-const WARM_UP: usize = 3;
-const MEMORY_BYTES: u64 = 64 << 20;
-const CPU_SHARES: u64 = 512;
+pub(super) const WARM_UP: usize = 3;
+pub(super) const MEMORY_BYTES: u64 = 64 << 20;
+pub(super) const CPU_SHARES: u64 = 512;
 /// The id of the one sandbox.
 const SANDBOX: &str = "bench";
 /// The program inside, by its path there.

@@ -12,6 +12,7 @@ use crate::table::Table;
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) starts: Vec<StartRow>,
+    pub(crate) sandboxes: Vec<SandboxRow>,
     pub(crate) singles: Option<PodTimes>,
     pub(crate) at_once: Option<AtOnce>,
     pub(crate) at_rest: Option<AtRest>,
@@ -35,6 +36,32 @@ impl StartRow {
             p50_seconds: first.quantile(0.5).as_secs_f64(),
             p99_seconds: first.quantile(0.99).as_secs_f64(),
             delete_p50_seconds: deleted.quantile(0.5).as_secs_f64(),
+        }
+    }
+}
+
+/// One server's sandboxes with a container, in seconds.
+#[derive(Debug, Serialize)]
+pub(crate) struct SandboxRow {
+    server: String,
+    sandboxes: u64,
+    /// From the request for a sandbox to the first instruction of its container.
+    p50_seconds: f64,
+    p99_seconds: f64,
+    /// From the request for the container to that.
+    container_p50_seconds: f64,
+    remove_p50_seconds: f64,
+}
+
+impl SandboxRow {
+    pub(crate) fn of(server: &str, [sandbox, container, removal]: &[Histogram; 3]) -> Self {
+        Self {
+            server: server.to_owned(),
+            sandboxes: sandbox.count(),
+            p50_seconds: sandbox.quantile(0.5).as_secs_f64(),
+            p99_seconds: sandbox.quantile(0.99).as_secs_f64(),
+            container_p50_seconds: container.quantile(0.5).as_secs_f64(),
+            remove_p50_seconds: removal.quantile(0.5).as_secs_f64(),
         }
     }
 }
@@ -105,6 +132,22 @@ impl fmt::Display for Report {
                     milliseconds(row.p99_seconds),
                     format!("{:.2}", row.p50_seconds / ours.p50_seconds.max(f64::EPSILON)),
                     milliseconds(row.delete_p50_seconds),
+                ]);
+            }
+            writeln!(f, "{table}")?;
+        }
+        if let Some(ours) = self.sandboxes.first() {
+            let titles = ["SANDBOX OF CRI", "N", "P50", "P99", "P50 RATIO", "CONTAINER P50", "REMOVE P50"];
+            let mut table = Table::new(&titles);
+            for row in &self.sandboxes {
+                table.row(vec![
+                    row.server.clone(),
+                    row.sandboxes.to_string(),
+                    milliseconds(row.p50_seconds),
+                    milliseconds(row.p99_seconds),
+                    format!("{:.2}", row.p50_seconds / ours.p50_seconds.max(f64::EPSILON)),
+                    milliseconds(row.container_p50_seconds),
+                    milliseconds(row.remove_p50_seconds),
                 ]);
             }
             writeln!(f, "{table}")?;

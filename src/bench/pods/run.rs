@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{BenchPodsArgs, Part};
 use super::report::Report;
-use super::{containers, lives};
+use super::{containers, cri, lives};
 use crate::signals::Signals;
 use crate::up::preflight;
 
@@ -44,6 +44,9 @@ async fn measure(args: &BenchPodsArgs, report: &mut Report) -> anyhow::Result<()
         let (args, parent) = (args.clone(), parent.to_owned());
         let measuring = tokio::task::spawn_blocking(move || containers::measure(&args, &parent, &stop));
         report.starts = measuring.await.context("the measuring thread ended early")??;
+    }
+    if has(Part::Cri) {
+        report.sandboxes = cri::measure(args, parent).await?;
     }
     if has(Part::Pods) {
         lives::measure(args, parent, report).await?;

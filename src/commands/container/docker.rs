@@ -52,6 +52,8 @@ enum Command {
     Rmi(References),
     /// Takes images out of an archive.
     Load(LoadArgs),
+    /// Writes an image to an archive.
+    Save(SaveArgs),
     /// Keeps name and password for a registry, once it has taken them.
     Login(login::LoginArgs),
     /// Prints the version.
@@ -79,6 +81,8 @@ enum ImageCommand {
     Prune(PruneArgs),
     /// Takes images out of an archive.
     Load(LoadArgs),
+    /// Writes an image to an archive.
+    Save(SaveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +131,15 @@ struct LoadArgs {
     input: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct SaveArgs {
+    /// The archive. Default: standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The image.
+    image: String,
+}
+
 /// Carries out what the command line says.
 pub(crate) fn main() -> ExitCode {
     let docker = match Docker::try_parse() {
@@ -168,6 +181,9 @@ pub(crate) fn main() -> ExitCode {
             Command::Rmi(images) | Command::Image(ImageCommand::Rm(images)) => image::remove(&engine, images),
             Command::Load(args) | Command::Image(ImageCommand::Load(args)) => {
                 image::load(&engine, &args.input)
+            }
+            Command::Save(args) | Command::Image(ImageCommand::Save(args)) => {
+                image::save(&engine, &args.image, args.output.as_deref())
             }
             Command::Login(args) => login::run(&engine, args),
             Command::Version | Command::Plain(_) | Command::Container(_) => Ok(0),

@@ -6,13 +6,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use node::engine::{Engine, EngineError};
 use node::images::{
-    Image, ImageSummary, Keyring, LayerProgress, Progress, Puller, Reference, is_nameless, is_step, push,
+    Format, Image, ImageSummary, Keyring, LayerProgress, Progress, Puller, Reference, is_nameless, is_step,
+    push,
 };
 
 use super::args::References;
-use super::{EXIT_FAILED, io::Output, list, print, say, words};
+use super::{EXIT_FAILED, io::Output, list, print, say};
 use crate::commands::event_loop;
-use crate::commands::image::{familiar, size};
+use crate::commands::image::{familiar, size, write_archive};
+use crate::commands::words;
 use crate::table::Table;
 
 const THREADS: usize = 2;
@@ -245,6 +247,13 @@ pub(super) fn load(engine: &Engine, file: &std::path::Path) -> anyhow::Result<u8
         ))?;
     }
     engine.images().flush()?;
+    Ok(0)
+}
+
+/// `save`.
+pub(super) fn save(engine: &Engine, asked: &str, file: Option<&std::path::Path>) -> anyhow::Result<u8> {
+    let image = engine.image(asked)?.ok_or_else(|| EngineError::NoSuchImage(asked.to_owned()))?;
+    write_archive(engine.images(), &Reference::parse(&image.name)?, Format::Docker, file)?;
     Ok(0)
 }
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::args::{InspectArgs, PsArgs};
 use super::template::Template;
-use super::{EXIT_FAILED, print, say, words};
+use super::{EXIT_FAILED, print, say};
+use crate::commands::words;
 use crate::table::Table;
 
 const HEADER: [&str; 7] = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];

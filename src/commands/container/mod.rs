@@ -14,7 +14,6 @@ mod login;
 mod options;
 mod process;
 mod template;
-mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -37,7 +37,19 @@ async fn ports_are_forwarded() {
     let second = json!({"name": "second", "image": "barque/hello:1.0", "args": ["--port", "9090"]});
     pod["spec"]["containers"].as_array_mut().unwrap().push(second);
     run_pod(&mut stage.client, &pod).await;
+    let expose = ["expose", "pod", "web", "--port", "80", "--target-port", "8080"];
+    let program = stage.programs.last().unwrap().clone();
+    stage.ok(&program, &["label", "pod", "web", "app=web"]);
+    stage.ok(&program, &[&expose[..], &["--selector", "app=web"]].concat());
     for program in stage.programs.clone() {
+        // A5-11: to a pod of a Service, by the Service's port.
+        let port = free_port();
+        let mut forward =
+            Live::start(stage.command(&program, &["port-forward", "svc/web", &format!("{port}:80")]));
+        forward.await_text(&format!("Forwarding from 127.0.0.1:{port} -> 8080\n"));
+        assert!(eventually(|| get(local(port))).contains("this is web."));
+        forward.interrupt();
+        forward.ended();
         // KIA-CLIX-022, 023: several ports, both loopbacks; the program sees a caller on its own loopback.
         let (one, two) = (free_port(), free_port());
         let (one_to, two_to) = (format!("{one}:8080"), format!("{two}:9090"));

@@ -100,6 +100,7 @@ async fn log_files_are_one_per_instance_rotate_and_go_with_the_pod() {
     let linked = until(PATIENCE, || (!files(&stage, "again").0.is_empty()).then_some(()));
     assert!(linked.is_some(), "there are links by container");
     assert_eq!(stage.ok(&program, &["logs", "again", "--previous"]), "instance\n");
+    seen_on_the_node(&stage);
 
     // More than one file's worth; numbered, so that a loss would show.
     let floods = "seq 1000001 2500000; echo done; exec sleep 100000";
@@ -122,4 +123,50 @@ async fn log_files_are_one_per_instance_rotate_and_go_with_the_pod() {
         assert!(gone.is_some(), "{:?}", files(&stage, pod));
     }
     stage.lab.down();
+}
+
+/// KIA-CR-032 and KIA-CR-033: on the node's machine, in the words of its runtime's tool.
+fn seen_on_the_node(stage: &Stage) {
+    let crictl = |args: &[&str]| {
+        let output = barque_crictl(stage, args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let running = || crictl(&["ps"]).lines().any(|line| line.contains("again")).then_some(());
+    assert!(until(PATIENCE, running).is_some(), "{}", crictl(&["ps", "-a"]));
+    let table = crictl(&["ps"]);
+    let mut lines = table.lines();
+    let titles =
+        ["CONTAINER ID", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE"];
+    let head = lines.next().unwrap();
+    assert!(
+        titles.iter().try_fold(head, |rest, title| rest.split_once(title).map(|(_, rest)| rest)).is_some(),
+        "{head}"
+    );
+    let line = lines.find(|line| line.contains("again")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert!(line.contains(" ago") && line.contains("Running"), "{line}");
+    assert_eq!(words[1], "barque/hello:1.0", "{line}");
+    assert_eq!(words[words.len() - 5..words.len() - 3], ["main", "1"], "{line}");
+    assert_eq!(words[words.len() - 2..], ["again", "default"], "{line}");
+    assert_eq!(crictl(&["logs", words[0]]), "instance\n");
+    assert_eq!(crictl(&["ps", "-q", "--node", "node-2"]).lines().count(), lines.count() + 1);
+    let pods = crictl(&["pods"]);
+    let pod = pods.lines().find(|line| line.contains("again")).unwrap();
+    assert!(pod.starts_with(words[words.len() - 3]) && pod.contains("Ready"), "{pods}");
+    let output = barque_crictl(stage, &["logs", "nobody"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("no container's id begins with \"nobody\""), "{said}");
+}
+
+fn barque_crictl(stage: &Stage, args: &[&str]) -> std::process::Output {
+    let options = &stage.lab.options;
+    let (verb, rest) = args.split_first().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_barque"));
+    command.args(["crictl", verb, "--name", &options.name, "--data-dir"]).arg(&options.data_dir);
+    if !rest.contains(&"--node") {
+        command.args(["--node", "node-2"]);
+    }
+    command.args(rest).output().unwrap()
 }

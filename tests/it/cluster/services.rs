@@ -23,6 +23,11 @@ pub(super) struct Town {
 
 impl Town {
     pub(super) async fn up(test: &str, name: &str) -> Option<Self> {
+        Self::with(test, name, 2).await
+    }
+
+    /// One with so many nodes.
+    pub(super) async fn with(test: &str, name: &str, nodes: u8) -> Option<Self> {
         if skipped(test) {
             return None;
         }
@@ -34,7 +39,7 @@ impl Town {
             skip(test, "there is no curl for pods to call with");
             return None;
         }
-        Some(Self { lab: Lab::up(name, 3, 2).await, program })
+        Some(Self { lab: Lab::up(name, 3, nodes).await, program })
     }
 
     pub(super) fn run(&self, line: &str) -> String {
@@ -43,7 +48,7 @@ impl Town {
     }
 
     /// A pod on a node that has this machine's programs.
-    fn client(&self, name: &str, node: &str) {
+    pub(super) fn client(&self, name: &str, node: &str) {
         let file = self.lab.directory.path().join(format!("{name}.json"));
         std::fs::write(&file, scripts(name, node, &[("c", SLEEP, serde_json::json!({}))]).to_string())
             .unwrap();
@@ -52,7 +57,7 @@ impl Town {
     }
 
     /// What a script prints in a pod.
-    fn shell(&self, pod: &str, script: &str) -> String {
+    pub(super) fn shell(&self, pod: &str, script: &str) -> String {
         let output = kubectl(&self.program, &self.lab.cluster, &["exec", pod, "--", "/bin/sh", "-c", script]);
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -80,7 +85,7 @@ impl Town {
     }
 
     /// How often each pod answers.
-    fn answers(&self, pod: &str, url: &str) -> BTreeMap<String, usize> {
+    pub(super) fn answers(&self, pod: &str, url: &str) -> BTreeMap<String, usize> {
         let calls = format!("for i in $(seq {CALLS}); do curl -s -m 5 {url} || echo failed; done");
         count(&self.shell(pod, &calls))
     }

@@ -33,6 +33,8 @@ pub(super) fn login_and_push(stage: &Stage) {
     types(&terminal, HTPASSWD_PASSWORD);
     assert_eq!(login.ended(), Some(0), "{}", login.text());
     assert!(login.text().contains("Login Succeeded") && !login.text().contains(HTPASSWD_PASSWORD));
+    let said = stage.run(&format!("docker login -u robot -p '{HTPASSWD_PASSWORD}' {host}"));
+    assert!(String::from_utf8_lossy(&said.stdout).contains("Login Succeeded"), "{said:?}");
     let pushed = stage.prints(&format!("docker push {host}/robot/hello:v1"));
     assert_eq!(pushed.matches(": Pushed").count(), 2, "{pushed}");
     let last = pushed.lines().last().unwrap();
@@ -94,5 +96,18 @@ fn built_images(stage: &Stage, host: &str, public: &str) {
     }
     let kept = stage.prints(&format!("{other} docker images -q")).lines().count();
     assert_eq!(kept, 2, "the other engine has what it pulled and nothing else");
+    // Of another version only what differs is fetched.
+    let fetched = stage.prints(&format!("{other} docker pull {public}/student/k8s-for-beginners:v0.0.2"));
+    assert_eq!(fetched.matches(": Already exists").count(), layers - 1, "{fetched}");
+    assert_eq!(fetched.matches(": Pull complete").count(), 1, "{fetched}");
+    // Or as a file.
+    stage.prints("docker save -o saved.tar k8s-for-beginners:v0.0.1");
+    let loaded = stage.prints(&format!("{other} docker load -i saved.tar"));
+    assert_eq!(loaded, "Loaded image: k8s-for-beginners:v0.0.1");
+    let listing =
+        stage.prints(&format!("docker save k8s-for-beginners:v0.0.1 | tar t; {other} docker images"));
+    assert!(listing.contains("manifest.json") && listing.contains("\nk8s-for-beginners   "), "{listing}");
+    let nobody = stage.refuses("docker save -o nobody.tar nobody", 1);
+    assert!(nobody.contains("No such image: nobody"), "{nobody}");
     stage.clean();
 }

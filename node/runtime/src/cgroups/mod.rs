@@ -12,13 +12,15 @@ mod outside;
 mod v1;
 mod v2;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,7 @@ pub use self::outside::OutsideGroups;
 use crate::container::spec::CgroupSpec;
 use crate::container::state::Unenforced;
 use crate::error::Error;
+use crate::syscall::{self, Forked};
 
 /// Period of CPU quotas when the caller names none.
 const CPU_PERIOD_US_DEFAULT: u64 = 100_000;
@@ -62,6 +65,15 @@ pub(crate) struct Cgroup {
     hierarchies: Hierarchies,
     /// Relative to each hierarchy's mount point.
     relative: PathBuf,
+}
+
+/// Where a process was when it was forked for a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// In the group of version 2 already, if there is one.
+    Inside,
+    /// Where its parent is.
+    Outside,
 }
 
 impl Cgroup {
@@ -145,17 +157,41 @@ impl Cgroup {
         Ok(acting)
     }
 
+    /// Forks a process for the group, which has to [`Self::enter`] it with what is said here first of all.
+    pub(crate) fn fork(&self, namespaces: CloneFlags) -> io::Result<(Forked, Birth)> {
+        match self.fork_inside(namespaces) {
+            Some(forked) => Ok((forked, Birth::Inside)),
+            None => Ok((syscall::fork_into(namespaces, None)?, Birth::Outside)),
+        }
+    }
+
+    /// Forks a process into the group. The calling process, which has one thread, goes there as well, as far as it must.
+    pub(crate) fn fork_along(&self, namespaces: CloneFlags) -> Result<Forked, Error> {
+        self.enter(Birth::Inside)?;
+        if let Some(forked) = self.fork_inside(namespaces) {
+            return Ok(forked);
+        }
+        self.enter(Birth::Outside)?;
+        syscall::fork_into(namespaces, None).map_err(|error| Error::io("fork into", &self.relative, error))
+    }
+
+    /// Forks into the group of version 2. `None`: there is none, or the kernel does not do that.
+    fn fork_inside(&self, namespaces: CloneFlags) -> Option<Forked> {
+        let group = File::open(&self.v2_dir()?.path).ok()?;
+        syscall::fork_into(namespaces, Some(group.as_fd())).ok()
+    }
+
     /// Moves the calling process, which has one thread, into the group.
-    pub(crate) fn enter(&self) -> Result<(), Error> {
+    pub(crate) fn enter(&self, birth: Birth) -> Result<(), Error> {
         for (controllers, dir) in self.dirs() {
+            let is_v2 = controllers.is_empty();
             // A hierarchy in which the group could not be made was reported when it was created.
-            if !dir.path.exists() {
+            if (is_v2 && birth == Birth::Inside) || !dir.path.exists() {
                 continue;
             }
             // Moving a process stops the whole machine's forks for a grace period (10 to 30 ms); moving
             // the calling thread does not. Version 2 knows threads in special groups only.
-            let file = if controllers.is_empty() { "cgroup.procs" } else { "tasks" };
-            dir.write(file, "0")?;
+            dir.write(if is_v2 { "cgroup.procs" } else { "tasks" }, "0")?;
         }
         Ok(())
     }

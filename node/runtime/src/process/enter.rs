@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use super::channel::{InitChannel, InitMessage};
 use super::failure::Failure;
 use super::init::{self, Stdio};
+use crate::cgroups::Birth;
 use crate::container::plan::ContainerPlan;
 use crate::container::spec::ProcessSpec;
 use crate::error::{Stage, StartError};
@@ -19,12 +20,13 @@ use crate::{namespaces, syscall};
 /// Takes the calling process into the container of `init` and executes a program there.
 pub(crate) fn run(
     plan: &ContainerPlan,
+    birth: Birth,
     process: &ProcessSpec,
     init: Pid,
     channel: &InitChannel,
     stdio: Stdio,
 ) -> ! {
-    let Err(error) = set_up(plan, process, init, channel, stdio);
+    let Err(error) = set_up(plan, birth, process, init, channel, stdio);
     let code = error.exit_code();
     // Without the shim there is nobody to tell.
     let _ = channel.send(&InitMessage::Failed(error), None);
@@ -33,6 +35,7 @@ pub(crate) fn run(
 
 fn set_up(
     plan: &ContainerPlan,
+    birth: Birth,
     process: &ProcessSpec,
     init: Pid,
     channel: &InitChannel,
@@ -40,7 +43,7 @@ fn set_up(
 ) -> Result<Infallible, StartError> {
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     init::prepare(plan, channel).map_err(at(Stage::Prepare))?;
-    plan.cgroup.enter().map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
+    plan.cgroup.enter(birth).map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
     let users = namespaces::join_process(init, plan.sandbox.users).map_err(at(Stage::Namespaces))?;
     init::become_process(process, plan.spec.privileged, users, (channel, stdio))
 }

@@ -24,6 +24,7 @@ use super::exec;
 use super::failure::Failure;
 use super::users::{self, Resolved};
 use crate::capabilities::Set;
+use crate::cgroups::Birth;
 use crate::container::plan::ContainerPlan;
 use crate::container::spec::{ProcessSpec, TerminalSize};
 use crate::container::state::Unenforced;
@@ -51,18 +52,23 @@ pub(crate) enum Stdio {
 }
 
 /// Sets the calling process up as the container's init and executes its program.
-pub(crate) fn run(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> ! {
-    let Err(error) = set_up(plan, channel, stdio);
+pub(crate) fn run(plan: &ContainerPlan, birth: Birth, channel: &InitChannel, stdio: Stdio) -> ! {
+    let Err(error) = set_up(plan, birth, channel, stdio);
     let code = error.exit_code();
     // Without the shim there is nobody to tell.
     let _ = channel.send(&InitMessage::Failed(error), None);
     syscall::exit_now(code)
 }
 
-fn set_up(plan: &ContainerPlan, channel: &InitChannel, stdio: Stdio) -> Result<Infallible, StartError> {
+fn set_up(
+    plan: &ContainerPlan,
+    birth: Birth,
+    channel: &InitChannel,
+    stdio: Stdio,
+) -> Result<Infallible, StartError> {
     let at = |stage: Stage| move |failure: Failure| failure.at(stage);
     prepare(plan, channel).map_err(at(Stage::Prepare))?;
-    plan.cgroup.enter().map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
+    plan.cgroup.enter(birth).map_err(|error| Failure::from(error).at(Stage::Cgroup))?;
     namespaces::join_sandbox(plan).map_err(at(Stage::Namespaces))?;
     let users = Users::of_sandbox(plan).map_err(at(Stage::Namespaces))?;
     let own_cgroup_view = namespaces::make_own().map_err(at(Stage::Namespaces))?;

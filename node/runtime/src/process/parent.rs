@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
@@ -50,11 +51,12 @@ pub(crate) fn launch(plan: &ContainerPlan) -> Result<Launched, StartError> {
         (stdio, Some((stdin, stdout, stderr)))
     };
     namespaces::prepare_pid(plan).map_err(|failure| failure.at(Stage::Namespaces))?;
-    let child = match syscall::fork_single_threaded().map_err(failed("process"))? {
+    let (forked, birth) = plan.cgroup.fork(CloneFlags::empty()).map_err(failed("process"))?;
+    let child = match forked {
         Forked::Parent { child } => child,
         Forked::Child => {
             drop(near);
-            init::run(plan, &far, stdio)
+            init::run(plan, birth, &far, stdio)
         }
     };
     drop((far, stdio));

@@ -2,6 +2,7 @@
 
 mod edges;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,6 +35,8 @@ use crate::time::Timestamp;
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
 /// One read of output.
 const READ_BYTES: usize = 16 << 10;
+/// When nothing has happened for so long, nothing is expected soon.
+const SETTLE_TIME: Duration = Duration::from_millis(250);
 /// Reads of one stream before the others are looked at.
 const READS_PER_ROUND: usize = 8;
 
@@ -56,8 +59,6 @@ pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
         }
     };
     Report::Running(running).send(report);
-    // Most of what starting took is not needed again.
-    syscall::drop_program_pages();
     match shim.await_attacher().and_then(|()| shim.watch()) {
         Ok(()) => syscall::exit_now(0),
         Err(error) => fail(&error.to_string()),
@@ -135,6 +136,7 @@ fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
         outputs,
         log,
         buffer: vec![0; READ_BYTES],
+        is_settled: Cell::new(false),
     };
     Ok((shim, running))
 }
@@ -196,6 +198,8 @@ struct Shim {
     outputs: Vec<Output>,
     log: Option<Log>,
     buffer: Vec<u8>,
+    /// Whether it let go of the program's pages since something happened last.
+    is_settled: Cell<bool>,
 }
 
 impl Shim {
@@ -250,13 +254,21 @@ impl Shim {
             _ => None,
         });
         let until = stuck.chain(deadline).min();
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
+        let left = match until {
             // A millisecond more, so that the time has come when this returns.
-            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
+            Some(until) => Some(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)),
+            None => Some(SETTLE_TIME).filter(|_| !self.is_settled.get()),
+        };
+        let timeout =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
+            // Most of what was done last is not needed again soon.
+            Ok(0) if until.is_none() => {
+                syscall::drop_program_pages();
+                self.is_settled.set(true);
+            }
+            Ok(_) => self.is_settled.set(false),
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::io("poll in", &self.bundle.dir, error)),
         }
         let ready = sources.into_iter().zip(&fds).filter(|(_, fd)| fd.any() == Some(true));

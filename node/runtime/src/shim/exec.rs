@@ -16,6 +16,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
 use super::control;
@@ -66,10 +67,11 @@ impl Exec {
         };
         let (near, far) = InitChannel::pair()?;
         near.set_nonblocking()?;
-        match syscall::fork_single_threaded()? {
+        let (forked, birth) = plan.cgroup.fork(CloneFlags::empty())?;
+        match forked {
             Forked::Child => {
                 drop(near);
-                enter::run(plan, &process, init, &far, stdio)
+                enter::run(plan, birth, &process, init, &far, stdio)
             }
             Forked::Parent { child } => Ok(Exec {
                 pid: child,

@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, pipe2, sethostname};
 
 use super::fail;
+use crate::cgroups::Cgroup;
 use crate::container::plan::{Bundle, SandboxPlan};
 use crate::container::spec::{CgroupSpec, NamespaceMode, PidMode, SHM_BYTES_DEFAULT, SandboxSpec, UserIds};
 use crate::container::state::{self, ProcessId, Running};
@@ -57,7 +58,6 @@ fn make(bundle: &Bundle) -> Result<Running, Error> {
     let mut unenforced = plan.cgroup.create(&plan.spec.cgroup)?;
     let group = plan.cgroup.child(PAUSE_GROUP);
     group.create(&CgroupSpec::default())?;
-    group.enter()?;
     if let Some(adjustment) = plan.spec.oom_score_adj {
         unenforced.extend(set_oom_score_adj(adjustment).err());
     }
@@ -71,9 +71,9 @@ fn make(bundle: &Bundle) -> Result<Running, Error> {
                 .map_err(|error| Error::io("create", "the sandbox's namespaces", error))?;
             configure(bundle, &plan.spec)?;
             set_sysctls(&plan.spec)?;
-            fork_pause(bundle)?
+            fork_pause(bundle, &group)?
         }
-        Some(users) => fork_pause_with_users(bundle, &plan.spec, users)?,
+        Some(users) => fork_pause_with_users(bundle, &group, &plan.spec, users)?,
     };
     let running = Running { process, started_at: Timestamp::now(), unenforced };
     state::write(&bundle.running(), &running)?;
@@ -153,9 +153,9 @@ fn pipe() -> Result<(File, File), Error> {
 }
 
 /// Starts the pause process in the namespaces of the calling one and waits until it has shut itself in.
-fn fork_pause(bundle: &Bundle) -> Result<ProcessId, Error> {
+fn fork_pause(bundle: &Bundle, group: &Cgroup) -> Result<ProcessId, Error> {
     let (ready, ready_far) = pipe()?;
-    match syscall::fork_single_threaded().map_err(failed)? {
+    match group.fork_along(CloneFlags::empty())? {
         Forked::Parent { child } => {
             drop(ready_far);
             await_ready(child, ready)
@@ -169,11 +169,16 @@ fn fork_pause(bundle: &Bundle) -> Result<ProcessId, Error> {
 
 /// The same with a user namespace, to which the others belong. The kernel makes them for the child; the maker,
 /// which keeps the host's rights, joins and sets them up.
-fn fork_pause_with_users(bundle: &Bundle, spec: &SandboxSpec, users: UserIds) -> Result<ProcessId, Error> {
+fn fork_pause_with_users(
+    bundle: &Bundle,
+    group: &Cgroup,
+    spec: &SandboxSpec,
+    users: UserIds,
+) -> Result<ProcessId, Error> {
     let (ready, ready_far) = pipe()?;
     let (mut mapped_far, mapped) = pipe()?;
     let flags = namespaces_of(spec);
-    let child = match syscall::fork_into(flags | CloneFlags::CLONE_NEWUSER).map_err(failed)? {
+    let child = match group.fork_along(flags | CloneFlags::CLONE_NEWUSER)? {
         Forked::Parent { child } => child,
         Forked::Child => {
             drop((ready, mapped));
