@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use runtime::{ContainerState, Observed, Runtime, RuntimeConfig, Timestamp};
 
@@ -16,9 +15,6 @@ use crate::pods::containers::{
     CONTAINER_NAME_LABEL, IMAGE_LABEL, POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL,
 };
 use crate::streaming::log_files::{LogReader, Wanted};
-
-/// How often a followed log is looked at when nothing comes.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why nothing is shown.
 #[derive(Debug, thiserror::Error)]
@@ -154,9 +150,8 @@ impl LocalNode {
         };
         let path = container.log.unwrap_or_default();
         let wanted = Wanted { tail_lines: options.tail, timestamps: options.timestamps, ..Wanted::default() };
-        let reader = LogReader::open(&path, wanted)
-            .map_err(|source| LocalError::Log { path: path.clone(), source })?;
-        Ok(LocalLogs { node: self, id: container.id, follow: options.follow, path, reader })
+        let reader = LogReader::open(&path, wanted).map_err(|source| LocalError::Log { path, source })?;
+        Ok(LocalLogs { node: self, id: container.id, follow: options.follow, reader })
     }
 }
 
@@ -165,34 +160,21 @@ pub struct LocalLogs<'a> {
     node: &'a LocalNode,
     id: String,
     follow: bool,
-    path: PathBuf,
     reader: LogReader,
 }
 
 impl LocalLogs<'_> {
     /// What comes next; waits for it when the log is followed. `None`: no more.
     pub fn next_pieces(&mut self) -> Result<Option<Vec<LogPiece>>, LocalError> {
-        loop {
-            // Asked before reading: what was written before the end is read after it.
-            let more = self.follow && self.runs()?;
-            let read = self.reader.read_pieces();
-            let read = read.map_err(|source| LocalError::Log { path: self.path.clone(), source })?;
-            let pieces = read.unwrap_or_default().into_iter();
-            let pieces: Vec<LogPiece> =
-                pieces.map(|piece| LogPiece { is_error: piece.is_error, text: piece.text }).collect();
-            if !pieces.is_empty() {
-                return Ok(Some(pieces));
-            }
-            if !more {
-                return Ok(None);
-            }
-            std::thread::sleep(FOLLOW_INTERVAL);
-        }
-    }
-
-    fn runs(&self) -> Result<bool, LocalError> {
-        let found = self.node.runtime.observe(&self.id)?;
-        Ok(found.is_some_and(|found| matches!(found.state, ContainerState::Running { .. })))
+        let (node, id, follow) = (self.node, &self.id, self.follow);
+        let runs = || -> Result<bool, LocalError> {
+            let found = node.runtime.observe(id)?;
+            Ok(found.is_some_and(|found| matches!(found.state, ContainerState::Running { .. })))
+        };
+        self.reader.next_pieces(
+            || Ok(follow && runs()?),
+            |path, source| LocalError::Log { path: path.to_owned(), source },
+        )
     }
 }
 

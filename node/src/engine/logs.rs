@@ -1,12 +1,8 @@
 //! What a container has written, while it runs and afterwards, until it is removed.
 
-use std::time::Duration;
-
 use super::{Engine, EngineError};
+pub use crate::streaming::log_files::LogPiece;
 use crate::streaming::log_files::{LogReader, Wanted};
-
-/// How often a followed log is looked at when nothing comes.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What of a log is wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,15 +13,6 @@ pub struct LogOptions {
     pub tail: Option<u64>,
     /// Begin each line with its time.
     pub timestamps: bool,
-}
-
-/// Some of a container's output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogPiece {
-    /// Whether it came on standard error.
-    pub is_error: bool,
-    /// As it came.
-    pub text: Vec<u8>,
 }
 
 /// A place in a container's log.
@@ -50,30 +37,12 @@ impl Engine {
 impl Logs<'_> {
     /// What comes next; waits for it when the log is followed. `None`: no more.
     pub fn next_pieces(&mut self) -> Result<Option<Vec<LogPiece>>, EngineError> {
-        loop {
-            // Asked before reading: what was written before the end is read after it.
-            let more = self.follow && self.runs()?;
-            let path = || self.engine.records.dir(&self.id).join("log");
-            let pieces = self.reader.read_pieces().map_err(|error| EngineError::io("read", path())(error))?;
-            let pieces: Vec<LogPiece> = pieces
-                .unwrap_or_default()
-                .into_iter()
-                .map(|piece| LogPiece { is_error: piece.is_error, text: piece.text })
-                .collect();
-            if !pieces.is_empty() {
-                return Ok(Some(pieces));
-            }
-            if !more {
-                return Ok(None);
-            }
-            std::thread::sleep(FOLLOW_INTERVAL);
-        }
-    }
-
-    fn runs(&self) -> Result<bool, EngineError> {
-        match self.engine.records.read(&self.id)? {
-            Some(record) => self.engine.is_running(&record),
+        let (engine, id) = (self.engine, &self.id);
+        let runs = || match engine.records.read(id)? {
+            Some(record) => engine.is_running(&record),
             None => Ok(false),
-        }
+        };
+        let follow = self.follow;
+        self.reader.next_pieces(|| Ok(follow && runs()?), |path, error| EngineError::io("read", path)(error))
     }
 }

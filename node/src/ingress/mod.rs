@@ -131,10 +131,6 @@ impl Entrance {
         let mut rules: Option<Rules> = None;
         loop {
             network.mark_unchanged();
-            if objects.has_changed().unwrap_or(false) {
-                objects.mark_unchanged();
-                rules = None;
-            }
             // Half of what there is would send callers to the wrong place.
             if self.cluster.is_complete() {
                 let all = self.cluster.ingresses();
@@ -157,7 +153,7 @@ impl Entrance {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = network.changed() => {}
-                _ = objects.changed() => {}
+                _ = objects.changed() => rules = None,
             }
             tokio::time::sleep(GATHER).await;
         }

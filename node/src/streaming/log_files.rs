@@ -8,10 +8,13 @@ use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 
+/// How often a log that grows is looked at when nothing comes.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(50);
 /// How much of a file is read at once, and about how much a chunk holds.
 const READ_BYTES: usize = 64 << 10;
 
@@ -24,12 +27,13 @@ pub(crate) struct Wanted {
     pub(crate) timestamps: bool,
 }
 
-/// Some output, as it came.
+/// Some of a container's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Piece {
-    /// On standard error.
-    pub(crate) is_error: bool,
-    pub(crate) text: Vec<u8>,
+pub struct LogPiece {
+    /// Whether it came on standard error.
+    pub is_error: bool,
+    /// As it came.
+    pub text: Vec<u8>,
 }
 
 /// A place in the log.
@@ -71,7 +75,7 @@ impl LogReader {
     }
 
     /// The same, by the streams that it came on.
-    pub(crate) fn read_pieces(&mut self) -> io::Result<Option<Vec<Piece>>> {
+    pub(crate) fn read_pieces(&mut self) -> io::Result<Option<Vec<LogPiece>>> {
         let mut out = Vec::new();
         let mut buffer = vec![0; READ_BYTES];
         while out.is_empty() {
@@ -94,7 +98,24 @@ impl LogReader {
         Ok(Some(out))
     }
 
-    fn take_entries(&mut self, out: &mut Vec<Piece>) {
+    /// What comes next; waits for it while the log grows. `None`: no more.
+    pub(crate) fn next_pieces<E>(
+        &mut self,
+        grows: impl Fn() -> Result<bool, E>,
+        failed: impl Fn(&Path, io::Error) -> E,
+    ) -> Result<Option<Vec<LogPiece>>, E> {
+        loop {
+            // Asked before reading: what was written before the end is read after it.
+            let more = grows()?;
+            match self.read_pieces().map_err(|error| failed(&self.path, error))? {
+                Some(pieces) if !pieces.is_empty() => return Ok(Some(pieces)),
+                Some(_) if more => std::thread::sleep(FOLLOW_INTERVAL),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn take_entries(&mut self, out: &mut Vec<LogPiece>) {
         let rest = std::mem::take(&mut self.rest);
         for entry in rest.split_inclusive(|b| *b == b'\n') {
             match entry.strip_suffix(b"\n") {
@@ -104,7 +125,7 @@ impl LogReader {
         }
     }
 
-    fn take_entry(&mut self, entry: &[u8], out: &mut Vec<Piece>) {
+    fn take_entry(&mut self, entry: &[u8], out: &mut Vec<LogPiece>) {
         let mut parts = entry.splitn(4, |b| *b == b' ');
         let (Some(time), Some(stream), Some(tag)) = (parts.next(), parts.next(), parts.next()) else {
             return;
@@ -131,7 +152,7 @@ impl LogReader {
         let is_error = stream == b"stderr";
         match out.last_mut() {
             Some(last) if last.is_error == is_error => last.text.extend_from_slice(&line),
-            _ => out.push(Piece { is_error, text: line }),
+            _ => out.push(LogPiece { is_error, text: line }),
         }
     }
 
