@@ -166,7 +166,7 @@ async fn bring_up(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::R
     let step = Step::begin("nodes are Ready");
     let nodes = wait::for_nodes(plan, &client, &mut started, &step).await;
     let nodes = finish(step, nodes)?;
-    label(plan, &client).await?;
+    label(plan, &client, &nodes).await?;
     network::route_pods(plan, &pod_ranges(&nodes))
 }
 
@@ -199,16 +199,24 @@ fn process_names(plan: &Plan) -> Vec<String> {
 }
 
 /// Says of machines what none may say of itself: that it is a master, that it takes requests from outside.
-async fn label(plan: &Plan, client: &Client) -> anyhow::Result<()> {
+async fn label(plan: &Plan, client: &Client, nodes: &[NodeView]) -> anyhow::Result<()> {
+    let has = |machine: &str, label: &str, value: &str| {
+        nodes.iter().any(|node| node.name == machine && node.labels.get(label).is_some_and(|it| it == value))
+    };
     let masters = plan.masters().filter(|_| plan.master_nodes).map(|machine| (machine, MASTER_ROLE, ""));
     let has_workers = plan.workers().next().is_some();
     let entrances = plan.nodes().filter(|machine| machine.role == Role::Node || !has_workers);
     let entrances = entrances.map(|machine| (machine, INGRESS_LABEL, "true"));
     for (machine, label, value) in masters.chain(entrances) {
+        if has(&machine.name, label, value) {
+            continue;
+        }
         let path = format!("/api/v1/nodes/{}", machine.name);
         let patch = serde_json::json!({"metadata": {"labels": {label: value}}});
-        let (status, body) = client.patch(plan.endpoint(), &path, &patch).await?;
-        ensure!(status == 200, "{path}: {status} {}", String::from_utf8_lossy(&body));
+        wait::for_success(&format!("PATCH {path}"), wait::NODES_TIMEOUT, async || {
+            client.patch(plan.endpoint(), &path, &patch).await
+        })
+        .await?;
     }
     Ok(())
 }

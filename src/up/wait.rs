@@ -1,9 +1,11 @@
 //! Waiting until a cluster works: masters that agree on a leader, nodes that are Ready.
 
+use std::collections::BTreeMap;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use proto::control::StatusResponse;
 use runtime::net::Prefix;
 
@@ -34,6 +36,8 @@ pub(crate) struct NodeView {
     pub(crate) name: String,
     /// Its InternalIP.
     pub(crate) address: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
     /// Whether its condition Ready is True.
     pub(crate) ready: bool,
     /// Its pods' addresses.
@@ -138,9 +142,42 @@ fn view(node: &serde_json::Value) -> NodeView {
     NodeView {
         name: text(&node["metadata"]["name"]),
         address: text(&find(&node["status"]["addresses"], "InternalIP")["address"]),
+        labels: serde_json::from_value(node["metadata"]["labels"].clone()).unwrap_or_default(),
         ready: find(&node["status"]["conditions"], "Ready")["status"] == "True",
         pod_range: node["spec"]["podCIDR"].as_str().and_then(|range| range.parse().ok()),
     }
+}
+
+/// Sends a request again until it is taken: masters change their leader, and a disk can hold one up for longer
+/// than a call may last. What a master refuses for good ends it at once.
+pub(crate) async fn for_success(
+    what: &str,
+    timeout: Duration,
+    mut send: impl AsyncFnMut() -> anyhow::Result<(u16, Bytes)>,
+) -> anyhow::Result<Bytes> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let problem = match send().await {
+            Ok((200..=299, body)) => return Ok(body),
+            Ok((status, body)) => {
+                let problem = anyhow::anyhow!("{what}: {status} {}", String::from_utf8_lossy(&body));
+                if is_final(status) {
+                    return Err(problem);
+                }
+                problem
+            }
+            Err(error) => error.context(what.to_owned()),
+        };
+        if Instant::now() >= deadline {
+            return Err(problem.context(format!("not within {} s", timeout.as_secs())));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Whether the same request would be refused again. A conflict (409) and too many requests (429) pass.
+fn is_final(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 409 | 429)
 }
 
 /// Fails when a process that should go on has ended.
@@ -190,7 +227,7 @@ mod tests {
     #[test]
     fn a_node_is_ready_when_its_condition_says_so() {
         let node = serde_json::json!({
-            "metadata": {"name": "node-1"},
+            "metadata": {"name": "node-1", "labels": {"disk": "ssd"}},
             "spec": {"podCIDR": "10.244.1.0/24"},
             "status": {
                 "addresses": [{"type": "Hostname", "address": "x"}, {"type": "InternalIP", "address": "10.89.0.21"}],
@@ -199,7 +236,30 @@ mod tests {
         });
         let seen = view(&node);
         assert!(seen.ready && seen.name == "node-1" && seen.address == "10.89.0.21");
+        assert_eq!(seen.labels["disk"], "ssd");
         assert_eq!(seen.pod_range, "10.244.1.0/24".parse().ok());
         assert!(!view(&serde_json::json!({})).ready);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_again_until_it_is_taken_or_refused_for_good() {
+        let answered = async |answers: Vec<anyhow::Result<u16>>, timeout: Duration| {
+            let mut answers = answers.into_iter();
+            let mut last = None;
+            let outcome = for_success("PATCH /x", timeout, async || {
+                let answer = answers.next().unwrap_or_else(|| Ok(last.unwrap_or(503)));
+                last = answer.as_ref().ok().copied();
+                answer.map(|status| (status, Bytes::from_static(b"why")))
+            })
+            .await;
+            (outcome.map_err(|error| format!("{error:#}")), answers.len())
+        };
+        let patient = Duration::from_secs(60);
+        let passing = vec![Ok(503), Err(anyhow::anyhow!("no answer within 2 s")), Ok(409), Ok(429), Ok(200)];
+        assert_eq!(answered(passing, patient).await, (Ok(Bytes::from_static(b"why")), 0));
+        let refused = answered(vec![Ok(403), Ok(200)], patient).await;
+        assert_eq!(refused, (Err("PATCH /x: 403 why".to_owned()), 1));
+        let (late, _) = answered(vec![Ok(503)], Duration::from_millis(1)).await;
+        assert_eq!(late, Err("not within 0 s: PATCH /x: 503 why".to_owned()));
     }
 }

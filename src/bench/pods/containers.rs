@@ -204,7 +204,7 @@ fn wait_for(output: impl Fn() -> String) -> anyhow::Result<Duration> {
 }
 
 /// The parents that runtimes leave, in every hierarchy.
-fn remove_cgroups(relative: &Path) {
+pub(super) fn remove_cgroups(relative: &Path) {
     let Ok(roots) = fs::read_dir("/sys/fs/cgroup") else { return };
     for root in roots.flatten() {
         let group = root.path().join(relative);

@@ -17,13 +17,14 @@ use proto::cri::image_service_client::ImageServiceClient;
 use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::cri::{self, NamespaceMode};
 use ring::digest::{SHA256, digest};
+use runtime::net::Netlink;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::args::BenchPodsArgs;
 use super::clock;
-use super::containers::{CPU_SHARES, MEMORY_BYTES, POLL_INTERVAL, START_TIMEOUT, WARM_UP};
+use super::containers::{CPU_SHARES, MEMORY_BYTES, POLL_INTERVAL, START_TIMEOUT, WARM_UP, remove_cgroups};
 use super::report::SandboxRow;
 use crate::bench::histogram::Histogram;
 use crate::up::progress::{Step, line};
@@ -81,11 +82,16 @@ pub(crate) async fn measure(args: &BenchPodsArgs, parent: &Path) -> anyhow::Resu
     Ok(rows)
 }
 
-/// The directory of everything, removed when dropped.
+/// The directory of everything, removed when dropped, with what our server leaves for its next life.
 struct Made(PathBuf);
 
 impl Drop for Made {
     fn drop(&mut self) {
+        let removed = Netlink::open().and_then(|mut netlink| netlink.delete_link(&bridge()));
+        if let Err(error) = removed {
+            line(format_args!("  the bridge was not removed: {error}"));
+        }
+        remove_cgroups(Path::new(&group()));
         if let Err(error) = fs::remove_dir_all(&self.0) {
             line(format_args!("  {} was not removed: {error}", self.0.display()));
         }
@@ -123,14 +129,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The bridge that our server makes.
+fn bridge() -> String {
+    format!("bq{}", std::process::id())
+}
+
+/// The group that our server makes.
+fn group() -> String {
+    format!("barque-bench-{}-cri", std::process::id())
+}
+
 async fn ours(parent: &Path, archive: &Path) -> anyhow::Result<Server> {
     let directory = parent.join("barque");
     let config = json!({
         "socket": directory.join("s"),
         "dataDir": directory.join("data"),
         "runDir": directory.join("run"),
-        "cgroupRoot": format!("/barque-bench-{}", std::process::id()),
-        "bridgeName": format!("bq{}", std::process::id()),
+        "cgroupRoot": format!("/{}", group()),
+        "bridgeName": bridge(),
         "imageArchives": [archive],
     });
     let binary = std::env::current_exe().context("cannot find out which file this program is")?;

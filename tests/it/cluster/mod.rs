@@ -31,6 +31,7 @@ mod workloads;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 use std::time::Duration;
 
 use chaos_tests::cluster::{Cluster, Options};
@@ -39,10 +40,23 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::support::Owned;
 
 /// Longest wait for anything here; the machine may be slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One cluster at a time: they share this machine's processors.
 static TURN: Mutex<()> = Mutex::const_new(());
+
+static PANICS: Once = Once::new();
+
+/// Has every panic said at once on standard error, past the harness's capture: what failed stands beside the
+/// measurements of that moment, and not only at the very end of a long run.
+fn say_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let _closed = writeln!(std::io::stderr(), "{}: {panic}", thread.name().unwrap_or("a thread"));
+        before(panic);
+    }));
+}
 
 /// A cluster, and the turn it runs in.
 pub(crate) struct Lab {
@@ -119,6 +133,7 @@ impl Lab {
         (directory, data_dir): (tempfile::TempDir, PathBuf),
         change: impl FnOnce(&mut Options),
     ) -> Self {
+        PANICS.call_once(say_panics);
         let turn = TURN.lock().await;
         let owned = Owned::name(name);
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
