@@ -1,7 +1,7 @@
 //! ResourceQuotas: what an object counts for, which quotas it counts against, and whether it fits.
 //!
-//! Pure. The registry charges the quotas in the transaction that makes the object; the leader counts anew when
-//! objects change or go.
+//! Pure. The registry charges the quotas in the transaction that makes the object, or that makes it count for
+//! more; the leader counts anew when objects change or go.
 
 use std::collections::BTreeMap;
 
@@ -51,6 +51,26 @@ pub fn usage(kind: &Kind, object: &Value) -> Usage {
         _ => {}
     }
     usage
+}
+
+/// Whether a change of an object can make it count for more: a Service can be given node ports, a claim can
+/// grow. Of other kinds what they count for is fixed.
+pub fn charges_updates(kind: &Kind) -> bool {
+    kind.group.is_empty() && matches!(kind.plural, "services" | "persistentvolumeclaims")
+}
+
+/// What the object counts for beyond what it counted for before.
+fn growth(kind: &Kind, old: Option<&Value>, new: &Value) -> Usage {
+    let before = old.map(|old| usage(kind, old)).unwrap_or_default();
+    let mut after = usage(kind, new);
+    for (resource, amount) in &mut after {
+        if let Some(before) = before.get(resource) {
+            *amount -= *before;
+        }
+    }
+    // What shrinks is counted afresh when it has shrunk.
+    after.retain(|_, amount| old.is_none() || *amount > Quantity::from_millis(0));
+    after
 }
 
 fn is_ended(pod: &Value) -> bool {
@@ -157,15 +177,20 @@ fn pod_matches(pod: &Value, scope: &str, operator: &str, values: &[&str]) -> boo
     }
 }
 
-/// The quota's status once the object is charged to it; `None`: the object does not count for anything that the
-/// quota bounds. The error is the text after `is forbidden: `.
-pub fn charge(quota: &Value, kind: &Kind, object: &Value) -> Result<Option<Value>, String> {
+/// The quota's status once the object is charged to it, with what it counts for beyond its predecessor `old`;
+/// `None`: it does not count for anything that the quota bounds. The error is the text after `is forbidden: `.
+pub fn charge(
+    quota: &Value,
+    kind: &Kind,
+    old: Option<&Value>,
+    object: &Value,
+) -> Result<Option<Value>, String> {
     if !is_in_scope(quota, kind, object) {
         return Ok(None);
     }
     let name = object::name(quota);
     let hard = amounts(&quota["spec"]["hard"]);
-    let own = usage(kind, object);
+    let own = growth(kind, old, object);
     let is_pod = kind.group.is_empty() && kind.plural == "pods" && !is_ended(object);
     if is_pod {
         let missing = missing(&hard, object);
@@ -296,25 +321,47 @@ mod tests {
         let kind = by_kind("", "v1", "Pod").expect("a kind");
         let quota =
             quota(json!({"pods": "2", "requests.cpu": "1"}), json!({"pods": "1", "requests.cpu": "500m"}));
-        let charged = charge(&quota, kind, &pod("250m")).expect("fits").expect("counts");
+        let charged = charge(&quota, kind, None, &pod("250m")).expect("fits").expect("counts");
         assert_eq!(charged["status"]["used"], json!({"pods": "2", "requests.cpu": "750m"}));
         assert_eq!(
-            charge(&charged, kind, &pod("250m")),
+            charge(&charged, kind, None, &pod("250m")),
             Err("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2".to_owned())
         );
         assert_eq!(
-            charge(&quota, kind, &json!({"spec": {"containers": [{"name": "c"}]}})),
+            charge(&quota, kind, None, &json!({"spec": {"containers": [{"name": "c"}]}})),
             Err("failed quota: q: must specify requests.cpu for: c".to_owned())
         );
         let mut fresh = quota.clone();
         fresh["status"] = json!({});
         assert_eq!(
-            charge(&fresh, kind, &pod("1")),
+            charge(&fresh, kind, None, &pod("1")),
             Err("status unknown for quota: q, resources: pods,requests.cpu".to_owned())
         );
         let map = by_kind("", "v1", "ConfigMap").expect("a kind");
-        assert_eq!(charge(&quota, map, &json!({})), Ok(None));
+        assert_eq!(charge(&quota, map, None, &json!({})), Ok(None));
         assert!(bounds(&quota, kind) && !bounds(&quota, map));
+    }
+
+    #[test]
+    fn a_change_is_charged_for_what_it_adds() {
+        let kind = by_kind("", "v1", "Service").expect("a kind");
+        let service = |ty: &str, ports: usize| json!({"spec": {"type": ty, "ports": vec![json!({}); ports]}});
+        let hard = json!({"services": "1", "services.nodeports": "3", "services.loadbalancers": "0"});
+        let used = json!({"services": "1", "services.nodeports": "1", "services.loadbalancers": "0"});
+        let quota = quota(hard, used);
+        let (one, plain) = (service("NodePort", 1), service("ClusterIP", 9));
+        let grown = charge(&quota, kind, Some(&one), &service("NodePort", 3)).expect("fits").expect("counts");
+        assert_eq!(grown["status"]["used"]["services.nodeports"], "3");
+        assert_eq!(grown["status"]["used"]["services"], "1", "it was there before");
+        assert_eq!(
+            charge(&quota, kind, Some(&plain), &service("NodePort", 3)),
+            Err("exceeded quota: q, requested: services.nodeports=3, used: services.nodeports=1, limited: \
+                 services.nodeports=3"
+                .to_owned())
+        );
+        for (old, new) in [(&one, &plain), (&one, &one), (&plain, &plain)] {
+            assert_eq!(charge(&quota, kind, Some(old), new), Ok(None), "what shrinks is counted later");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use self::columns::JsonPath;
 pub use self::kind_set::KindSet;
 pub use self::names::{Names, accept};
 pub use self::rows::{ROWS_MAX, Rows};
-use self::schema::Schema;
+pub(crate) use self::schema::{ListType, Schema, Type};
 use crate::decode;
 use crate::kinds::Kind;
 use crate::object;
@@ -259,6 +259,11 @@ impl CustomKind {
             .collect();
         json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta,
             "columnDefinitions": columns, "rows": rows})
+    }
+
+    /// What objects are held against.
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// The kind's schema as OpenAPI documents carry it.

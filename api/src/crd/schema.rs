@@ -17,7 +17,7 @@ pub(super) const DEPTH_MAX: usize = 64;
 
 /// What a value must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Type {
+pub(crate) enum Type {
     /// Anything.
     #[default]
     Any,
@@ -48,7 +48,7 @@ impl Type {
 
 /// How items of a list are told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) enum ListType {
+pub(crate) enum ListType {
     #[default]
     Atomic,
     Set,
@@ -90,17 +90,19 @@ pub(super) struct Rule {
 
 /// A schema of one value and what is inside it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Schema {
-    pub(super) ty: Type,
+pub(crate) struct Schema {
+    pub(crate) ty: Type,
     pub(super) nullable: bool,
-    pub(super) properties: BTreeMap<String, Schema>,
+    pub(crate) properties: BTreeMap<String, Schema>,
     /// For members that are not named; `None`: there are none.
-    pub(super) additional: Option<Box<Schema>>,
-    pub(super) items: Option<Box<Schema>>,
-    pub(super) default: Option<Value>,
+    pub(crate) additional: Option<Box<Schema>>,
+    pub(crate) items: Option<Box<Schema>>,
+    pub(crate) default: Option<Value>,
     pub(super) preserve_unknown: bool,
-    pub(super) embedded: bool,
-    pub(super) list_type: ListType,
+    pub(crate) embedded: bool,
+    pub(crate) list_type: ListType,
+    /// Whether an object is one value to those who apply.
+    pub(crate) is_atomic: bool,
     pub(super) checks: Checks,
     pub(super) all_of: Vec<Schema>,
     pub(super) any_of: Vec<Schema>,
@@ -152,6 +154,7 @@ impl Schema {
             preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
             embedded: flag("x-kubernetes-embedded-resource"),
             list_type: list_type(json),
+            is_atomic: json["x-kubernetes-map-type"] == "atomic",
             checks: Checks::parse(json),
             all_of: list("allOf"),
             any_of: list("anyOf"),
@@ -163,7 +166,7 @@ impl Schema {
     }
 
     /// The schema of a member, if it may be there.
-    pub(super) fn member(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn member(&self, name: &str) -> Option<&Self> {
         self.properties.get(name).or(self.additional.as_deref())
     }
 }

@@ -4,7 +4,7 @@
 //! it. Writes of the cluster's own parts name no manager and are not tracked: the status of pods and what
 //! controllers make would else carry entries half as large as themselves (see `docs/guarantees.md`).
 
-use api::patch::apply::{self, Config, Writer};
+use api::patch::apply::{self, Config, Typed, Writer};
 use api::{Status, object};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ impl Registry {
         NO_OPINION.iter().for_each(|field| object::set_metadata(&mut config, field, Value::Null));
         let apply_to = |live: &Value| {
             let by = Writer { manager, subresource: target.part.subresource(), now: self.now() };
-            apply::apply(target.kind, live, Config { object: &config, force }, by)
+            apply::apply(rules.typed(), live, Config { object: &config, force }, by)
         };
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let mut free = self.free_for_update(target, &config).await?;
@@ -93,6 +93,7 @@ impl Registry {
 /// Sets the entries of an object that is about to be written: those of an apply are at hand (`sent`), those of an
 /// update follow from what it changes. `old` is null before a creation.
 pub(super) fn set_managers(
+    typed: Typed<'_>,
     target: Target<'_>,
     options: &WriteOptions,
     (old, new): (&Value, &mut Value),
@@ -107,7 +108,7 @@ pub(super) fn set_managers(
                 named => named,
             };
             let by = Writer { manager, subresource, now: jiff::Timestamp::now() };
-            apply::track(target.kind, old, new, &sent, by);
+            apply::track(typed, old, new, &sent, by);
         }
     }
 }

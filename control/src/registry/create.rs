@@ -139,8 +139,8 @@ impl Registry {
             };
             // Writers of one replica that are charged to the same quotas do not race each other.
             let _turn = self.quota_turn(kind, namespace).await;
-            let charges = admission::quota::charge(self, kind, namespace, &candidate.object, consistency);
-            let charges = match charges.await {
+            let change = (None, &candidate.object);
+            let charges = match admission::quota::charge(self, kind, namespace, change, consistency).await {
                 Err(_) if consistency == Consistency::Serializable => {
                     consistency = Consistency::Linearizable;
                     continue;
@@ -203,11 +203,12 @@ impl Registry {
         if kind.kind == "Node" && options.asker.is_some() && self.taints_new_nodes() {
             admission::taint_nodes::admit(object);
         }
-        self.rules(kind)?.default(object);
+        let rules = self.rules(kind)?;
+        rules.default(object);
         if let FieldManager::Updates(_) = options.manager {
             let name = object::name(object).to_owned();
             let target = Target::new(kind, namespace, &name);
-            apply::set_managers(target, options, (&Value::Null, object), Value::Null);
+            apply::set_managers(rules.typed(), target, options, (&Value::Null, object), Value::Null);
         }
         strategies::of(kind).default_status(object);
         Ok(())

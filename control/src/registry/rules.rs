@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::crd::CustomKind;
+use api::patch::apply::Typed;
 use api::{Cause, Kind, Status};
 use bytes::Bytes;
 use serde_json::Value;
@@ -47,6 +48,14 @@ impl Rules {
         match self {
             Self::BuiltIn(_) => None,
             Self::Custom(custom) => Some(custom),
+        }
+    }
+
+    /// What server-side apply goes by.
+    pub(super) fn typed(&self) -> Typed<'_> {
+        match self {
+            Self::BuiltIn(kind) => Typed::from(*kind),
+            Self::Custom(custom) => Typed::from(custom.as_ref()),
         }
     }
 

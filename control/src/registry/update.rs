@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use api::quota::charges_updates;
 use api::{Kind, Status, object};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::admission::quota::Charges;
 use super::admission::{self, Operation};
 use super::conversion::Encoded;
 use super::create::{check_namespace, set_type};
@@ -170,9 +172,25 @@ impl Registry {
                 newest = true;
                 continue;
             };
+            let growing = next.as_ref().filter(|_| target.part == Part::Main && charges_updates(target.kind));
+            let _turn = match growing {
+                Some(_) => self.quota_turn(target.kind, target.namespace).await,
+                None => None,
+            };
+            let charges = match growing {
+                Some(next) => self.charge_update(target, current.value(), next, newest).await,
+                None => Ok(Charges::default()),
+            };
+            let charges = match charges {
+                Err(_) if !newest => {
+                    newest = true;
+                    continue;
+                }
+                charges => charges?,
+            };
             let committed = match run.dry_run() {
                 true => Committed::At(current.revision()),
-                false => self.commit(&current, next.as_ref(), &value, run.fence()).await?,
+                false => self.commit(&current, next.as_ref(), &value, charges, run.fence()).await?,
             };
             match committed {
                 Committed::At(revision) => {
@@ -272,12 +290,25 @@ impl Registry {
         Ok(stored)
     }
 
+    /// Charges what an object comes to count for beyond what it did.
+    async fn charge_update(
+        &self,
+        target: Target<'_>,
+        old: &Value,
+        new: &Value,
+        newest: bool,
+    ) -> Result<Charges, Status> {
+        let consistency = if newest { Consistency::Linearizable } else { Consistency::Serializable };
+        admission::quota::charge(self, target.kind, target.namespace, (Some(old), new), consistency).await
+    }
+
     /// Commits what follows `current` (`None`: nothing does), and what goes with it.
     async fn commit(
         &self,
         current: &Object,
         next: Option<&Value>,
         value: &Bytes,
+        charges: Charges,
         fence: Option<u64>,
     ) -> Result<Committed, Status> {
         let key = current.key().clone();
@@ -289,8 +320,10 @@ impl Registry {
         let unchanged = Condition::Unchanged { key: current.key().clone(), mod_revision: current.revision() };
         let mut conditions = vec![unchanged];
         conditions.extend(reserved.conditions);
+        conditions.extend(charges.conditions);
         let mut mutations = vec![mutation];
         mutations.extend(reserved.mutations);
+        mutations.extend(charges.mutations);
         let asked = conditions.clone();
         let transaction = Transaction { conditions, mutations, fence };
         match self.store().transact(transaction).await.map_err(error::from_store)? {
@@ -339,7 +372,7 @@ impl Registry {
         });
         let rules = self.rules(kind)?;
         rules.default(&mut new);
-        apply::set_managers(target, options, (old, &mut new), sent.unwrap_or_default());
+        apply::set_managers(rules.typed(), target, options, (old, &mut new), sent.unwrap_or_default());
         if rules.changes_generation(old, &new) {
             object::set_generation(&mut new, object::generation(old) + 1);
         }

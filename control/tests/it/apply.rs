@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, CONFIG_MAPS, Client, PODS, config_map, pod, request};
-use crate::kubectl::with_each;
+use crate::kubectl::{with_each, with_each_on};
 use crate::server::TestServer;
 
 const MAP: &str = "/api/v1/namespaces/default/configmaps/m";
@@ -71,7 +71,7 @@ async fn an_apply_that_makes_no_sense_is_told_so() {
     let long = format!("{MAP}?fieldManager={}", "x".repeat(129));
     assert_eq!(client.post(CONFIG_MAPS, &config_map("m", "1")).await.code.as_u16(), 201);
     assert_eq!(client.put(&long, &config_map("m", "1")).await.code.as_u16(), 422);
-    let patch = client.patch(&format!("{MAP}?force=true"), "application/merge-patch+json", &json!({})).await;
+    let patch = client.merge(&format!("{MAP}?force=true"), &json!({})).await;
     assert_eq!(patch.code.as_u16(), 422);
     for (config, code) in [
         ("a: b: c", 400),
@@ -103,7 +103,7 @@ async fn every_write_of_a_client_is_somebodys() {
     assert!(fields.get("f:status").is_none() && fields["f:spec"].get("f:containers").is_some(), "{fields}");
     let status = format!("{PODS}/a/status?fieldManager=kubelet");
     let patch = json!({"status": {"phase": "Running"}});
-    let running = client.patch(&status, "application/merge-patch+json", &patch).await.expect(200);
+    let running = client.merge(&status, &patch).await.expect(200);
     let mut both = managers(&running);
     both.sort();
     assert_eq!(both, ["kubelet Update status", "my-tool Update"]);
@@ -112,7 +112,7 @@ async fn every_write_of_a_client_is_somebodys() {
     let labelled = client.patch(&path, "application/strategic-merge-patch+json", &labels).await.expect(200);
     assert!(managers(&labelled).contains(&"labeller Update".to_owned()));
     let reset = json!({"metadata": {"managedFields": [{}]}});
-    let reset = client.patch(&path, "application/merge-patch+json", &reset).await.expect(200);
+    let reset = client.merge(&path, &reset).await.expect(200);
     assert_eq!(reset["metadata"].get("managedFields"), None);
     let config = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {x: z}}\n";
     let conflict = apply(&client, &format!("{PODS}/a?fieldManager=one"), config).await.status();
@@ -158,6 +158,55 @@ async fn kubectl_applies_on_the_server() {
         assert_eq!(moved["data"], json!({"a": "2"}), "{moved}");
         // The annotation of before is the one thing that another name keeps.
         assert_eq!(managers(&moved), ["kubectl Apply", "kubectl-last-applied Apply"]);
+    })
+    .await;
+}
+
+/// A kind whose objects have a list of listeners told apart by port, and a set of names.
+fn gateways() -> Value {
+    let text = json!({"type": "string"});
+    let listeners = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["port"],
+        "items": {"type": "object", "required": ["port"], "properties": {"port": {"type": "integer"}, "host": text}}});
+    let names = json!({"type": "array", "x-kubernetes-list-type": "set", "items": text});
+    let spec = json!({"type": "object", "properties": {"listeners": listeners, "names": names}});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "gates.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "gates", "kind": "Gate"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}]},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appliers_of_a_custom_object_share_its_lists() {
+    with_each_on(TestServer::start_leading, |kubectl, _server| async move {
+        let definition = kubectl.file("definition.yaml", &gateways().to_string());
+        kubectl.ok(&format!("apply -f {definition}")).await;
+        kubectl.ok("wait --for=condition=established --timeout=30s crd/gates.example.com").await;
+        let apply_as = |manager: &str, spec: Value| {
+            let gate = json!({"apiVersion": "example.com/v1", "kind": "Gate", "metadata": {"name": "g"},
+                "spec": spec});
+            let file = kubectl.file("gate.yaml", &gate.to_string());
+            format!("apply --server-side --field-manager={manager} -f {file}")
+        };
+        let spec = async || -> Value {
+            serde_json::from_str(&kubectl.ok("get gate g -o jsonpath={.spec}").await).unwrap()
+        };
+        let one = json!({"listeners": [{"port": 80, "host": "a"}, {"port": 81}], "names": ["x"]});
+        kubectl.ok(&apply_as("one", one)).await;
+        kubectl
+            .ok(&apply_as("two", json!({"listeners": [{"port": 443, "host": "b"}], "names": ["y"]})))
+            .await;
+        let other = apply_as("two", json!({"listeners": [{"port": 80, "host": "c"}]}));
+        kubectl.fails(&other, "conflict with \"one\": .spec.listeners[port=80].host").await;
+        let both = json!({"listeners": [{"port": 80, "host": "a"}, {"port": 81}, {"port": 443, "host": "b"}],
+            "names": ["x", "y"]});
+        assert_eq!(spec().await, both);
+        kubectl.ok(&apply_as("one", json!({"listeners": [{"port": 80, "host": "a"}]}))).await;
+        let rest =
+            json!({"listeners": [{"port": 80, "host": "a"}, {"port": 443, "host": "b"}], "names": ["y"]});
+        assert_eq!(spec().await, rest);
     })
     .await;
 }

@@ -85,7 +85,7 @@ async fn the_policy_says_how_much_is_noted_and_secrets_do_not_leak() {
     let answer = client.send(request(Method::GET, "/api/v1/pods", &headers, Bytes::new())).await;
     assert_eq!(answer.headers["audit-id"], "my-own-id");
     let patch = json!({"data": {"key": "new words"}});
-    client.patch(&format!("{CONFIG_MAPS}/one"), "application/merge-patch+json", &patch).await.expect(200);
+    client.merge(&format!("{CONFIG_MAPS}/one"), &patch).await.expect(200);
     client.get("/metrics").await;
     let watched = client.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&resourceVersion=0")).await;
     let mut watched = watched;

@@ -129,6 +129,11 @@ impl Client {
         self.send(request(Method::PATCH, path, &headers, Bytes::from(body.to_string()))).await
     }
 
+    /// Merges a patch into an object (RFC 7386).
+    pub(crate) async fn merge(&self, path: &str, patch: &Value) -> Answer {
+        self.patch(path, "application/merge-patch+json", patch).await
+    }
+
     pub(crate) async fn watch(&self, path: &str) -> Events {
         self.watch_as(path, "application/json").await
     }

@@ -14,7 +14,6 @@ const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitio
 const V1: &str = "/apis/lab.example.com/v1/namespaces/default/sites";
 const V2: &str = "/apis/lab.example.com/v2/namespaces/default/sites";
 const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
-const MERGE_PATCH: &str = "application/merge-patch+json";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sites have `hostPort` in v1, which is stored, and `host` and `port` in v2.
@@ -144,34 +143,33 @@ async fn a_webhook_stands_between_the_versions_of_a_kind() {
 
     // Changes in either version; each is checked by its own schema.
     let path = format!("{V2}/b");
-    let patched = client.patch(&path, MERGE_PATCH, &json!({"spec": {"port": 8080}})).await.expect(200);
+    let patched = client.merge(&path, &json!({"spec": {"port": 8080}})).await.expect(200);
     assert_eq!(
         (&patched["spec"], &patched["metadata"]["generation"]),
         (&json!({"host": "b", "port": 8080}), &json!(2))
     );
     assert_eq!(client.get(&format!("{V1}/b")).await.json()["spec"]["hostPort"], "b:8080");
-    assert_eq!(client.patch(&path, MERGE_PATCH, &json!({"spec": {"port": 70000}})).await.code, 422);
+    assert_eq!(client.merge(&path, &json!({"spec": {"port": 70000}})).await.code, 422);
     let apply = format!("{path}?fieldManager=me&force=true");
     let applied = json!({"apiVersion": "lab.example.com/v2", "kind": "Site", "metadata": {"name": "b"}, "spec": {"host": "c"}});
     let applied = client.patch(&apply, "application/apply-patch+yaml", &applied).await.expect(200);
     assert_eq!(applied["spec"], json!({"host": "c", "port": 8080}));
-    let status =
-        client.patch(&format!("{path}/status"), MERGE_PATCH, &json!({"status": {"ready": true}})).await;
+    let status = client.merge(&format!("{path}/status"), &json!({"status": {"ready": true}})).await;
     assert_eq!(status.expect(200)["status"]["ready"], true);
     assert_eq!(client.get(&format!("{V1}/b")).await.json()["spec"]["hostPort"], "c:8080");
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     let before = client.get(&path).await.expect(200);
-    let same = client.patch(&path, MERGE_PATCH, &json!({"spec": {"port": 8080}})).await.expect(200);
+    let same = client.merge(&path, &json!({"spec": {"port": 8080}})).await.expect(200);
     assert_eq!(version(&before), version(&same), "nothing changed, nothing is written");
 
     // Once another version is stored, the next write moves an object there.
     definition["spec"]["versions"][0]["storage"] = json!(false);
     definition["spec"]["versions"][1]["storage"] = json!(true);
     let change = json!({"spec": definition["spec"]});
-    let changed = client.patch(&format!("{DEFINITIONS}/sites.lab.example.com"), MERGE_PATCH, &change).await;
+    let changed = client.merge(&format!("{DEFINITIONS}/sites.lab.example.com"), &change).await;
     assert_eq!(changed.expect(200)["status"]["storedVersions"], json!(["v1", "v2"]));
     until("nothing is written", async || {
-        let written = client.patch(&path, MERGE_PATCH, &json!({"spec": {"port": 8080}})).await.expect(200);
+        let written = client.merge(&path, &json!({"spec": {"port": 8080}})).await.expect(200);
         version(&written) != version(&same)
     })
     .await;
@@ -196,7 +194,7 @@ async fn a_conversion_that_fails_says_why_and_changes_no_identity() {
     let expected = (500, "InternalError".to_owned(), why.to_owned());
     assert_eq!(of(format!("{V2}/a")).await, expected);
     assert_eq!(of(V2.to_owned()).await, expected);
-    let refused = client.patch(&format!("{V2}/a"), MERGE_PATCH, &json!({"spec": {"port": 1}})).await;
+    let refused = client.merge(&format!("{V2}/a"), &json!({"spec": {"port": 1}})).await;
     assert_eq!(refused.status(), expected);
     let refused = client.post(V2, &site("v2", "b", json!({"host": "b", "port": 80}))).await;
     assert_eq!(refused.status().2, why.replace("v1,", "v2,"));
@@ -204,7 +202,7 @@ async fn a_conversion_that_fails_says_why_and_changes_no_identity() {
     // Who watches is told, too.
     let version = client.get(V1).await.json()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     let mut watch = client.watch(&format!("{V2}?watch=1&resourceVersion={version}")).await;
-    client.patch(&format!("{V1}/a"), MERGE_PATCH, &json!({"spec": {"hostPort": "a:82"}})).await.expect(200);
+    client.merge(&format!("{V1}/a"), &json!({"spec": {"hostPort": "a:82"}})).await.expect(200);
     let told = async {
         loop {
             match watch.next().await {
@@ -226,7 +224,7 @@ async fn a_conversion_that_fails_says_why_and_changes_no_identity() {
     // One that is not there at all.
     let nowhere =
         json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://127.0.0.1:1/x"}}}}});
-    client.patch(&format!("{DEFINITIONS}/sites.lab.example.com"), MERGE_PATCH, &nowhere).await.expect(200);
+    client.merge(&format!("{DEFINITIONS}/sites.lab.example.com"), &nowhere).await.expect(200);
     let why = "conversion webhook for lab.example.com/v1, Kind=Site failed: Post \"https://127.0.0.1:1/x\": ";
     until("the old webhook is asked", async || of(format!("{V2}/a")).await.2.starts_with(why)).await;
     // The kind goes all the same: its objects are stored in a version that needs no webhook.
@@ -300,13 +298,13 @@ async fn a_webhook_behind_a_service_is_found_through_its_pods_node() {
         json!({"subsets": [{"ports": [{"port": port}], "addresses": [{"ip": "10.244.0.9",
         "targetRef": {"kind": "Pod", "name": "hook", "namespace": "default"}}]}]})
     };
-    client.patch(endpoints, MERGE_PATCH, &port(stranger.port)).await.expect(200);
+    client.merge(endpoints, &port(stranger.port)).await.expect(200);
     let message = attempt().await.status().2;
     assert!(message.starts_with(&failed("")) && message.contains("certificate"), "{message}");
-    client.patch(endpoints, MERGE_PATCH, &port(1)).await.expect(200);
+    client.merge(endpoints, &port(1)).await.expect(200);
     let message = attempt().await.status().2;
     assert!(message.starts_with(&failed("no way to 10.244.0.9:1 behind service \"hook\": ")), "{message}");
-    client.patch(endpoints, MERGE_PATCH, &json!({"subsets": null})).await.expect(200);
+    client.merge(endpoints, &json!({"subsets": null})).await.expect(200);
     assert_eq!(attempt().await.status().2, failed("no endpoints available for service \"hook\""));
 }
 

@@ -14,7 +14,6 @@ const DEFINITION: &str =
     "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/crontabs.stable.example.com";
 const CRONTABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
 const OLD_CRONTABS: &str = "/apis/stable.example.com/v1beta1/namespaces/default/crontabs";
-const MERGE_PATCH: &str = "application/merge-patch+json";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn definition() -> Value {
@@ -157,7 +156,7 @@ async fn versions_subresources_and_selectors() {
     let old = client.get(&format!("{OLD_CRONTABS}/a")).await.expect(200);
     assert_eq!(old["apiVersion"], "stable.example.com/v1beta1");
     let patch = json!({"spec": {"image": "other"}});
-    let patched = client.patch(&format!("{OLD_CRONTABS}/a"), MERGE_PATCH, &patch).await;
+    let patched = client.merge(&format!("{OLD_CRONTABS}/a"), &patch).await;
     assert_eq!(patched.headers["warning"], "299 - \"stable.example.com/v1beta1 CronTab is deprecated\"");
     let patched = patched.expect(200);
     assert_eq!((&patched["metadata"]["generation"], &patched["apiVersion"]), (&json!(2), &old["apiVersion"]));
@@ -167,18 +166,16 @@ async fn versions_subresources_and_selectors() {
 
     let status =
         json!({"status": {"replicas": 3, "labelSelector": "app=a", "nonsense": 1}, "spec": {"image": "no"}});
-    let patched = client.patch(&format!("{CRONTABS}/a/status"), MERGE_PATCH, &status).await.expect(200);
+    let patched = client.merge(&format!("{CRONTABS}/a/status"), &status).await.expect(200);
     assert_eq!(patched["status"], json!({"replicas": 3, "labelSelector": "app=a"}));
     assert_eq!((&patched["spec"]["image"], &patched["metadata"]["generation"]), (&json!("other"), &json!(2)));
-    let plain =
-        client.patch(&format!("{CRONTABS}/a"), MERGE_PATCH, &json!({"status": {"replicas": 9}})).await;
+    let plain = client.merge(&format!("{CRONTABS}/a"), &json!({"status": {"replicas": 9}})).await;
     assert_eq!(plain.expect(200)["status"]["replicas"], 3);
 
     let scale = client.get(&format!("{CRONTABS}/a/scale")).await.expect(200);
     assert_eq!(scale["spec"]["replicas"], 1);
     assert_eq!(scale["status"], json!({"replicas": 3, "selector": "app=a"}));
-    let scaled =
-        client.patch(&format!("{CRONTABS}/a/scale"), MERGE_PATCH, &json!({"spec": {"replicas": 4}})).await;
+    let scaled = client.merge(&format!("{CRONTABS}/a/scale"), &json!({"spec": {"replicas": 4}})).await;
     assert_eq!(scaled.expect(200)["spec"]["replicas"], 4);
     assert_eq!(client.get(&format!("{CRONTABS}/a")).await.json()["spec"]["replicas"], 4);
 
@@ -206,7 +203,7 @@ async fn a_definition_takes_its_objects_with_it() {
         assert_eq!(refused.code, 405, "{}", refused.text());
     }
     let held = format!("{CRONTABS}/held");
-    client.patch(&held, MERGE_PATCH, &json!({"metadata": {"finalizers": null}})).await.expect(200);
+    client.merge(&held, &json!({"metadata": {"finalizers": null}})).await.expect(200);
     until(&client, DEFINITION, "still there", |answer| answer["reason"] == "NotFound").await;
     let looking = async {
         while client.get(CRONTABS).await.code != 404 || other.get(CRONTABS).await.code != 404 {

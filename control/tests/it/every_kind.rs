@@ -126,7 +126,7 @@ async fn every_kind_takes_every_verb_over_plain_http() {
         labelled["metadata"]["labels"]["put"] = json!("yes");
         client.put(&one, &labelled).await.expect(200);
         let patch = json!({"metadata": {"labels": {"patched": "yes"}}});
-        let patched = client.patch(&one, "application/merge-patch+json", &patch).await.expect(200);
+        let patched = client.merge(&one, &patch).await.expect(200);
         assert_eq!(patched["metadata"]["labels"]["put"], "yes", "{}", kind.kind);
         assert_eq!(patched["metadata"]["uid"], read["metadata"]["uid"]);
         let gone = client.delete(&format!("{one}?gracePeriodSeconds=0"), &Value::Null).await;

@@ -208,7 +208,7 @@ async fn furnish(client: &Client) {
             "state": {"running": started}}],
     }});
     let path = format!("{PODS}/hello/status");
-    client.patch(&path, "application/merge-patch+json", &status).await.expect(200);
+    client.merge(&path, &status).await.expect(200);
     let event = json!({
         "metadata": {"name": "hello.0123456789abcdef"},
         "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": "hello", "namespace": "default",

@@ -85,7 +85,7 @@ async fn running_pod(client: &Client, name: &str, port: u16) {
     client.post(&format!("{PODS}/{name}/binding"), &target).await.expect(201);
     let status =
         json!({"status": {"podIP": "10.244.0.9", "podIPs": [{"ip": "10.244.0.9"}], "phase": "Running"}});
-    client.patch(&format!("{PODS}/{name}/status"), "application/merge-patch+json", &status).await.expect(200);
+    client.merge(&format!("{PODS}/{name}/status"), &status).await.expect(200);
 }
 
 async fn send(client: &Client, method: Method, path: &str, body: &'static str) -> Answer {

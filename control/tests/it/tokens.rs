@@ -131,7 +131,7 @@ async fn the_clusters_address_is_signed_for_those_who_know_a_token() {
     assert_eq!(with_token(&server, TOKEN, Method::GET, INFO, &Value::Null).await.code, 401);
     // What somebody breaks is mended, and the signature goes with its token.
     let broken = json!({"data": {"kubeconfig": "evil", "own": "x"}});
-    client.patch(INFO, "application/merge-patch+json", &broken).await.expect(200);
+    client.merge(INFO, &broken).await.expect(200);
     cluster_info(&client, |data| data["kubeconfig"] == kubeconfig.as_str() && data["own"] == "x").await;
     client.delete(&format!("{SECRETS}/bootstrap-token-07401b"), &Value::Null).await.expect(200);
     cluster_info(&client, |data| data["jws-kubeconfig-07401b"].is_null()).await;

@@ -31,9 +31,8 @@ pub fn main() -> ! {
     if signals.thread_block().is_err() {
         syscall::exit_now(1);
     }
-    syscall::drop_program_pages();
     loop {
-        match signals.wait() {
+        match syscall::in_few_pages(|| signals.wait()) {
             Ok(Signal::SIGCHLD) => reap(),
             Ok(_) => syscall::exit_now(0),
             Err(Errno::EINTR) => {}

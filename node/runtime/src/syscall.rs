@@ -138,15 +138,18 @@ pub(crate) fn install_filter(program: &[seccompiler::sock_filter]) -> io::Result
     Ok(Errno::result(done).map(drop)?)
 }
 
-/// Lets go of the memory that shows the program's own file: code and constants. What is used again is shown
-/// again out of the kernel's cache. For a process that is going to wait for long.
-pub(crate) fn drop_program_pages() {
-    for (start, length) in read_only_segments() {
+/// Lets go of the memory that shows the program's own file, code and constants, and waits in that state. What is
+/// used again is shown again out of the kernel's cache, so `wait` should be a system call and little else.
+pub(crate) fn in_few_pages<T>(wait: impl FnOnce() -> T) -> T {
+    let segments = read_only_segments();
+    for &(start, length) in &segments {
         // SAFETY: the range is a segment of the program that was never writable, so each of its pages is as the
         // file has it, and the file cannot change while it is executed. A page that is needed again, the one
         // executing this among them, is the same page again.
         unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     }
+    // The list is freed afterwards: the allocator's pages are not to come back before the wait.
+    wait()
 }
 
 /// The program's segments that are not writable: address and length. None when they are not where the kernel says

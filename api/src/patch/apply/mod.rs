@@ -25,6 +25,7 @@ use self::fields::FieldSet;
 pub use self::managers::UPDATERS_MAX;
 use self::managers::{Operation, Owner, Owners, is_reset, strip};
 use self::shape::Shape;
+use crate::crd::CustomKind;
 use crate::kinds::Kind;
 use crate::object;
 use crate::status::Status;
@@ -35,6 +36,27 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const KUBECTL: &str = "kubectl";
 /// Who owns what there was before the first apply of an object without entries.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// A kind, and what a definition says of it if one registered it.
+#[derive(Debug, Clone, Copy)]
+pub struct Typed<'a> {
+    /// The row.
+    pub kind: &'a Kind,
+    /// Its schema tells which lists have items of their own, and what is one value.
+    pub custom: Option<&'a CustomKind>,
+}
+
+impl<'a> From<&'a Kind> for Typed<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        Self { kind, custom: None }
+    }
+}
+
+impl<'a> From<&'a CustomKind> for Typed<'a> {
+    fn from(custom: &'a CustomKind) -> Self {
+        Self { kind: custom.kind(), custom: Some(custom) }
+    }
+}
 
 /// Who writes.
 #[derive(Debug, Clone, Copy)]
@@ -71,22 +93,28 @@ pub struct Config<'a> {
 
 /// Applies a configuration to an object (an empty one, if there is none yet): the object as it should be, with its
 /// entries.
-pub fn apply(kind: &Kind, live: &Value, config: Config<'_>, by: Writer<'_>) -> Result<Value, Status> {
+pub fn apply<'a>(
+    typed: impl Into<Typed<'a>>,
+    live: &Value,
+    config: Config<'_>,
+    by: Writer<'_>,
+) -> Result<Value, Status> {
+    let typed = typed.into();
     let Config { object: sent, force } = config;
     if sent["metadata"].get("managedFields").is_some_and(|entries| !entries.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let shape = Shape::of(kind);
+    let shape = Shape::of(typed);
     let sent = walk::without_nulls(sent);
     if let Some(found) = walk::duplicate(shape, &sent, "") {
         return Err(Status::bad_request(format!(
             "failed to create typed patch object ({}; {}): {found}",
             object::key(&sent),
-            kind.api_version()
+            typed.kind.api_version()
         )));
     }
-    let owners = owners_before_apply(kind, live, by);
-    let Outcome { object, mut conflicts } = applied(kind, live, &sent, owners, by);
+    let owners = owners_before_apply(typed, live, by);
+    let Outcome { object, mut conflicts } = applied(typed, live, &sent, owners, by);
     if by.manager == KUBECTL && !conflicts.is_empty() {
         let allowed = unchanged_since_client_side(shape, live);
         conflicts.iter_mut().for_each(|(_, fields)| fields.subtract(&allowed));
@@ -104,20 +132,20 @@ struct Outcome {
     conflicts: Vec<(Owner, FieldSet)>,
 }
 
-fn owners_before_apply(kind: &Kind, live: &Value, by: Writer<'_>) -> Owners {
+fn owners_before_apply(typed: Typed<'_>, live: &Value, by: Writer<'_>) -> Owners {
     let mut owners = Owners::of(live);
     let exists = !object::uid(live).is_empty();
     if owners.is_empty() && exists {
-        let mut fields = walk::compare(Shape::of(kind), &Value::Null, live).added;
+        let mut fields = walk::compare(Shape::of(typed), &Value::Null, live).added;
         strip(&mut fields, "", false);
         let before = Writer { manager: BEFORE_FIRST_APPLY, subresource: "", ..by };
-        owners.set(before.owner(kind, Operation::Update, fields));
+        owners.set(before.owner(typed.kind, Operation::Update, fields));
     }
     owners
 }
 
-fn applied(kind: &Kind, live: &Value, sent: &Value, mut owners: Owners, by: Writer<'_>) -> Outcome {
-    let shape = Shape::of(kind);
+fn applied(typed: Typed<'_>, live: &Value, sent: &Value, mut owners: Owners, by: Writer<'_>) -> Outcome {
+    let (kind, shape) = (typed.kind, Shape::of(typed));
     let mut fields = walk::field_set(shape, sent);
     let mut merged = walk::merge(shape, live, sent);
     let own = by.owner(kind, Operation::Apply, FieldSet::default());
@@ -176,7 +204,7 @@ fn update_last_applied(merged: &mut Value, sent: &Value, manager: &str) {
 }
 
 /// The fields that client-side apply set and that are still as it set them.
-fn unchanged_since_client_side(shape: Shape, live: &Value) -> FieldSet {
+fn unchanged_since_client_side(shape: Shape<'_>, live: &Value) -> FieldSet {
     let text = object::annotation(live, LAST_APPLIED).unwrap_or_default();
     let Ok(config) = serde_json::from_str::<Value>(text) else { return FieldSet::default() };
     let mut fields = walk::field_set(shape, &config);
@@ -212,7 +240,9 @@ fn conflict(conflicts: &[(Owner, FieldSet)]) -> Status {
 
 /// Gives what a create, an update or a patch changed to its writer. `old` is the object as it was, null before a
 /// creation; `sent` are the entries that the writer itself sent.
-pub fn track(kind: &Kind, old: &Value, new: &mut Value, sent: &Value, by: Writer<'_>) {
+pub fn track<'a>(typed: impl Into<Typed<'a>>, old: &Value, new: &mut Value, sent: &Value, by: Writer<'_>) {
+    let typed = typed.into();
+    let (kind, shape) = (typed.kind, Shape::of(typed));
     let live = Owners::of(old);
     let mut owners = match () {
         () if !by.subresource.is_empty() => live,
@@ -222,7 +252,6 @@ pub fn track(kind: &Kind, old: &Value, new: &mut Value, sent: &Value, by: Writer
     if owners.is_empty() && !old.is_null() {
         return object::set_metadata(new, "managedFields", Value::Null);
     }
-    let shape = Shape::of(kind);
     let difference = walk::compare(shape, old, new);
     let mut changed = difference.modified;
     changed.add(&difference.added);

@@ -1,18 +1,20 @@
 //! What may be merged into what: the shape of values by the types of their kind.
 //!
-//! Built-in kinds have the types of the protobuf table and the lists of [`super::lists`]. Of any other kind only
-//! the values tell: objects are merged member by member, lists are one value.
+//! Built-in kinds have the types of the protobuf table and the lists of [`super::lists`]; custom ones what their
+//! schema says, with the metadata that all objects have. Where neither says anything the values tell: objects
+//! are merged member by member, lists are one value.
 
 use serde_json::Value;
 
+use super::Typed;
 use super::fields;
 use super::lists::{self, ListType};
-use crate::kinds::Kind;
+use crate::crd;
 use crate::protobuf::table::{self, Count, Field, MessageId, Type};
 
 /// The shape of a value.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Shape {
+pub(super) enum Shape<'a> {
     /// One value, whatever is in it.
     Leaf,
     /// An object with the members of a type.
@@ -23,6 +25,10 @@ pub(super) enum Shape {
     Keyed(&'static [&'static str], Type),
     /// A list of scalars told apart by themselves.
     Set,
+    /// An object as a custom kind's schema describes it; and whether it is a whole one, with metadata.
+    Custom(&'a crd::Schema, bool),
+    /// A list of such objects told apart by keys.
+    CustomKeyed(&'a [String], &'a crd::Schema),
     /// As the value tells.
     Any,
 }
@@ -32,15 +38,36 @@ pub(super) struct Child<'a> {
     /// The step that leads to it.
     pub(super) step: String,
     pub(super) value: &'a Value,
-    pub(super) shape: Shape,
+    pub(super) shape: Shape<'a>,
     /// Whether it is always there in Kubernetes' types, if only as null, so that nobody sets it as such.
     pub(super) is_plain: bool,
 }
 
-impl Shape {
+/// What every object says of itself.
+const ENVELOPE: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+impl<'a> Shape<'a> {
     /// The shape of a kind's objects.
-    pub(super) fn of(kind: &Kind) -> Self {
-        table::message(&kind.api_version(), kind.kind).map_or(Self::Any, Self::Struct)
+    pub(super) fn of(typed: Typed<'a>) -> Self {
+        let Typed { kind, custom } = typed;
+        let built_in = || table::message(&kind.api_version(), kind.kind).map_or(Self::Any, Self::Struct);
+        custom.map_or_else(built_in, |custom| Self::Custom(custom.schema(), true))
+    }
+
+    fn of_schema(schema: &'a crd::Schema) -> Self {
+        let says_nothing = schema.properties.is_empty() && schema.additional.is_none() && !schema.embedded;
+        match schema.ty {
+            crd::Type::Object if schema.is_atomic => Self::Leaf,
+            crd::Type::Object if says_nothing => Self::Any,
+            crd::Type::Object => Self::Custom(schema, schema.embedded),
+            crd::Type::Array => match (&schema.list_type, &schema.items) {
+                (crd::ListType::Set, _) => Self::Set,
+                (crd::ListType::Map(keys), Some(items)) => Self::CustomKeyed(keys, items),
+                _ => Self::Leaf,
+            },
+            crd::Type::Any => Self::Any,
+            _ => Self::Leaf,
+        }
     }
 
     fn of_type(ty: Type) -> Self {
@@ -76,49 +103,83 @@ impl Shape {
                 None => (Self::Leaf, false),
             },
             Self::Map(ty) => (Self::of_type(ty), false),
+            Self::Custom(_, true) if name == "metadata" => {
+                (table::message("meta.k8s.io/v1", "ObjectMeta").map_or(Self::Any, Self::Struct), true)
+            }
+            Self::Custom(_, true) if ENVELOPE.contains(&name) => (Self::Leaf, false),
+            Self::Custom(schema, _) => (schema.member(name).map_or(Self::Any, Self::of_schema), false),
             Self::Any => (Self::Any, false),
-            Self::Leaf | Self::Keyed(..) | Self::Set => (Self::Leaf, false),
+            Self::Leaf | Self::Keyed(..) | Self::CustomKeyed(..) | Self::Set => (Self::Leaf, false),
         }
+    }
+
+    /// Whether values are objects whose members are looked at one by one.
+    pub(super) fn is_object(self) -> bool {
+        matches!(self, Self::Struct(_) | Self::Map(_) | Self::Custom(..) | Self::Any)
+    }
+
+    /// Whether values are lists whose items are told apart.
+    pub(super) fn is_list(self) -> bool {
+        matches!(self, Self::Keyed(..) | Self::CustomKeyed(..) | Self::Set)
     }
 
     /// Whether the member is declared by the type, rather than chosen by whoever writes.
     pub(super) fn is_declared(self, name: &str) -> bool {
-        matches!(self, Self::Struct(id) if table::get(id).named(name).is_some())
+        match self {
+            Self::Struct(id) => table::get(id).named(name).is_some(),
+            Self::Custom(schema, whole) => {
+                schema.properties.contains_key(name) || (whole && ENVELOPE.contains(&name))
+            }
+            _ => false,
+        }
     }
 
     /// The step to an item of a list.
     pub(super) fn item_step(self, item: &Value) -> String {
-        match self {
-            Self::Keyed(keys, _) => {
-                let keys = keys.iter().filter_map(|key| {
-                    let value = item.get(*key).filter(|value| !value.is_null()).cloned();
-                    Some(((*key).to_owned(), value.or_else(|| lists::key_default(key).map(Value::from))?))
-                });
-                format!("k:{}", Value::Object(keys.collect()))
-            }
-            _ => format!("v:{item}"),
-        }
+        let sent = |key: &str| item.get(key).filter(|value| !value.is_null()).cloned();
+        let keys: serde_json::Map<String, Value> = match self {
+            Self::Keyed(keys, _) => keys
+                .iter()
+                .filter_map(|key| {
+                    let value = sent(key).or_else(|| lists::key_default(key).map(Value::from));
+                    Some(((*key).to_owned(), value?))
+                })
+                .collect(),
+            Self::CustomKeyed(keys, items) => keys
+                .iter()
+                .filter_map(|key| {
+                    let default = || items.properties.get(key)?.default.clone();
+                    Some((key.clone(), sent(key).or_else(default)?))
+                })
+                .collect(),
+            _ => return format!("v:{item}"),
+        };
+        format!("k:{}", Value::Object(keys))
     }
 
     /// The shape of a list's items.
     pub(super) fn item(self) -> Self {
         match self {
             Self::Keyed(_, ty) => Self::of_type(ty),
+            Self::CustomKeyed(_, items) => Self::of_schema(items),
             _ => Self::Leaf,
         }
     }
 
     /// Whether a value of this shape has parts that are looked at one by one.
     pub(super) fn is_branch(self, value: &Value) -> bool {
-        match (self, value) {
-            (Self::Struct(_) | Self::Map(_) | Self::Any, Value::Object(members)) => !members.is_empty(),
-            (Self::Keyed(..) | Self::Set, Value::Array(items)) => !items.is_empty(),
+        match value {
+            Value::Object(members) => self.is_object() && !members.is_empty(),
+            Value::Array(items) => self.is_list() && !items.is_empty(),
             _ => false,
         }
     }
 
     /// The parts of a value that is a branch.
-    pub(super) fn children(self, value: &Value) -> Vec<Child<'_>> {
+    pub(super) fn children<'v>(self, value: &'v Value) -> Vec<Child<'v>>
+    where
+        'a: 'v,
+    {
         match value {
             Value::Object(members) => members
                 .iter()

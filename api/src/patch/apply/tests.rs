@@ -1,5 +1,7 @@
 //! Against the behaviour that Kubernetes' reference "Server-Side Apply" describes.
 
+mod custom;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -8,11 +8,11 @@ use super::fields::{FieldSet, Node, member};
 use super::shape::{Child, Shape};
 
 /// The fields of a configuration: every value in it, and the items of lists besides what is in them.
-pub(super) fn field_set(shape: Shape, value: &Value) -> FieldSet {
+pub(super) fn field_set(shape: Shape<'_>, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
     for child in shape.children(value) {
         let is_branch = child.shape.is_branch(child.value);
-        let is_empty_list = matches!(child.shape, Shape::Keyed(..) | Shape::Set) && !is_branch;
+        let is_empty_list = child.shape.is_list() && !is_branch;
         let declared = child.step.strip_prefix("f:").is_some_and(|name| shape.is_declared(name));
         let is_member = !declared || (!is_branch && !is_empty_list);
         let below = match is_branch {
@@ -45,7 +45,7 @@ impl Difference {
 }
 
 /// Compares two values of a shape; null stands for none.
-pub(super) fn compare(shape: Shape, old: &Value, new: &Value) -> Difference {
+pub(super) fn compare(shape: Shape<'_>, old: &Value, new: &Value) -> Difference {
     let mut difference = Difference::default();
     let mut before: BTreeMap<String, Child<'_>> = BTreeMap::new();
     for child in shape.children(old) {
@@ -85,9 +85,9 @@ fn compare_child(child: &Child<'_>, old: Option<&Value>, new: Option<&Value>, ou
 }
 
 /// The live value with the configuration merged in.
-pub(super) fn merge(shape: Shape, live: &Value, config: &Value) -> Value {
-    match (shape, live, config) {
-        (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(live), Value::Object(config)) => {
+pub(super) fn merge(shape: Shape<'_>, live: &Value, config: &Value) -> Value {
+    match (live, config) {
+        (Value::Object(live), Value::Object(config)) if shape.is_object() => {
             let mut merged = live.clone();
             for (name, value) in config.iter().filter(|(_, value)| !value.is_null()) {
                 let (shape, _) = shape.member(name);
@@ -96,7 +96,7 @@ pub(super) fn merge(shape: Shape, live: &Value, config: &Value) -> Value {
             }
             Value::Object(merged)
         }
-        (Shape::Keyed(..) | Shape::Set, Value::Array(live), Value::Array(config)) => {
+        (Value::Array(live), Value::Array(config)) if shape.is_list() => {
             Value::Array(merge_lists(shape, live, config))
         }
         _ => config.clone(),
@@ -104,7 +104,7 @@ pub(super) fn merge(shape: Shape, live: &Value, config: &Value) -> Value {
 }
 
 /// The items of the configuration in its order; others stay where they were, before what followed them.
-fn merge_lists(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
+fn merge_lists(shape: Shape<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for (place, item) in config.iter().enumerate() {
         places.entry(shape.item_step(item)).or_insert(place);
@@ -137,7 +137,7 @@ fn merge_lists(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
 
 /// Takes out of a value what was in `last` and nobody owns now. A member that the type declares goes when
 /// nothing below it is owned; an item of a list, or a member of a map, when it is not owned itself.
-pub(super) fn prune(shape: Shape, value: &mut Value, last: &FieldSet, owned: &FieldSet) {
+pub(super) fn prune(shape: Shape<'_>, value: &mut Value, last: &FieldSet, owned: &FieldSet) {
     let empty = FieldSet::default();
     let goes = |step: &str, declared: bool| {
         let (last, owned) = (last.get(step), owned.get(step));
@@ -151,7 +151,7 @@ pub(super) fn prune(shape: Shape, value: &mut Value, last: &FieldSet, owned: &Fi
         last.get(step).filter(|last| !last.below.is_empty()).map(|last| (&last.below, owned))
     };
     match value {
-        Value::Object(members) if matches!(shape, Shape::Struct(_) | Shape::Map(_) | Shape::Any) => {
+        Value::Object(members) if shape.is_object() => {
             members.retain(|name, _| !goes(&member(name), shape.is_declared(name)));
             for (name, value) in members.iter_mut() {
                 if let Some((last, owned)) = below(&member(name)) {
@@ -159,7 +159,7 @@ pub(super) fn prune(shape: Shape, value: &mut Value, last: &FieldSet, owned: &Fi
                 }
             }
         }
-        Value::Array(items) if matches!(shape, Shape::Keyed(..) | Shape::Set) => {
+        Value::Array(items) if shape.is_list() => {
             items.retain(|item| !goes(&shape.item_step(item), false));
             for item in items.iter_mut() {
                 if let Some((last, owned)) = below(&shape.item_step(item)) {
@@ -172,7 +172,7 @@ pub(super) fn prune(shape: Shape, value: &mut Value, last: &FieldSet, owned: &Fi
 }
 
 /// The keys that stand more than once in the lists of a configuration, which makes no sense there.
-pub(super) fn duplicate(shape: Shape, value: &Value, at: &str) -> Option<String> {
+pub(super) fn duplicate(shape: Shape<'_>, value: &Value, at: &str) -> Option<String> {
     if !shape.is_branch(value) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! ResourceQuotas: what is made is charged to them in the transaction that makes it.
+//! ResourceQuotas: what is made, or comes to count for more, is charged to them in the transaction that does it.
 //!
 //! The transaction holds only if every quota is still the version that was read, so that writers at several
 //! replicas cannot exceed one together; who loses reads anew. The leader's controller counts afresh when
@@ -13,7 +13,7 @@ use crate::object_store::{Condition, Consistency, Mutation};
 use crate::registry::Registry;
 use crate::registry::create::encode;
 
-/// What the transaction does beside making the object.
+/// What the transaction does beside writing the object.
 #[derive(Debug, Default)]
 pub(in crate::registry) struct Charges {
     pub(in crate::registry) conditions: Vec<Condition>,
@@ -57,11 +57,12 @@ impl Registry {
     }
 }
 
+/// Charges an object to the quotas of its namespace, for what it counts beyond its predecessor `old`.
 pub(in crate::registry) async fn charge(
     registry: &Registry,
     kind: &Kind,
     namespace: &str,
-    object: &Value,
+    (old, object): (Option<&Value>, &Value),
     consistency: Consistency,
 ) -> Result<Charges, Status> {
     let mut charges = Charges::default();
@@ -69,7 +70,7 @@ pub(in crate::registry) async fn charge(
         return Ok(charges);
     }
     for quota in stored_in(registry, "", "ResourceQuota", namespace, consistency).await? {
-        let charged = api::quota::charge(quota.value(), kind, object)
+        let charged = api::quota::charge(quota.value(), kind, old, object)
             .map_err(|why| Status::forbidden(kind, object::name(object), &why))?;
         let Some(mut charged) = charged else { continue };
         object::set_metadata(&mut charged, "resourceVersion", Value::Null);

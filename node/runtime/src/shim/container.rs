@@ -2,7 +2,6 @@
 
 mod edges;
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +38,18 @@ const READ_BYTES: usize = 16 << 10;
 const SETTLE_TIME: Duration = Duration::from_millis(250);
 /// Reads of one stream before the others are looked at.
 const READS_PER_ROUND: usize = 8;
+
+/// Waits for one of the descriptors, or until then.
+fn wait_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> nix::Result<i32> {
+    // A millisecond more, so that the time has come when this returns.
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+    let timeout = PollTimeout::try_from(left.unwrap_or(SETTLE_TIME)).unwrap_or(PollTimeout::MAX);
+    match poll(fds, timeout)? {
+        // Most of what was done last is not needed again soon.
+        0 if until.is_none() => syscall::in_few_pages(|| poll(fds, PollTimeout::NONE)),
+        ready => Ok(ready),
+    }
+}
 
 /// Runs the shim of the container in a state directory.
 pub(super) fn run(dir: PathBuf, report: OwnedFd) -> ! {
@@ -136,7 +147,6 @@ fn start(bundle: &Bundle) -> Result<(Shim, Running), Broken> {
         outputs,
         log,
         buffer: vec![0; READ_BYTES],
-        is_settled: Cell::new(false),
     };
     Ok((shim, running))
 }
@@ -198,8 +208,6 @@ struct Shim {
     outputs: Vec<Output>,
     log: Option<Log>,
     buffer: Vec<u8>,
-    /// Whether it let go of the program's pages since something happened last.
-    is_settled: Cell<bool>,
 }
 
 impl Shim {
@@ -254,21 +262,8 @@ impl Shim {
             _ => None,
         });
         let until = stuck.chain(deadline).min();
-        let left = match until {
-            // A millisecond more, so that the time has come when this returns.
-            Some(until) => Some(until.saturating_duration_since(Instant::now()) + Duration::from_millis(1)),
-            None => Some(SETTLE_TIME).filter(|_| !self.is_settled.get()),
-        };
-        let timeout =
-            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-        match poll(&mut fds, timeout) {
-            // Most of what was done last is not needed again soon.
-            Ok(0) if until.is_none() => {
-                syscall::drop_program_pages();
-                self.is_settled.set(true);
-            }
-            Ok(_) => self.is_settled.set(false),
-            Err(Errno::EINTR) => {}
+        match wait_until(&mut fds, until) {
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::io("poll in", &self.bundle.dir, error)),
         }
         let ready = sources.into_iter().zip(&fds).filter(|(_, fd)| fd.any() == Some(true));
