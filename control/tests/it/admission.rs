@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use crate::client::{Client, PODS, pod};
+use crate::client::{Answer, Client, PODS, pod};
 use crate::kubectl::with_each_on;
 use crate::server::TestServer;
 use crate::webhook::{Webhook, admission};
@@ -32,6 +33,22 @@ async fn counted(client: &Client, name: &str, wanted: &Value) -> Value {
 
 fn quota(name: &str, hard: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": hard}})
+}
+
+/// How many writers were answered with that code; all others must have been forbidden, for that reason.
+async fn accepted(mut writers: JoinSet<Answer>, code: u16, why: &str) -> usize {
+    let mut accepted = 0;
+    while let Some(answer) = writers.join_next().await {
+        let answer = answer.unwrap();
+        if answer.code == code {
+            accepted += 1;
+            continue;
+        }
+        let (code, _, message) = answer.status();
+        assert_eq!(code, 403, "{message}");
+        assert!(message.ends_with(why), "{message}");
+    }
+    accepted
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,28 +77,13 @@ async fn a_quota_holds_against_writers_at_two_replicas() {
     let client = Client::admin(&server);
     client.post(QUOTAS, &quota("q", json!({"pods": "5", "configmaps": "3"}))).await.expect(201);
     counted(&client, "q", &json!({"pods": "0", "configmaps": "1"})).await;
-    let mut writers = tokio::task::JoinSet::new();
+    let mut writers = JoinSet::new();
     for index in 0..20 {
         let client = Arc::new(Client::admin(if index % 2 == 0 { &server } else { &second }));
         writers.spawn(async move { client.post(PODS, &pod(&format!("p{index}"))).await });
     }
-    let mut made = 0;
-    while let Some(answer) = writers.join_next().await {
-        let answer = answer.unwrap();
-        if answer.code == 201 {
-            made += 1;
-            continue;
-        }
-        let (code, _, message) = answer.status();
-        assert_eq!(code, 403, "{message}");
-        assert!(
-            message.ends_with(
-                "is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5"
-            ),
-            "{message}"
-        );
-    }
-    assert_eq!(made, 5);
+    let why = "is forbidden: exceeded quota: q, requested: pods=1, used: pods=5, limited: pods=5";
+    assert_eq!(accepted(writers, 201, why).await, 5);
     counted(&client, "q", &json!({"pods": "5", "configmaps": "1"})).await;
     // What goes is free again.
     let pods = client.get(PODS).await.json();
@@ -104,26 +106,15 @@ async fn a_quota_bounds_what_changes_add() {
             "spec": {"ports": [{"port": 80}]}});
         client.post(services, &service).await.expect(201);
     }
-    let mut writers = tokio::task::JoinSet::new();
+    let mut writers = JoinSet::new();
     for index in 0..10 {
         let client = Client::admin(if index % 2 == 0 { &server } else { &second });
         let path = format!("{services}/s{index}");
         writers.spawn(async move { client.merge(&path, &json!({"spec": {"type": "NodePort"}})).await });
     }
-    let mut changed = 0;
-    while let Some(answer) = writers.join_next().await {
-        let answer = answer.unwrap();
-        if answer.code == 200 {
-            changed += 1;
-            continue;
-        }
-        let (code, _, message) = answer.status();
-        assert_eq!(code, 403, "{message}");
-        let why = "is forbidden: exceeded quota: q, requested: services.nodeports=1, used: services.nodeports=5, \
-                   limited: services.nodeports=5";
-        assert!(message.ends_with(why), "{message}");
-    }
-    assert_eq!(changed, 5);
+    let why = "is forbidden: exceeded quota: q, requested: services.nodeports=1, used: services.nodeports=5, \
+               limited: services.nodeports=5";
+    assert_eq!(accepted(writers, 200, why).await, 5);
     // What is given back can be had by another.
     let listed = client.get(services).await.json();
     let service_of = |ty: &str| {

@@ -39,14 +39,11 @@ pub(super) async fn run_pod(client: &mut Client, pod: &Value) -> (Value, Duratio
     assert_eq!(status, 201, "{created}");
     let path = format!("{PODS}/{}", pod["metadata"]["name"].as_str().unwrap());
     loop {
-        // A cluster in trouble may not answer for a while; only the pod has to come.
-        let now = client.get(&path).await;
-        if let Ok(now) = &now
-            && now["status"]["containerStatuses"][0]["ready"] == true
-        {
-            return (now.clone(), started.elapsed());
+        let now = client.get(&path).await.unwrap();
+        if now["status"]["containerStatuses"][0]["ready"] == true {
+            return (now, started.elapsed());
         }
-        assert!(started.elapsed() < PATIENCE, "the pod does not run: {now:#?}");
+        assert!(started.elapsed() < PATIENCE, "the pod does not run: {now:#}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -40,7 +40,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::support::Owned;
 
 /// Longest wait for anything here; the machine may be slow.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One cluster at a time: they share this machine's processors.
 static TURN: Mutex<()> = Mutex::const_new(());
