@@ -45,9 +45,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Token(TokenCommand),
     /// Runs one control-plane replica (a master).
-    Control(ConfigFile),
+    Control(ConfigArgs),
     /// Runs the node agent of a machine that runs pods.
-    Node(ConfigFile),
+    Node(ConfigArgs),
     /// Serves this machine's container runtime on a unix socket, for crictl or a kubelet (Kubernetes' CRI, v1).
     ///
     /// It has a runtime, images and a network of its own, apart from those of `barque node`. Without --config:
@@ -245,12 +245,17 @@ pub(crate) struct TokenCreateArgs {
     pub(crate) from: Option<PathBuf>,
 }
 
-/// The configuration file of a long-running process.
-#[derive(Debug, Args)]
-pub(crate) struct ConfigFile {
+/// What a long-running process is configured by.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConfigArgs {
     /// The configuration file (YAML).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "set")]
+    pub(crate) config: Option<PathBuf>,
+    /// A key of the configuration, before what the file says: maxPods=50, podNetwork.encapsulation=always.
+    ///
+    /// The value is YAML; `\.` is a dot within a key. May be given more than once; what comes later counts.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 /// Flags of `cri`.
@@ -259,6 +264,9 @@ pub(crate) struct CriArgs {
     /// The configuration file (YAML); every key has a default.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// A key of the configuration, before what the file says, as of `barque node`.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// The socket to serve on, instead of what the configuration says.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
@@ -267,16 +275,20 @@ pub(crate) struct CriArgs {
 /// Flags of `endpoint`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EndpointArgs {
-    /// Where to listen.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
-    pub(crate) listen: SocketAddr,
+    /// The configuration file (YAML): `listen`, `ca`, `masters`. Flags come before what it says.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where to listen. Default: 127.0.0.1:6443.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
 
     /// The cluster's CA certificate.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub(crate) ca: Option<PathBuf>,
 
     /// A master; give one for each.
-    #[arg(long = "master", value_name = "ADDRESS:PORT", required = true)]
+    #[arg(long = "master", value_name = "ADDRESS:PORT", required_unless_present = "config")]
     pub(crate) masters: Vec<SocketAddr>,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 /// A configuration file is text written by hand; a larger one is something else.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -27,6 +28,56 @@ pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     parse(&text).with_context(|| {
         format!("the configuration file {} cannot be used; correct it and start again", path.display())
     })
+}
+
+/// Reads what a process is configured by: a file if there is one, and keys that are given one by one
+/// (`podNetwork.encapsulation=always`), which come before what the file says.
+pub(crate) fn read<T: DeserializeOwned>(file: Option<&Path>, set: &[String]) -> anyhow::Result<T> {
+    if let Some(path) = file.filter(|_| set.is_empty()) {
+        return load(path);
+    }
+    let mut configured = match file {
+        Some(path) => load(path)?,
+        None => Value::Object(Map::new()),
+    };
+    for given in set {
+        put(&mut configured, given).with_context(|| format!("--set {given}"))?;
+    }
+    serde_json::from_value(configured).context("the configuration of --config and --set cannot be used")
+}
+
+/// Puts `a.b=VALUE` into its place.
+fn put(configured: &mut Value, given: &str) -> anyhow::Result<()> {
+    let (path, text) = given.split_once('=').context("write it as KEY=VALUE")?;
+    let value: Value = parse(text).context("the value is not YAML")?;
+    let mut keys = keys(path);
+    anyhow::ensure!(keys.iter().all(|key| !key.is_empty()), "write the key as a.b.c");
+    let last = keys.pop().context("write the key as a.b.c")?;
+    let mut place = configured;
+    for key in keys {
+        place = object(place)?.entry(key).or_insert_with(|| Value::Object(Map::new()));
+    }
+    object(place)?.insert(last, value);
+    Ok(())
+}
+
+fn object(place: &mut Value) -> anyhow::Result<&mut Map<String, Value>> {
+    place.as_object_mut().context("one of its keys already has a value that has no keys of its own")
+}
+
+/// The keys of a path; `\.` is a dot within one.
+fn keys(path: &str) -> Vec<String> {
+    let mut keys = vec![String::new()];
+    let mut characters = path.chars();
+    while let Some(character) = characters.next() {
+        let last = keys.last_mut().expect("there is one from the beginning");
+        match character {
+            '.' => keys.push(String::new()),
+            '\\' => last.extend(characters.next()),
+            other => last.push(other),
+        }
+    }
+    keys
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
@@ -69,6 +120,37 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("colour"), "{error}");
         let error = format!("{:#}", load::<Sample>(Path::new("/nowhere/x.yaml")).unwrap_err());
         assert!(error.contains("/nowhere/x.yaml"), "{error}");
+    }
+
+    #[test]
+    fn keys_come_before_what_the_file_says() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "nodeName: n1\nlimits: {cpu: 1, memory: 2}\n").unwrap();
+        let read = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|text| (*text).to_owned()).collect();
+            read::<Value>(Some(file.path()), &set).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(read(&[]).unwrap()["nodeName"], "n1");
+        let changed =
+            read(&["nodeName=n2", "limits.cpu=3", "labels.example\\.com/a=b=c", "ports=[1, 2]"]).unwrap();
+        let expected = serde_json::json!({
+            "nodeName": "n2", "limits": {"cpu": 3, "memory": 2}, "labels": {"example.com/a": "b=c"}, "ports": [1, 2],
+        });
+        assert_eq!(changed, expected);
+        for (set, word) in [
+            ("nodeName", "KEY=VALUE"),
+            ("=1", "a.b.c"),
+            ("a..b=1", "a.b.c"),
+            ("nodeName.a=1", "no keys of its own"),
+            ("a=[", "YAML"),
+        ] {
+            let error = read(&[set]).unwrap_err();
+            assert!(error.contains(word) && error.contains(set), "{set}: {error}");
+        }
+        let alone = super::read::<Sample>(None, &["name=a".to_owned()]).unwrap();
+        assert_eq!(alone.name, "a");
+        let unknown = super::read::<Sample>(None, &["name=a".to_owned(), "colour=red".to_owned()]);
+        assert!(format!("{:#}", unknown.unwrap_err()).contains("colour"));
     }
 
     #[test]

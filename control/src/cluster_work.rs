@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use api::Kind;
 use api::kinds::{EXTENSIONS_GROUP, RBAC_GROUP};
+use exposition::Exposition;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,6 +68,8 @@ pub struct ClusterWork {
     pub access: Access,
     /// Asks the scheduler why.
     pub explainer: Explainer,
+    /// What the scheduler counts.
+    pub scheduling: Arc<scheduling::Metrics>,
 }
 
 /// This replica's copies of the kinds that its work looks at.
@@ -162,6 +165,19 @@ impl Copies {
 }
 
 impl ClusterWork {
+    /// What `/metrics` tells of the work: whether this replica leads, what nodes it speaks with, what it schedules.
+    pub fn expose(&self, out: &mut Exposition) {
+        let leads = u8::from(self.epochs.borrow().is_some());
+        let name = "leader_election_master_status";
+        out.head(name, "1 where the component acts, 0 where it stands by.", "gauge");
+        for component in ["kube-controller-manager", "kube-scheduler"] {
+            out.sample(name, &format!("name=\"{component}\""), leads);
+        }
+        let help = "Nodes that have a session with this replica.";
+        out.gauge("barque_node_sessions", help, self.sessions.connected());
+        self.scheduling.expose(out);
+    }
+
     /// Starts all of it in `tasks`; it ends when `cancel` is cancelled.
     pub fn start(
         store: &SharedStore,
@@ -205,6 +221,7 @@ impl ClusterWork {
         });
         tasks.spawn(sessions.clone().route());
         let (explainer, questions) = Explainer::new();
+        let metrics = Arc::<scheduling::Metrics>::default();
         let budgets = copies.all().into_iter().find(|copy| copy.kind().kind == "PodDisruptionBudget");
         let custom = custom_copies::start(store, registry, tasks, cancel);
         let scheduling = scheduling::Dependencies {
@@ -216,6 +233,7 @@ impl ClusterWork {
             custom: custom.clone(),
             configuration: settings.scheduler,
             questions,
+            metrics: metrics.clone(),
             storage: scheduling::Storage {
                 claims: claims.clone(),
                 volumes: volumes.clone(),
@@ -248,7 +266,7 @@ impl ClusterWork {
             timings: settings.timings,
         };
         tasks.spawn(controllers::run(context, epochs.clone(), cancel.clone()));
-        Self { sessions, heartbeats, usage, epochs, events, accounts, access, explainer }
+        Self { sessions, heartbeats, usage, epochs, events, accounts, access, explainer, scheduling: metrics }
     }
 }
 

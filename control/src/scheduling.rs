@@ -18,6 +18,7 @@ mod displacing;
 mod explain;
 mod feeds;
 mod groups;
+mod metrics;
 mod reports;
 mod volumes;
 
@@ -36,6 +37,7 @@ use self::displacing::Displaced;
 use self::explain::Question;
 pub use self::explain::{ExplainError, Explainer, Explanation};
 use self::feeds::Feeds;
+pub use self::metrics::Metrics;
 pub use self::volumes::Storage;
 use crate::custom_copies::Copies;
 use crate::leader::{Epoch, EpochReceiver};
@@ -85,6 +87,8 @@ pub struct Dependencies {
     pub configuration: Arc<Configuration>,
     /// Who asks for explanations.
     pub questions: mpsc::Receiver<Question>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Schedules whenever this replica leads, until cancelled.
@@ -120,6 +124,7 @@ struct Shell {
     reports: FuturesUnordered<Future<()>>,
     displacing: FuturesUnordered<Future<Displaced>>,
     questions: mpsc::Receiver<Question>,
+    metrics: Arc<Metrics>,
     /// What was last said about a waiting pod, by uid.
     said: HashMap<String, (String, Instant)>,
 }
@@ -139,6 +144,7 @@ impl Shell {
             reports: FuturesUnordered::new(),
             displacing: FuturesUnordered::new(),
             questions: dependencies.questions,
+            metrics: dependencies.metrics,
             said: HashMap::new(),
         })
     }
@@ -154,6 +160,7 @@ impl Shell {
             self.absorb();
             self.enter(epoch);
             let more = self.decide();
+            self.metrics.queues(self.core.counts());
             self.wait(more).await;
         }
     }
@@ -211,9 +218,12 @@ impl Shell {
                     self.bind(epoch, group, true, Duration::ZERO);
                 }
                 Some(Outcome::Unschedulable { pod, error }) => {
+                    self.metrics.unschedulable();
                     self.report(epoch, &pod, error.to_string(), None)
                 }
                 Some(Outcome::Displace { pod, error, displacement }) => {
+                    self.metrics.unschedulable();
+                    self.metrics.preempting(displacement.victims.len());
                     self.displace(epoch, &pod, &displacement);
                     self.report(epoch, &pod, error.to_string(), Some(&displacement.node));
                 }
@@ -252,9 +262,7 @@ impl Shell {
             }
             Err(error) => {
                 tracing::warn!(pods = batch.bindings.len(), %error, "bindings were not made");
-                for binding in &batch.bindings {
-                    self.core.bind_failed(&binding.uid, self.now());
-                }
+                batch.bindings.iter().for_each(|binding| self.failed(binding));
                 return;
             }
         };
@@ -263,10 +271,15 @@ impl Shell {
                 Ok(_) => self.bound(batch.epoch, binding),
                 Err(error) => {
                     tracing::debug!(%error, "a binding was not made");
-                    self.core.bind_failed(&binding.uid, self.now());
+                    self.failed(binding);
                 }
             }
         }
+    }
+
+    fn failed(&mut self, binding: &Binding) {
+        self.metrics.failed();
+        self.core.bind_failed(&binding.uid, self.now());
     }
 }
 

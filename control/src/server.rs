@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use exposition::Exposition;
 use raft_store::{Member, MemberId, OpenError, PeerTls, Role, Store};
 use ring::digest;
 use tokio::sync::{oneshot, watch};
@@ -256,16 +257,25 @@ fn serve(
         .add_service(store.peer_service())
         .add_service(work.sessions.service())
         .add_service(cluster.service());
+    let expose = {
+        let (store, work) = (store.clone(), work.clone());
+        move |out: &mut Exposition| {
+            work.expose(out);
+            store.expose_metrics(out);
+            out.process();
+        }
+    };
     let rest = Arc::new(Rest::new(Parts {
         registry,
         access: work.access.clone(),
-        logs: Arc::new(work.sessions.clone()),
+        reads: Arc::new(work.sessions.clone()),
         pod_streams: Arc::new(work.sessions.clone()),
         accounts: work.accounts.clone(),
         usage: work.usage.clone(),
         flow_control: FlowControl::start(&objects, tasks, stop),
         advertised: config.advertised().to_string(),
         security,
+        expose: Arc::new(expose),
         stop: stop.clone(),
     }));
     grpc::add_open_services(&mut routes, rest.clone(), &objects, tasks, stop);

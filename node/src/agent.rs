@@ -22,11 +22,13 @@ use crate::cri_client::CriRuntime;
 use crate::eviction::{self, Evictor};
 use crate::images::{self, GcError, ImageStore, Puller};
 use crate::ingress::{Entrance, Ports};
+use crate::measurements::{CountedRuntime, Measurements, Operations};
 use crate::network::cluster::ClusterNetwork;
+use crate::network::cni::CniNetwork;
 use crate::network::held::HeldAddresses;
 use crate::network::policies::Policies;
 use crate::network::services::{self, NodeFacts};
-use crate::network::{BridgeNetwork, health_checks};
+use crate::network::{BridgeNetwork, PodNetwork, Underlay, health_checks};
 use crate::node_state::{NodeState, Pressure};
 use crate::node_status::NodeReporter;
 use crate::pods::checkpoint;
@@ -67,18 +69,27 @@ pub async fn run_until(
     };
     make_dirs(&config)?;
     let _lock = lock(&config).await?;
-    let runtime: Arc<dyn ContainerRuntime> = match config.container_runtime_endpoint.as_str() {
-        "" => Arc::new(runtime::Runtime::new(runtime)?),
+    let runtime: Box<dyn ContainerRuntime> = match config.container_runtime_endpoint.as_str() {
+        "" => Box::new(runtime::Runtime::new(runtime)?),
         endpoint => tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            connected = CriRuntime::connect(endpoint, &config) => Arc::new(connected?),
+            connected = CriRuntime::connect(endpoint, &config) => Box::new(connected?),
         },
     };
+    let operations = Arc::<Operations>::default();
+    let runtime: Arc<dyn ContainerRuntime> = Arc::new(CountedRuntime::new(runtime, Arc::clone(&operations)));
     let images = Arc::new(ImageStore::open(config.data_dir.join("images"))?);
-    let network = Arc::new(match runtime.makes_network() {
-        false => BridgeNetwork::open(&config.data_dir.join("network"), &config.bridge_name)?,
-        true => BridgeNetwork::open_routes(&config.data_dir.join("network"), &config.bridge_name)?,
+    let underlay = Some(Underlay { internal_ip: config.internal_ip, config: config.pod_network.clone() });
+    let network_dir = config.data_dir.join("network");
+    let is_connected_elsewhere = runtime.makes_network() || config.pod_network.cni.is_some();
+    let network = Arc::new(match is_connected_elsewhere {
+        false => BridgeNetwork::open(&network_dir, &config.bridge_name, underlay)?,
+        true => BridgeNetwork::open_routes(&network_dir, &config.bridge_name, underlay)?,
     });
+    let pod_network: Arc<dyn PodNetwork> = match &config.pod_network.cni {
+        None => network.clone(),
+        Some(cni) => Arc::new(CniNetwork::open(network_dir.join("cni"), cni.clone(), network.clone())?),
+    };
     let user_ids = UserIdPool::open(&config.data_dir.join("users"), config.user_namespaces, config.max_pods)?;
     let state = Arc::new(NodeState::default());
     let reporter =
@@ -88,8 +99,7 @@ pub async fn run_until(
         import_images(&config, &images).await?;
     }
     let cluster = Arc::<ClusterNetwork>::default();
-    let policies =
-        Policies::open(&config.data_dir.join("network"), &config.bridge_name, Arc::clone(&cluster));
+    let policies = Policies::open(&network_dir, &config.bridge_name, Arc::clone(&cluster));
     let (ends, pods_dir) = (config.data_dir.join("ends"), config.data_dir.join("pods"));
     let is_left = |uid: &str| checkpoint::is_left(&pods_dir.join(uid));
     let outbox = Outbox::open(&ends, is_left).map_err(Error::io("open", &ends))?;
@@ -97,7 +107,7 @@ pub async fn run_until(
         runtime,
         puller: Puller::new(Arc::clone(&images), config.images.clone(), Arc::new(|_, _| {})),
         images,
-        network: Arc::clone(&network) as Arc<dyn crate::network::PodNetwork>,
+        network: pod_network,
         cluster,
         policies: Arc::new(policies),
         user_ids: Arc::new(user_ids),
@@ -124,6 +134,7 @@ pub async fn run_until(
         network,
         held,
         entrance: Arc::new(entrance),
+        operations,
         pods: dispatcher.sender(),
         tracker: TaskTracker::new(),
         shutdown,
@@ -148,6 +159,7 @@ struct Agent {
     network: Arc<BridgeNetwork>,
     held: Arc<HeldAddresses>,
     entrance: Arc<Entrance>,
+    operations: Arc<Operations>,
     pods: mpsc::Sender<Command>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -225,6 +237,13 @@ impl Agent {
             streams: Sources {
                 logs: LogSource { roster: Arc::clone(roster), log_dir: config.log_dir() },
                 runtime: Arc::clone(runtime),
+                measurements: Measurements {
+                    node_name: config.node_name.clone(),
+                    roster: Arc::clone(roster),
+                    runtime: Arc::clone(runtime),
+                    operations: Arc::clone(&self.operations),
+                    usage: usage.clone(),
+                },
             },
             usage,
             node_json: Box::new(move || json(&registered.node())),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::images::ImagesConfig;
+use crate::network::PodNetworkConfig;
 use crate::user_ids::UserNamespacesConfig;
 
 /// How the node agent is to run.
@@ -61,6 +62,9 @@ pub struct Config {
     /// The bridge that pods of this node are attached to.
     #[serde(default = "defaults::bridge_name")]
     pub bridge_name: String,
+    /// How pods reach those of other nodes.
+    #[serde(default)]
+    pub pod_network: PodNetworkConfig,
     /// How often the agent says on each session that it lives.
     #[serde(default = "defaults::heartbeat_interval", with = "duration_text")]
     pub heartbeat_interval: Duration,
@@ -316,6 +320,9 @@ impl Config {
                     format!("effect {:?}: use NoSchedule, PreferNoSchedule or NoExecute", taint.effect),
                 );
             }
+        }
+        if let Some((key, problem)) = self.pod_network.problem() {
+            return refuse(key, problem);
         }
         if let Some((key, problem)) = self.user_namespaces.problem(self.max_pods) {
             return refuse(key, problem);

@@ -123,7 +123,7 @@ fn millis(window: Duration) -> u32 {
 }
 
 /// The time that all processors together were busy, out of /proc/stat.
-fn busy_ns(stat: &str) -> Option<u64> {
+pub(crate) fn busy_ns(stat: &str) -> Option<u64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal; guests stand in user already.

@@ -42,7 +42,6 @@ pub use compactor::Compaction;
 pub use config::{Config, LEARNERS_MAX, SNAPSHOT_BYTES_PER_SECOND};
 pub use error::Error;
 pub use leadership::Leadership;
-pub use metrics::Exposition;
 pub use raft::{
     ConnectError, DecodeError, Description, Member, MemberId, PeerServer, PeerService, PeerTls,
     SnapshotTransfers, describe_cluster,

@@ -3,9 +3,10 @@
 //! Owns the counters that nobody else keeps. A number that etcd has and that means nothing here is left out
 //! rather than made up. What a server adds of its own (requests, the process) is the server's.
 
-use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use exposition::Exposition;
 
 use crate::etcd;
 use crate::raft::SnapshotTransfers;
@@ -63,58 +64,6 @@ impl Drop for Proposal<'_> {
     }
 }
 
-/// Text under construction, in the Prometheus exposition format.
-#[derive(Debug, Default)]
-pub struct Exposition {
-    text: String,
-}
-
-impl Exposition {
-    /// A value that goes up and down.
-    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.head(name, help, "gauge");
-        self.sample(name, "", value);
-    }
-
-    /// A value that goes up only.
-    pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.head(name, help, "counter");
-        self.sample(name, "", value);
-    }
-
-    /// What stands before the samples of a metric.
-    pub fn head(&mut self, name: &str, help: &str, kind: &str) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// One sample; `labels` as in `method="Put",code="OK"`.
-    pub fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
-        let _ = match labels {
-            "" => writeln!(self.text, "{name} {value}"),
-            labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
-        };
-    }
-
-    /// The text.
-    pub fn finish(self) -> String {
-        self.text
-    }
-
-    fn fsync_histogram(&mut self, latency: &Latency) {
-        let name = "etcd_disk_wal_fsync_duration_seconds";
-        self.head(name, "The latency distributions of fsync called by WAL.", "histogram");
-        for power in 0..FSYNC_BUCKETS {
-            let bound = FSYNC_FIRST * (1 << power);
-            let labels = format!("le=\"{}\"", bound.as_secs_f64());
-            self.sample(&format!("{name}_bucket"), &labels, latency.count_within(bound));
-        }
-        self.sample(&format!("{name}_bucket"), "le=\"+Inf\"", latency.count());
-        self.sample(&format!("{name}_sum"), "", latency.total.as_secs_f64());
-        self.sample(&format!("{name}_count"), "", latency.count());
-    }
-}
-
 impl Store {
     /// How much snapshots have moved between this member and others.
     pub fn snapshot_transfers(&self) -> SnapshotTransfers {
@@ -126,7 +75,7 @@ impl Store {
         self.expose_consensus(out);
         self.expose_state(out);
         let wal = self.wal_stats();
-        out.fsync_histogram(&wal.sync);
+        expose_fsyncs(out, &wal.sync);
         out.counter(
             "etcd_disk_wal_write_bytes_total",
             "Total number of bytes written in WAL.",
@@ -246,6 +195,14 @@ impl Store {
     }
 }
 
+fn expose_fsyncs(out: &mut Exposition, latency: &Latency) {
+    let name = "etcd_disk_wal_fsync_duration_seconds";
+    out.head(name, "The latency distributions of fsync called by WAL.", "histogram");
+    let bounds = (0..FSYNC_BUCKETS).map(|power| FSYNC_FIRST * (1 << power));
+    let buckets = bounds.map(|bound| (bound.as_secs_f64(), latency.count_within(bound)));
+    out.buckets(name, "", buckets, (latency.count(), latency.total.as_secs_f64()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,17 +216,5 @@ mod tests {
         drop(lost);
         assert_eq!(counters.proposals_pending.load(Relaxed), 0);
         assert_eq!(counters.proposals_failed.load(Relaxed), 1);
-    }
-
-    #[test]
-    fn the_text_is_what_prometheus_reads() {
-        let mut out = Exposition::default();
-        out.gauge("a", "Help.", 1);
-        out.head("b", "More.", "counter");
-        out.sample("b", "x=\"y\"", 2.5);
-        assert_eq!(
-            out.finish(),
-            "# HELP a Help.\n# TYPE a gauge\na 1\n# HELP b More.\n# TYPE b counter\nb{x=\"y\"} 2.5\n"
-        );
     }
 }

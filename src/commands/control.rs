@@ -3,18 +3,16 @@
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use crate::cli::ConfigFile;
+use crate::cli::ConfigArgs;
 use crate::{config, signals, virtual_address};
 
 /// Worker threads: consensus is one task after another, and three replicas share a small machine.
 const WORKER_THREADS_MAX: usize = 4;
 
 /// Runs a control-plane replica until TERM or INT.
-pub(crate) fn run(args: &ConfigFile) -> anyhow::Result<()> {
-    let config: control::Config = config::load(&args.config)?;
-    config
-        .validate()
-        .with_context(|| format!("the configuration file {} cannot be used", args.config.display()))?;
+pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<()> {
+    let config: control::Config = config::read(args.config.as_deref(), &args.set)?;
+    config.validate().context("the configuration cannot be used")?;
     super::run_service(WORKER_THREADS_MAX, async move {
         let shutdown = signals::shutdown_token()?;
         let (leading, leads) = watch::channel(false);

@@ -10,10 +10,7 @@ const WORKER_THREADS_MAX: usize = 2;
 
 /// Serves the container runtime interface until TERM or INT. Its containers go on without it.
 pub(crate) fn run(args: &CriArgs) -> anyhow::Result<()> {
-    let mut config = match &args.config {
-        Some(path) => config::load(path)?,
-        None => node::cri::CriConfig::default(),
-    };
+    let mut config: node::cri::CriConfig = config::read(args.config.as_deref(), &args.set)?;
     if let Some(socket) = &args.socket {
         config.socket = std::path::absolute(socket).context("--socket cannot be made an absolute path")?;
     }

@@ -1,17 +1,15 @@
-//! What the server adds to the store's numbers: gRPC calls by method, bytes, and the process itself.
+//! What the server adds to the store's numbers: gRPC calls by method, and their bytes.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes};
+use exposition::Exposition;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use raft_store::Exposition;
-
 use tonic::Status;
 
 use super::body::Body;
@@ -216,53 +214,6 @@ where
     }
 }
 
-/// The process, as every Prometheus client shows it.
-#[derive(Debug)]
-pub(crate) struct ProcessMetrics {
-    started: SystemTime,
-}
-
-impl ProcessMetrics {
-    /// Call at the start of the process.
-    pub(crate) fn new() -> Self {
-        Self { started: SystemTime::now() }
-    }
-
-    /// Adds the numbers to the text. One that the kernel does not show is left out.
-    pub(crate) fn expose(&self, out: &mut Exposition) {
-        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        out.gauge(
-            "process_start_time_seconds",
-            "Start time of the process since unix epoch in seconds.",
-            started,
-        );
-        if let Some((virtual_bytes, resident_bytes)) = memory() {
-            out.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident_bytes);
-            out.gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", virtual_bytes);
-        }
-        if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
-            let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
-            let cpu = seconds(usage.user_time()) + seconds(usage.system_time());
-            out.counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", cpu);
-        }
-        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-            // The directory itself is open while it is read.
-            out.gauge("process_open_fds", "Number of open file descriptors.", open.count().saturating_sub(1));
-        }
-        if let Ok((soft, _)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
-            out.gauge("process_max_fds", "Maximum number of open file descriptors.", soft);
-        }
-    }
-}
-
-/// Virtual and resident bytes.
-fn memory() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = text.split(' ').map(|number| number.parse::<u64>().ok());
-    let page = u64::try_from(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??).ok()?;
-    Some((pages.next()?? * page, pages.next()?? * page))
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::{BodyExt as _, Full};
@@ -307,15 +258,5 @@ mod tests {
         }
         metrics.begin("/a/\"quoted\"");
         assert!(metrics.methods.read().unwrap().len() <= METHODS_MAX + 1);
-    }
-
-    #[test]
-    fn the_process_shows_its_memory_and_files() {
-        let mut out = Exposition::default();
-        ProcessMetrics::new().expose(&mut out);
-        let text = out.finish();
-        for name in ["process_resident_memory_bytes ", "process_open_fds ", "process_start_time_seconds "] {
-            assert!(text.contains(&format!("\n{name}")), "{name} is not in\n{text}");
-        }
     }
 }

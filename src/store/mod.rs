@@ -37,7 +37,7 @@ use tonic::service::RoutesBuilder;
 pub(crate) use cluster::NewMember;
 use flags::{Asked, Given};
 use listener::{Port, Services};
-use metrics::{GrpcMetrics, ProcessMetrics};
+use metrics::GrpcMetrics;
 use plain::Plain;
 use settings::{ClusterState, Settings};
 use tls::{Callers, Watched};
@@ -86,7 +86,6 @@ fn remark(given: &Given) {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
-    let process = ProcessMetrics::new();
     let shutdown = signals::shutdown_token()?;
     let peer_files = settings.peer_tls.as_ref().map(Watched::now);
     let config = store_config(&settings).await?;
@@ -134,7 +133,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         allowed_cn: settings.peer_allowed_cn.as_deref().map(Arc::from),
     };
     let grpc = Arc::new(GrpcMetrics::default());
-    let plain = Arc::new(Plain { store: store.clone(), grpc: Arc::clone(&grpc), process });
+    let plain = Arc::new(Plain { store: store.clone(), grpc: Arc::clone(&grpc) });
     let clients = Services {
         grpc: Some(raft_store::etcd::services(&store).prepare()),
         unary: Some(Arc::new(Unary::new(&store))),

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use exposition::{Exposition, MEDIA_TYPE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use raft_store::state_machine::AlarmKind;
-use raft_store::{Exposition, Store, etcd};
+use raft_store::{Store, etcd};
 
 use super::body::Body;
-use super::metrics::{GrpcMetrics, ProcessMetrics};
+use super::metrics::GrpcMetrics;
 
 /// See the module's head.
 pub(crate) struct Plain {
     pub(crate) store: Store,
     pub(crate) grpc: Arc<GrpcMetrics>,
-    pub(crate) process: ProcessMetrics,
 }
 
 /// One thing that is looked at, and what is wrong with it.
@@ -44,7 +44,7 @@ impl Plain {
                     etcd::CLUSTER_VERSION
                 ),
             ),
-            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()),
+            "/metrics" => respond(StatusCode::OK, MEDIA_TYPE, self.metrics()),
             _ => respond(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n"),
         }
     }
@@ -53,7 +53,7 @@ impl Plain {
         let mut out = Exposition::default();
         self.store.expose_metrics(&mut out);
         self.grpc.expose(&mut out);
-        self.process.expose(&mut out);
+        out.process();
         out.finish()
     }
 

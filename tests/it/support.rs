@@ -111,6 +111,7 @@ impl Drop for Running {
 }
 
 /// Asks until there is an answer.
+#[track_caller]
 pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {

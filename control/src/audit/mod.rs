@@ -13,13 +13,13 @@ mod event;
 mod file;
 mod policy;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use exposition::Exposition;
 use serde::Deserialize;
 
 pub use self::event::{Answer, Event, Stage};
@@ -176,8 +176,8 @@ impl Audit {
         }
     }
 
-    /// Its numbers, in the Prometheus text format.
-    pub fn render(&self, out: &mut String) {
+    /// Adds its numbers to the text.
+    pub fn expose(&self, out: &mut Exposition) {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         for (name, help, count) in [
             ("apiserver_audit_event_total", "Events written to the audit log.", &self.counts.written),
@@ -188,7 +188,7 @@ impl Audit {
             ),
             ("apiserver_audit_error_total", "Events that could not be written.", &self.counts.failed),
         ] {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", get(count));
+            out.counter(name, help, get(count));
         }
     }
 }
@@ -251,8 +251,9 @@ mod tests {
             .map(|line| serde_json::from_str::<Value>(line).unwrap()["auditID"].as_str().unwrap().to_owned())
             .collect();
         assert_eq!(ids, (0..500).map(|number| number.to_string()).collect::<Vec<_>>());
-        let mut numbers = String::new();
-        audit.render(&mut numbers);
+        let mut numbers = Exposition::default();
+        audit.expose(&mut numbers);
+        let numbers = numbers.finish();
         assert!(numbers.contains("apiserver_audit_event_total 500"), "{numbers}");
         assert!(numbers.contains("barque_audit_dropped_total 1"), "{numbers}");
     }

@@ -6,6 +6,7 @@ use api::quota::charges_updates;
 use api::{Kind, Status, object};
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::MutexGuard;
 
 use super::admission::quota::Charges;
 use super::admission::{self, Operation};
@@ -172,21 +173,13 @@ impl Registry {
                 newest = true;
                 continue;
             };
-            let growing = next.as_ref().filter(|_| target.part == Part::Main && charges_updates(target.kind));
-            let _turn = match growing {
-                Some(_) => self.quota_turn(target.kind, target.namespace).await,
-                None => None,
-            };
-            let charges = match growing {
-                Some(next) => self.charge_update(target, current.value(), next, newest).await,
-                None => Ok(Charges::default()),
-            };
-            let charges = match charges {
+            let charged = self.charge_update(target, current.value(), next.as_ref(), newest).await;
+            let (_turn, charges) = match charged {
                 Err(_) if !newest => {
                     newest = true;
                     continue;
                 }
-                charges => charges?,
+                charged => charged?,
             };
             let committed = match run.dry_run() {
                 true => Committed::At(current.revision()),
@@ -285,21 +278,24 @@ impl Registry {
     }
 
     async fn read_stored(&self, key: &Bytes, newest: bool) -> Result<Option<StoredObject>, Status> {
-        let consistency = if newest { Consistency::Linearizable } else { Consistency::Serializable };
-        let (stored, _) = self.store().get(key.clone(), consistency).await.map_err(error::from_store)?;
-        Ok(stored)
+        let read = self.store().get(key.clone(), consistency(newest)).await;
+        Ok(read.map_err(error::from_store)?.0)
     }
 
-    /// Charges what an object comes to count for beyond what it did.
+    /// Charges what an object comes to count for beyond what it did, and the turn in which that may be committed.
     async fn charge_update(
         &self,
-        target: Target<'_>,
+        Target { kind, namespace, part, .. }: Target<'_>,
         old: &Value,
-        new: &Value,
+        new: Option<&Value>,
         newest: bool,
-    ) -> Result<Charges, Status> {
-        let consistency = if newest { Consistency::Linearizable } else { Consistency::Serializable };
-        admission::quota::charge(self, target.kind, target.namespace, (Some(old), new), consistency).await
+    ) -> Result<(Option<MutexGuard<'_, ()>>, Charges), Status> {
+        let Some(new) = new.filter(|_| part == Part::Main && charges_updates(kind)) else {
+            return Ok((None, Charges::default()));
+        };
+        let turn = self.quota_turn(kind, namespace).await;
+        let charges = admission::quota::charge(self, kind, namespace, (Some(old), new), consistency(newest));
+        Ok((turn, charges.await?))
     }
 
     /// Commits what follows `current` (`None`: nothing does), and what goes with it.
@@ -399,6 +395,11 @@ impl Registry {
         }
         Ok(Step::Put(new))
     }
+}
+
+/// How a look is made: first here, then at what everybody has agreed on.
+fn consistency(newest: bool) -> Consistency {
+    if newest { Consistency::Linearizable } else { Consistency::Serializable }
 }
 
 pub(super) fn check_name(target: Target<'_>, object: &mut Value) -> Result<(), Status> {

@@ -1,13 +1,12 @@
 //! Container logs: which container is meant, what is asked of its node, and the bytes that come back.
 //!
-//! The node is asked through [`PodLogs`]; who implements it (node sessions) is none of this module's business.
+//! The node is asked through [`NodeReads`](super::NodeReads); who implements it (node sessions) is none of this module's business.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use api::{Cause, Status};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
@@ -16,17 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::node_reads::NodeBytes;
 use super::query::Query;
 use super::respond::{self, Body, BoxError};
 use crate::registry::Object;
 
 /// How long the answer waits for the node's first word.
 const FIRST_CHUNK_WAIT: Duration = Duration::from_secs(2);
-
-/// Log bytes as they come from a node.
-pub type LogStream = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
-/// The future that [`PodLogs::open`] gives.
-pub type LogFuture<'a> = Pin<Box<dyn Future<Output = Result<LogStream, Status>> + Send + 'a>>;
 
 /// Which log is read, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,12 +48,6 @@ pub struct LogRequest {
     pub limit_bytes: Option<i64>,
     /// Only lines from then on.
     pub since: Option<Timestamp>,
-}
-
-/// Where container logs come from.
-pub trait PodLogs: Send + Sync + 'static {
-    /// Opens a log. Errors are those that the client should see.
-    fn open(&self, request: LogRequest) -> LogFuture<'_>;
 }
 
 /// The log request that a query makes of a pod. `None`: the pod is on no node yet, so there is no log.
@@ -159,7 +148,7 @@ fn container(pod: &str, spec: &Value, asked: Option<&str>) -> Result<String, Sta
 /// The answer that streams a log. What the node says at once decides: a refusal becomes the answer; after
 /// that the stream can only break off.
 pub(super) async fn respond(
-    mut stream: LogStream,
+    mut stream: NodeBytes,
     stop: CancellationToken,
 ) -> Result<Response<Body>, Status> {
     let first = match tokio::time::timeout(FIRST_CHUNK_WAIT, stream.next()).await {

@@ -21,6 +21,7 @@ mod issuer;
 mod logs;
 mod metrics;
 mod negotiate;
+mod node_reads;
 mod node_restriction;
 mod path;
 mod probes;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 
 use api::Status;
 use bytes::Bytes;
+use exposition::{Exposition, MEDIA_TYPE};
 use futures_util::FutureExt;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, Response};
@@ -54,9 +56,10 @@ pub(crate) use self::body::BODY_BYTES_MAX;
 pub use self::fairness::REQUESTS_MAX;
 use self::fairness::{Fairness, STREAMS_MAX};
 use self::head::Head;
-pub use self::logs::{LogFuture, LogRequest, LogStream, PodLogs};
+pub use self::logs::LogRequest;
 use self::metrics::Metrics;
 use self::negotiate::{Form, Offer};
+pub use self::node_reads::{Measurements, NodeBytes, NodeBytesFuture, NodeReads};
 use self::path::{Document, Probe, Resource, Route};
 use self::query::Query;
 use self::respond::Style;
@@ -89,8 +92,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Decides who may.
     pub access: Access,
-    /// Where container logs come from.
-    pub logs: Arc<dyn PodLogs>,
+    /// Where container logs and the numbers of nodes come from.
+    pub reads: Arc<dyn NodeReads>,
     /// Where interactive streams come from.
     pub pod_streams: Arc<dyn PodStreams>,
     /// Makes and checks the tokens of service accounts.
@@ -103,15 +106,20 @@ pub struct Parts {
     pub advertised: String,
     /// Who gets in beside those whom the cluster knows.
     pub security: Security,
+    /// What `/metrics` tells beside what the API counts itself.
+    pub expose: Expose,
     /// Cancelled when the replica begins to stop: streams end.
     pub stop: CancellationToken,
 }
+
+/// Adds numbers to the text of `/metrics`.
+pub type Expose = Arc<dyn Fn(&mut Exposition) + Send + Sync>;
 
 /// The REST API of one replica.
 pub struct Rest {
     registry: Registry,
     access: Access,
-    logs: Arc<dyn PodLogs>,
+    reads: Arc<dyn NodeReads>,
     pod_streams: Arc<dyn PodStreams>,
     accounts: ServiceAccounts,
     usage: Usage,
@@ -119,6 +127,7 @@ pub struct Rest {
     allows_anonymous: bool,
     audit: Option<Arc<Audit>>,
     advertised: String,
+    expose: Expose,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
     fairness: Fairness,
@@ -137,13 +146,14 @@ impl Rest {
         let Parts {
             registry,
             access,
-            logs,
+            reads,
             pod_streams,
             accounts,
             usage,
             flow_control,
             advertised,
             security,
+            expose,
             stop,
         } = parts;
         registry.reach_pods_through(&pod_streams);
@@ -154,11 +164,12 @@ impl Rest {
             audit: security.audit,
             registry,
             access,
-            logs,
+            reads,
             pod_streams,
             accounts,
             usage,
             advertised,
+            expose,
             stop,
             metrics: Arc::default(),
             fairness: Fairness::new(security.requests_max, flow_control),
@@ -293,12 +304,16 @@ impl Rest {
         }
         match &head.route {
             Route::Probe(Probe::Metrics, _) => {
-                let mut text = self.metrics.render(self.fairness.executing());
-                self.fairness.render(&mut text);
+                let mut out = Exposition::default();
+                self.metrics.expose(&mut out, self.fairness.executing());
+                self.fairness.expose(&mut out);
                 if let Some(audit) = &self.audit {
-                    audit.render(&mut text);
+                    audit.expose(&mut out);
                 }
-                respond::text(http::StatusCode::OK, text)
+                (self.expose)(&mut out);
+                let mut response = respond::text(http::StatusCode::OK, out.finish());
+                respond::set_header(&mut response, "content-type", MEDIA_TYPE);
+                response
             }
             Route::Probe(probe, check) => {
                 let stopping = self.stop.is_cancelled();

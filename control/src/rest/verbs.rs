@@ -342,7 +342,7 @@ impl Rest {
     async fn log(&self, call: &Call<'_>) -> Result<Response<Body>, Status> {
         let pod = self.registry.get(call.kind(), call.namespace(), call.name()).await?;
         let Some(request) = logs::request(&pod, call.query)? else { return Ok(logs::empty()) };
-        let stream = self.logs.open(request).await?;
+        let stream = self.reads.log(request).await?;
         logs::respond(stream, self.stop.clone()).await
     }
 }

@@ -13,6 +13,7 @@ use crate::registry::{Binding, EventRecord, EventType, Regarding, Registry, Targ
 
 impl Shell {
     pub(super) fn bound(&mut self, epoch: Epoch, binding: &Binding) {
+        self.metrics.scheduled();
         self.core.bound(&binding.uid, &binding.node);
         self.said.remove(&binding.uid);
         let Binding { namespace, name, node, .. } = binding;

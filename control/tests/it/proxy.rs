@@ -250,6 +250,13 @@ async fn a_node_says_what_the_replica_knows_of_it() {
     let path = "/api/v1/nodes/n1/status";
     client.patch(path, "application/strategic-merge-patch+json", &ready).await.expect(200);
     assert_eq!(client.get("/api/v1/nodes/n1/proxy/healthz").await.text(), "ok");
+    for (path, told) in
+        [("metrics", "Metrics"), ("metrics/resource", "Resources"), ("stats/summary", "Summary")]
+    {
+        let text = client.get(&format!("/api/v1/nodes/n1/proxy/{path}")).await;
+        assert_eq!((text.code.as_u16(), text.text()), (200, format!("{told} of n1\n")));
+    }
+    assert_eq!(client.get("/api/v1/nodes/ghost/proxy/metrics").await.code, 404);
     assert_eq!(client.get("/api/v1/nodes/n1/proxy/nonsense").await.code, 404);
     assert_eq!(client.get("/api/v1/nodes/ghost/proxy/healthz").await.code, 404);
 }

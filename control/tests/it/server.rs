@@ -19,8 +19,8 @@ use control::pod_cidr::PodRange;
 use control::port::{Port, Services};
 use control::registry::{Registry, WriteOptions, bootstrap_namespaces};
 use control::rest::{
-    ClientFrame, LogFuture, LogRequest, LogStream, NodeFrame, NodeStream, Parts, PodLogs, PodStreams, Rest,
-    Security, StreamFailure, StreamFuture, StreamRequest,
+    ClientFrame, Expose, LogRequest, Measurements, NodeBytes, NodeBytesFuture, NodeFrame, NodeReads,
+    NodeStream, Parts, PodStreams, Rest, Security, StreamFailure, StreamFuture, StreamRequest,
 };
 use control::usage::Usage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,10 +31,10 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 /// Stands for the nodes: says what was asked of it.
-struct EchoLogs;
+struct EchoReads;
 
-impl PodLogs for EchoLogs {
-    fn open(&self, request: LogRequest) -> LogFuture<'_> {
+impl NodeReads for EchoReads {
+    fn log(&self, request: LogRequest) -> NodeBytesFuture<'_> {
         Box::pin(async move {
             let text = format!(
                 "{} {} {} follow={} previous={} tail={:?} since={}\n",
@@ -47,8 +47,13 @@ impl PodLogs for EchoLogs {
                 request.since.is_some()
             );
             let lines = [Ok(Bytes::from(text)), Ok(Bytes::from_static(b"second line\n"))];
-            Ok(Box::pin(futures_util::stream::iter(lines)) as LogStream)
+            Ok(Box::pin(futures_util::stream::iter(lines)) as NodeBytes)
         })
+    }
+
+    fn measurements(&self, node: &str, form: Measurements) -> NodeBytesFuture<'_> {
+        let text = Bytes::from(format!("{form:?} of {node}\n"));
+        Box::pin(async move { Ok(Box::pin(futures_util::stream::iter([Ok(text)])) as NodeBytes) })
     }
 }
 
@@ -179,10 +184,11 @@ impl TestServer {
         let registry = Registry::new(shared.clone(), tasks.clone(), stop.clone());
         bootstrap_namespaces(&registry).await.unwrap();
         defaults::bootstrap(&registry, &WriteOptions::default()).await.unwrap();
-        let (access, accounts, usage) = match leads {
+        let nothing: Expose = Arc::new(|_| {});
+        let (access, accounts, usage, expose) = match leads {
             false => {
                 let accounts = ServiceAccounts::new(registry.clone(), authority.clone());
-                (Access::start(&shared, &tasks, &stop), accounts, Usage::default())
+                (Access::start(&shared, &tasks, &stop), accounts, Usage::default(), nothing)
             }
             true => {
                 let settings = Settings {
@@ -195,20 +201,23 @@ impl TestServer {
                     scheduler: Arc::default(),
                 };
                 let work = ClusterWork::start(&shared, &registry, settings, &tasks, &stop);
-                (work.access, work.accounts, work.usage)
+                let told = work.clone();
+                let expose: Expose = Arc::new(move |out| told.expose(out));
+                (work.access, work.accounts, work.usage, expose)
             }
         };
         access.wait_synced().await;
         let rest = Arc::new(Rest::new(Parts {
             registry,
             access,
-            logs: Arc::new(EchoLogs),
+            reads: Arc::new(EchoReads),
             pod_streams: Arc::new(EchoStreams),
             accounts,
             usage,
             flow_control: FlowControl::start(&shared, &tasks, &stop),
             advertised: address.to_string(),
             security,
+            expose,
             stop: stop.clone(),
         }));
         let mut routes = Routes::builder();

@@ -29,6 +29,8 @@ fn refuses_unknown_keys_and_bad_values() {
         ("heartbeatInterval: 5\n", "5"),
         ("heartbeatInterval: 1ms\n", "heartbeatInterval"),
         ("bridgeName: a-name-that-is-too-long\n", "bridgeName"),
+        ("podNetwork: {vxlanId: 0}\n", "podNetwork.vxlanId"),
+        ("podNetwork: {vxlanPort: 0}\n", "podNetwork.vxlanPort"),
         ("taints: [{key: a, effect: Never}]\n", "Never"),
         ("dataDir: here\n", "dataDir"),
         ("maxPods: 0\n", "maxPods"),

@@ -66,7 +66,7 @@ impl Core {
     fn make_sandbox(&self, mut record: SandboxRecord, spec: &runtime::SandboxSpec) -> Result<(), Status> {
         let id = record.id.clone();
         if !host_network(&record.config) {
-            record.ip = Some(self.network.reserve(&id).map_err(network_failure)?);
+            record.ip = Some(self.network.address_for(&id).map_err(network_failure)?);
         }
         if !record.config.log_directory.is_empty() {
             let dir = Path::new(&record.config.log_directory);
@@ -75,7 +75,7 @@ impl Core {
         self.write_etc(&record)?;
         let sandbox = self.runtime.create_sandbox(spec).map_err(answer)?;
         if let (Some(ip), Some(netns)) = (record.ip, &sandbox.netns) {
-            self.network.attach(&id, ip, netns).map_err(network_failure)?;
+            self.network.connect(&id, ip, netns).map_err(network_failure)?;
             let ports = translate::host_ports(&record.config)?;
             self.network.publish(&id, ip, &ports).map_err(network_failure)?;
         }

@@ -74,7 +74,7 @@ impl Core {
         let images = Arc::new(ImageStore::open(config.data_dir.join("images"))?);
         let network_dir = config.data_dir.join("network");
         fs::create_dir_all(&network_dir).map_err(Error::io("create", &network_dir))?;
-        let network = BridgeNetwork::open(&network_dir, &config.bridge_name)?;
+        let network = BridgeNetwork::open(&network_dir, &config.bridge_name, None)?;
         if !config.pod_cidr.is_empty() {
             network.want(Topology { pod_cidr: config.pod_cidr.clone(), ..Topology::default() })?;
         }

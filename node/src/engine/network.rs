@@ -29,7 +29,7 @@ impl Engine {
         let dir = self.config.data_dir.join("network");
         std::fs::create_dir_all(&dir).map_err(EngineError::io("create", &dir))?;
         refuse_range_in_use(&self.config)?;
-        let bridge = BridgeNetwork::open(&dir, &self.config.bridge_name)?;
+        let bridge = BridgeNetwork::open(&dir, &self.config.bridge_name, None)?;
         bridge.want(Topology { pod_cidr: self.config.bridge_range.clone(), ..Topology::default() })?;
         Ok(Network { engine: self, bridge, _lock: lock })
     }
@@ -38,7 +38,7 @@ impl Engine {
 impl Network<'_> {
     /// Gives a container an address; its veth and ports come with [`connect`](Self::connect).
     pub(super) fn reserve(&self, id: &str) -> Result<IpAddr, EngineError> {
-        Ok(self.bridge.reserve(id)?)
+        Ok(self.bridge.address_for(id)?)
     }
 
     /// Ports as they were asked for, none 0 and none somebody else's.
@@ -76,7 +76,7 @@ impl Network<'_> {
 
     /// Connects a container's network namespace, and makes its ports lead to it.
     pub(super) fn connect(&self, record: &Record, ip: IpAddr, netns: &Path) -> Result<(), EngineError> {
-        self.bridge.attach(&record.id, ip, netns)?;
+        self.bridge.connect(&record.id, ip, netns)?;
         self.publish_others(&record.id)?;
         Ok(self.bridge.publish(&record.id, ip, &host_ports(&record.ports))?)
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! pod netns: eth0 10.244.1.7/24 ──veth── vb<hash> ─┐
 //! pod netns: eth0 10.244.1.8/24 ──veth── vb<hash> ─┴─ cbr0 10.244.1.1/24 ── host routes:
-//!                                                        10.244.2.0/24 via <peer's InternalIP>
+//!                                                        10.244.2.0/24: see `peers`
 //! ```
 //! The topology (own range, peers) comes from the leader and is kept in a file, so that a restarted agent
 //! can go on before any leader has spoken.
@@ -21,7 +21,8 @@ use tokio::sync::futures::Notified;
 
 use super::host_ports::{HostPorts, forwards};
 use super::ipam::{Ipam, Range};
-use super::{NetworkError, PodNetwork};
+use super::peers::{Underlay, Ways};
+use super::{NetworkError, PodNetwork, Wanted};
 use crate::pods::admission::HostPort;
 
 /// The pod's interface.
@@ -70,6 +71,10 @@ pub(crate) struct BridgeNetwork {
     bridged_elsewhere: bool,
     ipam: Ipam,
     host_ports: HostPorts,
+    /// To the peers' pods.
+    ways: Ways,
+    /// The largest packet of pods in bytes; `None`: the kernel's default.
+    pods_mtu: Mutex<Option<u32>>,
     topology_file: PathBuf,
     /// What is in force; the lock also serialises changes.
     topology: Mutex<Option<Topology>>,
@@ -80,21 +85,33 @@ pub(crate) struct BridgeNetwork {
 
 impl BridgeNetwork {
     /// Opens the state below `dir` and puts a known topology in force again.
-    pub(crate) fn open(dir: &Path, bridge: &str) -> Result<Self, NetworkError> {
-        Self::open_with(dir, bridge, false)
+    /// `underlay`: what the node's own network is; without it there are no peers.
+    pub(crate) fn open(dir: &Path, bridge: &str, underlay: Option<Underlay>) -> Result<Self, NetworkError> {
+        Self::open_with(dir, bridge, underlay, false)
     }
 
     /// The same, where the pods' network on this node is somebody else's.
-    pub(crate) fn open_routes(dir: &Path, bridge: &str) -> Result<Self, NetworkError> {
-        Self::open_with(dir, bridge, true)
+    pub(crate) fn open_routes(
+        dir: &Path,
+        bridge: &str,
+        underlay: Option<Underlay>,
+    ) -> Result<Self, NetworkError> {
+        Self::open_with(dir, bridge, underlay, true)
     }
 
-    fn open_with(dir: &Path, bridge: &str, bridged_elsewhere: bool) -> Result<Self, NetworkError> {
+    fn open_with(
+        dir: &Path,
+        bridge: &str,
+        underlay: Option<Underlay>,
+        bridged_elsewhere: bool,
+    ) -> Result<Self, NetworkError> {
         let network = Self {
             bridge: bridge.to_owned(),
             bridged_elsewhere,
             ipam: Ipam::open(dir.join("addresses"))?,
             host_ports: HostPorts::new(bridge),
+            ways: Ways::new(bridge, underlay),
+            pods_mtu: Mutex::default(),
             topology_file: dir.join("topology.json"),
             topology: Mutex::default(),
             unsettled: Mutex::default(),
@@ -169,16 +186,9 @@ impl BridgeNetwork {
             self.make_bridge(&mut netlink, range)?;
             self.route_services(&mut netlink, &topology);
         }
-        let before = current.as_ref().map(|t| t.peers.clone()).unwrap_or_default();
-        for peer in before.iter().filter(|p| !topology.peers.iter().any(|n| n.pod_cidr == p.pod_cidr)) {
-            netlink.delete_route(&peer_route(peer)?)?;
-        }
-        for peer in &topology.peers {
-            if let Err(error) = netlink.replace_route(&peer_route(peer)?) {
-                // One peer that cannot be routed to must not take this node's own pods with it.
-                tracing::warn!(pod_cidr = %peer.pod_cidr, via = %peer.via, %error, "no route to a peer's pods");
-            }
-        }
+        let before = current.as_ref().map(|topology| topology.peers.as_slice()).unwrap_or_default();
+        self.ways.apply(&mut netlink, range, before, &topology.peers)?;
+        *self.pods_mtu.lock().expect("no holder of the MTU panics") = self.ways.pods_mtu(&mut netlink)?;
         let bytes = serde_json::to_vec(&topology).expect("a topology has string keys only");
         let temporary = self.topology_file.with_extension("tmp");
         fs::write(&temporary, bytes)
@@ -190,8 +200,7 @@ impl BridgeNetwork {
     }
 
     fn make_bridge(&self, netlink: &mut Netlink, range: Range) -> Result<(), NetworkError> {
-        let gateway = IpAddr::V4(range.gateway());
-        let wanted = prefix(gateway, range.prefix_length());
+        let wanted = range.with_length(range.gateway());
         netlink.add_bridge(&self.bridge)?;
         for other in netlink.addresses_of(&self.bridge)? {
             if other.address().is_ipv4() && other != wanted {
@@ -199,7 +208,7 @@ impl BridgeNetwork {
             }
         }
         // A fixed address: else the bridge takes its ports' lowest one, and changes it under its neighbours.
-        netlink.set_mac(&self.bridge, mac_of(gateway))?;
+        netlink.set_mac(&self.bridge, mac_of(wanted.address()))?;
         if !netlink.addresses_of(&self.bridge)?.contains(&wanted) {
             netlink.add_address(&self.bridge, wanted)?;
         }
@@ -217,25 +226,14 @@ impl BridgeNetwork {
         }
     }
 
-    /// The range that this node's pods are in.
-    fn pods_network(&self) -> Result<Prefix, NetworkError> {
-        let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
-        let range = Range::parse(&pod_cidr)?;
-        Ok(prefix(IpAddr::V4(range.gateway()), range.prefix_length()).network())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Topology>> {
-        self.topology.lock().expect("no holder of the topology panics")
-    }
-}
-
-impl PodNetwork for BridgeNetwork {
-    fn reserve(&self, uid: &str) -> Result<IpAddr, NetworkError> {
+    /// The address of a pod or container; the same one on every call until it is released.
+    pub(crate) fn address_for(&self, uid: &str) -> Result<IpAddr, NetworkError> {
         let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
         self.ipam.reserve(Range::parse(&pod_cidr)?, uid)
     }
 
-    fn attach(&self, uid: &str, ip: IpAddr, netns: &Path) -> Result<(), NetworkError> {
+    /// Connects a network namespace to the bridge.
+    pub(crate) fn connect(&self, uid: &str, ip: IpAddr, netns: &Path) -> Result<(), NetworkError> {
         let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
         let range = Range::parse(&pod_cidr)?;
         let namespace = NetNs::open(netns)?;
@@ -253,7 +251,7 @@ impl PodNetwork for BridgeNetwork {
                 name: &host_link,
                 peer_name: POD_LINK,
                 peer_netns: Some(&namespace),
-                mtu: None,
+                mtu: *self.pods_mtu.lock().expect("no holder of the MTU panics"),
                 master: Some(&self.bridge),
                 up: true,
             })?;
@@ -269,13 +267,35 @@ impl PodNetwork for BridgeNetwork {
             Err(error) => tracing::debug!(%error, "no IPv6 to switch off"),
         }
         inside.set_mac(POD_LINK, mac_of(ip))?;
-        let own = prefix(ip, range.prefix_length());
+        let own = Prefix::new(ip, range.prefix_length()).ok_or(NetworkError::NotReady)?;
         if !inside.addresses_of(POD_LINK)?.contains(&own) {
             inside.add_address(POD_LINK, own)?;
         }
         inside.set_up(POD_LINK)?;
         inside.replace_route(&Route::via(Prefix::DEFAULT_V4, IpAddr::V4(range.gateway())))?;
         Ok(())
+    }
+
+    /// The range that this node's pods are in.
+    fn pods_network(&self) -> Result<Prefix, NetworkError> {
+        let pod_cidr = self.pod_cidr().ok_or(NetworkError::NotReady)?;
+        Ok(Range::parse(&pod_cidr)?.prefix())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Topology>> {
+        self.topology.lock().expect("no holder of the topology panics")
+    }
+}
+
+impl PodNetwork for BridgeNetwork {
+    fn reserve(&self, uid: &str) -> Result<Option<IpAddr>, NetworkError> {
+        self.address_for(uid).map(Some)
+    }
+
+    fn attach(&self, pod: &Wanted<'_>, netns: &Path) -> Result<IpAddr, NetworkError> {
+        let ip = self.address_for(pod.uid)?;
+        self.connect(pod.uid, ip, netns)?;
+        Ok(ip)
     }
 
     fn publish(&self, uid: &str, ip: IpAddr, ports: &[HostPort]) -> Result<(), NetworkError> {
@@ -309,16 +329,6 @@ impl PodNetwork for BridgeNetwork {
     }
 }
 
-fn prefix(address: IpAddr, length: u8) -> Prefix {
-    Prefix::new(address, length).expect("IPv4 ranges have prefixes of at most 30 bits")
-}
-
-fn peer_route(peer: &Peer) -> Result<Route, NetworkError> {
-    let range = Range::parse(&peer.pod_cidr)?;
-    let network = prefix(IpAddr::V4(range.gateway()), range.prefix_length()).network();
-    Ok(Route::via(network, peer.via))
-}
-
 /// The host's end of a pod's veth: derived from the uid, so that it is found again without a record.
 fn host_link(uid: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, uid.as_bytes());
@@ -334,13 +344,5 @@ mod tests {
         let (a, b) = (host_link("a"), host_link("b"));
         assert!(a.len() <= 15 && a != b);
         assert_eq!(a, host_link("a"));
-    }
-
-    #[test]
-    fn peers_are_routed_by_their_network() {
-        let peer = Peer { pod_cidr: "10.244.2.9/24".into(), via: "10.0.0.2".parse().unwrap() };
-        let route = peer_route(&peer).unwrap();
-        assert_eq!(route.destination, Prefix::new("10.244.2.0".parse().unwrap(), 24).unwrap());
-        assert_eq!(route.gateway, Some(peer.via));
     }
 }

@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use runtime::net::Prefix;
+
 use super::NetworkError;
 
 /// The shortest and longest prefixes that a node's range may have.
@@ -37,6 +39,21 @@ impl Range {
         let mask = u32::MAX << (32 - prefix_length);
         let first = u32::from(address) & mask;
         Ok(Self { first, last: first | !mask, prefix_length })
+    }
+
+    /// The network's own address.
+    pub(crate) fn network(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.first)
+    }
+
+    /// The range as a prefix of its network.
+    pub(crate) fn prefix(&self) -> Prefix {
+        self.with_length(self.network())
+    }
+
+    /// An address with the range's prefix length.
+    pub(crate) fn with_length(&self, address: Ipv4Addr) -> Prefix {
+        Prefix::new(address.into(), self.prefix_length).expect("ranges have prefixes of at most 30 bits")
     }
 
     /// The bridge's address: the first one.

@@ -8,10 +8,12 @@
 
 mod bridge;
 pub(crate) mod cluster;
+pub(crate) mod cni;
 pub(crate) mod health_checks;
 pub(crate) mod held;
 mod host_ports;
 mod ipam;
+mod peers;
 pub(crate) mod policies;
 pub(crate) mod services;
 
@@ -20,6 +22,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bridge::{BridgeNetwork, Peer, Topology};
+pub use cni::CniConfig;
+pub(crate) use peers::Underlay;
+pub use peers::{Encapsulation, PodNetworkConfig};
 
 use crate::pods::admission::HostPort;
 
@@ -49,6 +54,9 @@ pub(crate) enum NetworkError {
         "no link of this host has the node's address {address}; `internalIp` in the configuration names it"
     )]
     NoLink { address: IpAddr },
+    /// Plugins that connect pods.
+    #[error(transparent)]
+    Cni(#[from] cni::CniError),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] runtime::net::Error),
@@ -68,12 +76,22 @@ pub(crate) fn gateway_of(range: &str) -> Option<(String, u8)> {
     Some((range.gateway().to_string(), range.prefix_length()))
 }
 
+/// A pod that is to be connected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) uid: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    /// Ports of the host that are to lead to it.
+    pub(crate) ports: &'a [HostPort],
+}
+
 /// What pod workers need of the network. Calls block.
 pub(crate) trait PodNetwork: Send + Sync + 'static {
-    /// The pod's address; the same one on every call until it is released.
-    fn reserve(&self, uid: &str) -> Result<IpAddr, NetworkError>;
-    /// Connects a network namespace: eth0 with the address, lo, a default route.
-    fn attach(&self, uid: &str, ip: IpAddr, netns: &Path) -> Result<(), NetworkError>;
+    /// The pod's address, the same one on every call until it is released; `None`: it is known when the pod is connected.
+    fn reserve(&self, uid: &str) -> Result<Option<IpAddr>, NetworkError>;
+    /// Connects a network namespace: eth0 with the pod's address, lo, a default route. Gives the address.
+    fn attach(&self, pod: &Wanted<'_>, netns: &Path) -> Result<IpAddr, NetworkError>;
     /// Makes ports of the host lead to a connected pod.
     fn publish(&self, uid: &str, ip: IpAddr, ports: &[HostPort]) -> Result<(), NetworkError>;
     /// Makes ports of the host lead to exactly these connected pods.

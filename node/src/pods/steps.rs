@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use runtime::SandboxSpec;
 
+use super::admission::HostPort;
 use super::container_spec;
 use super::containers::ContainerError;
 use super::context::Context;
@@ -22,7 +24,7 @@ use super::record::{End, Failure, InstanceState, PodRecord, SandboxRecord, Stop,
 use super::worker::{Worker, add};
 use super::{admission, backoff, files, volumes};
 use crate::hooks::HookKind;
-use crate::network::NetworkError;
+use crate::network::{NetworkError, Wanted};
 use crate::user_ids::UserIdsError;
 
 /// The wait after a sandbox or its volumes could not be made.
@@ -330,10 +332,9 @@ fn make_sandbox(
     fs::create_dir_all(&dir).map_err(SandboxFailure::Files)?;
     let host_network = record.host_network();
     let own_network = !context.runtime.makes_network();
-    let ip = if host_network || !own_network {
-        None
-    } else {
-        Some(context.network.reserve(&uid).map_err(SandboxFailure::Network)?)
+    let ip = match !host_network && own_network {
+        true => context.network.reserve(&uid).map_err(SandboxFailure::Network)?,
+        false => None,
     };
     let own_users = record.spec().host_users == Some(false);
     let users = own_users.then(|| context.user_ids.reserve(&uid)).transpose();
@@ -350,19 +351,20 @@ fn make_sandbox(
     let ports = admission::host_ports(record.spec());
     let made = context.runtime.create_sandbox(&spec, &ports).map_err(SandboxFailure::Runtime)?;
     sandbox.netns = made.netns;
-    if let Some(ip) = made.ip.filter(|_| !host_network) {
-        sandbox.ip = Some(ip);
-        files::write_all(&record, Some(ip), &context.config, &dir.join("etc"))
-            .map_err(SandboxFailure::Files)?;
-    }
     let namespaces_made = Instant::now();
-    // Before it has a link, or, where the runtime made that, any program.
-    if let Some(ip) = sandbox.ip {
-        context.policies.admit(&record.pod, ip).map_err(SandboxFailure::Network)?;
-    }
-    if let (Some(ip), Some(netns)) = (ip, &sandbox.netns) {
-        context.network.attach(&uid, ip, netns).map_err(SandboxFailure::Network)?;
-        context.network.publish(&uid, ip, &ports).map_err(SandboxFailure::Network)?;
+    // Before it has a link, or, where somebody else chooses its address, any program.
+    let admit = |ip| context.policies.admit(&record.pod, ip).map_err(SandboxFailure::Network);
+    ip.map_or(Ok(()), admit)?;
+    let netns = sandbox.netns.as_deref().filter(|_| !host_network && own_network);
+    let given = match netns {
+        Some(netns) => Some(connect(context, &record, &ports, netns).map_err(SandboxFailure::Network)?),
+        None => made.ip.filter(|_| !host_network),
+    };
+    if let Some(given) = given.filter(|given| ip != Some(*given)) {
+        admit(given)?;
+        sandbox.ip = Some(given);
+        files::write_all(&record, Some(given), &context.config, &dir.join("etc"))
+            .map_err(SandboxFailure::Files)?;
     }
     tracing::debug!(
         pod = %record.full_name(),
@@ -373,6 +375,19 @@ fn make_sandbox(
     );
     sandbox.ready = true;
     Ok(sandbox)
+}
+
+/// Connects a pod, and the ports of the host that it wants.
+fn connect(
+    context: &Context,
+    record: &PodRecord,
+    ports: &[HostPort],
+    netns: &Path,
+) -> Result<IpAddr, NetworkError> {
+    let wanted = Wanted { uid: record.uid(), namespace: record.namespace(), name: record.name(), ports };
+    let ip = context.network.attach(&wanted, netns)?;
+    context.network.publish(record.uid(), ip, ports)?;
+    Ok(ip)
 }
 
 fn remove_sandbox(context: &Context, record: &PodRecord) -> Result<(), StepError> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! replica ── OpenStream (session) ──► answer ─┬─ logs           frames up
-//!         ◄─ Stream call, frames ───────────  ├─ exec, attach   frames both ways (see `pump`)
+//!         ◄─ Stream call, frames ───────────  ├─ measurements   frames up
+//!                                             ├─ exec, attach   frames both ways (see `pump`)
 //!                                             └─ port-forward   one connection, frames both ways
 //! ```
 //!
@@ -22,13 +23,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt as _};
+use proto::node::measurements_request::Form;
 use proto::node::node_sessions_client::NodeSessionsClient;
 use proto::node::{OpenStream, StreamError, StreamFrame, open_stream, stream_frame};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::measurements::Measurements;
 use crate::pods::containers::ContainerRuntime;
 pub(crate) use pump::Terminal;
 
@@ -37,6 +41,8 @@ use target::StreamError as Refusal;
 
 /// Frames on their way; the reader of a file waits when it is full.
 const FRAMES_MAX: usize = 16;
+/// Most bytes of numbers in a frame.
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// How long the other side may take to end a call after the last frame.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -45,6 +51,7 @@ const LINGER: Duration = Duration::from_secs(10);
 pub(crate) struct Sources {
     pub(crate) logs: LogSource,
     pub(crate) runtime: Arc<dyn ContainerRuntime>,
+    pub(crate) measurements: Measurements,
 }
 
 /// What the other side sends.
@@ -89,6 +96,9 @@ async fn serve(
         Some(open_stream::Request::PortForward(request)) => {
             port_forward::serve(&sources, request, &mut link).await
         }
+        Some(open_stream::Request::Measurements(request)) => {
+            tell_measurements(sources.measurements, request.form(), &link).await
+        }
         None => Err(Refusal::Unknown),
     };
     match ended {
@@ -109,6 +119,16 @@ async fn linger(link: Link) {
     drop(out);
     let hung_up = async { while let Some(Ok(_)) = incoming.next().await {} };
     let _late = tokio::time::timeout(LINGER, hung_up).await;
+}
+
+async fn tell_measurements(measurements: Measurements, form: Form, link: &Link) -> Result<(), Refusal> {
+    let measured = tokio::task::spawn_blocking(move || measurements.tell(form)).await;
+    let mut text = Bytes::from(measured.expect("measuring does not panic"));
+    while !text.is_empty() {
+        let chunk = text.split_to(text.len().min(CHUNK_BYTES_MAX));
+        link.send(stream_frame::Frame::Stdout(chunk)).await?;
+    }
+    link.send(stream_frame::Frame::End(true)).await
 }
 
 async fn read_logs(

@@ -159,6 +159,7 @@ impl Host {
         for sub in [
             "data/pods",
             "data/network/addresses",
+            "data/network/cni",
             "data/users",
             "data/logs/pods",
             "data/logs/containers",

@@ -12,6 +12,7 @@
 )]
 
 mod adoption;
+mod cni;
 mod containerd;
 mod control;
 mod cri;
@@ -91,6 +92,7 @@ fn run(args: Vec<String>) -> ExitCode {
         killed::TESTS,
         pressure::TESTS,
         host_ports::TESTS,
+        cni::TESTS,
         static_pods::TESTS,
         shutdown::TESTS,
         cri::life::TESTS,

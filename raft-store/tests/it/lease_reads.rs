@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use exposition::Exposition;
 use proto::raft as wire;
 use proto::raft::raft_peer_client::RaftPeerClient;
-use raft_store::{Config, Exposition, MemberId, Store};
+use raft_store::{Config, MemberId, Store};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::transport::Channel;

@@ -67,8 +67,7 @@ fn get_from(netns: &NetNs, address: IpAddr) -> String {
 }
 
 /// A process of the container, as the host sees it.
-pub(super) fn container_pid(cluster: &Cluster, pod_ip: &str) -> Option<i32> {
-    let _ = cluster;
+pub(super) fn container_pid(pod_ip: &str) -> Option<i32> {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -81,7 +80,7 @@ pub(super) fn container_pid(cluster: &Cluster, pod_ip: &str) -> Option<i32> {
     None
 }
 
-fn pod_ip(pod: &Value) -> &str {
+pub(super) fn pod_ip(pod: &Value) -> &str {
     pod["status"]["podIP"].as_str().unwrap()
 }
 
@@ -102,7 +101,7 @@ async fn a_pod_runs_talks_to_others_survives_its_agent_and_nothing_is_left() {
     assert_eq!(two["spec"]["nodeName"], "node-2");
 
     // Pods on different nodes reach each other by address.
-    let inside = NetNs::of_pid(container_pid(&lab.cluster, pod_ip(&one)).unwrap()).unwrap();
+    let inside = NetNs::of_pid(container_pid(pod_ip(&one)).unwrap()).unwrap();
     listening(&inside, pod_ip(&one).parse().unwrap());
     listening(&inside, pod_ip(&two).parse().unwrap());
     let answer = get_from(&inside, pod_ip(&two).parse().unwrap());

@@ -23,6 +23,7 @@ mod policies;
 mod power_cut;
 mod services;
 pub(crate) mod stage;
+mod subnets;
 mod three_workers;
 mod virtual_address;
 mod volumes;

@@ -4,16 +4,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 use chaos_tests::client::Client;
 use serde_json::json;
 
-use super::by_hand::{CGROUP, HOSTS, Hosts, text};
+use super::by_hand::{CGROUP, Given, HOSTS, Hosts};
 use super::first_pod::{hello, run_pod};
 use super::forward::{free_port, get, local};
 use super::stage::{Live, SLEEP, scripts};
-use super::{PATIENCE, TURN, kubectls, skip, skipped};
+use super::{TURN, kubectls, skip, skipped};
 use crate::support::eventually;
 
 /// How kubectl is run against the cluster.
@@ -44,13 +43,13 @@ impl Kubectl<'_> {
 
 /// One master, and a node with the runtime's server and an agent that is pointed at it. The pods' range is what
 /// the control plane says; the agent tells the runtime.
-fn start(hosts: &mut Hosts, control_token: &Path, node_token: &Path) {
+fn start(hosts: &mut Hosts, given: &Given) {
     let (master, node) = (HOSTS[0], HOSTS[3]);
     let socket = hosts.path("cri.sock");
     let control = json!({
         "name": master.0,
         "dataDir": hosts.path(master.0),
-        "tokenFile": control_token,
+        "tokenFile": given.token,
         "listenAddress": "0.0.0.0:6443",
         "initialMembers": {master.0: format!("{}:6443", master.1)},
     });
@@ -62,20 +61,9 @@ fn start(hosts: &mut Hosts, control_token: &Path, node_token: &Path) {
         "podCidr": "",
         "builtinImage": true,
     });
-    let agent = json!({
-        "nodeName": node.0,
-        "dataDir": hosts.path(node.0),
-        "runDir": hosts.path("n1-run"),
-        "controlAddresses": [format!("{}:6443", master.1)],
-        "joinToken": fs::read_to_string(node_token).unwrap().trim(),
-        "internalIp": node.1,
-        "cgroupRoot": format!("{CGROUP}/n1"),
-        "clusterName": "by-hand",
-        "failSwapOn": false,
-        // How full the machine's own disk is must not matter to a test.
-        "evictionHard": {"memory.available": "100Mi"},
-        "containerRuntimeEndpoint": format!("unix://{}", socket.display()),
-    });
+    let mut agent = hosts.node(node.0, given, &[&format!("{}:6443", master.1)]);
+    agent["builtinImage"] = json!(false);
+    agent["containerRuntimeEndpoint"] = json!(format!("unix://{}", socket.display()));
     // The agent waits for its runtime.
     hosts.start(node.0, "node", &agent);
     hosts.start(node.0, "cri", &runtime);
@@ -93,27 +81,14 @@ async fn kubectl_sees_no_difference_with_another_runtime() {
         return skip(test, "no kubectl on PATH");
     };
     let _turn = TURN.lock().await;
-    let mut hosts = Hosts::make();
-    let token = hosts.keep("control.token", &["token", "create", "--role", "control"]);
-    let node_token = hosts.keep("node.token", &["token", "create", "--role", "node", "--from", text(&token)]);
-    let server = format!("{}:6443", HOSTS[0].1);
-    let kubeconfig =
-        hosts.keep("kubeconfig", &["kubeconfig", "create", "--from", text(&token), "--server", &server]);
-    start(&mut hosts, &token, &node_token);
+    let mut hosts = Hosts::make(&HOSTS);
+    let given = hosts.given(&format!("{}:6443", HOSTS[0].1));
+    start(&mut hosts, &given);
+    let kubeconfig = given.kubeconfig;
     let mut client = Client::from_kubeconfig(&kubeconfig).unwrap();
-    let started = Instant::now();
-    loop {
-        let nodes = client.get("/api/v1/nodes").await.unwrap_or_default();
-        let node = &nodes["items"][0];
-        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        if conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True") {
-            let annotation = &node["metadata"]["annotations"]["kubeadm.alpha.kubernetes.io/cri-socket"];
-            assert_eq!(annotation, &json!(format!("unix://{}", hosts.path("cri.sock").display())));
-            break;
-        }
-        assert!(started.elapsed() < PATIENCE, "the node is not Ready: {nodes:#}\n{}", hosts.logs());
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let nodes = hosts.until_ready(&mut client, 1).await;
+    let annotation = &nodes[0]["metadata"]["annotations"]["kubeadm.alpha.kubernetes.io/cri-socket"];
+    assert_eq!(annotation, &json!(format!("unix://{}", hosts.path("cri.sock").display())));
     let mut programs = vec![first, last];
     programs.dedup();
     let mut web = hello("web", None);

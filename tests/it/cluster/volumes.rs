@@ -15,9 +15,9 @@ use crate::support::eventually;
 const TOKENS: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
 /// The root of a pod's container, as the host reaches it.
-fn root(lab: &Lab, pod: &Value) -> PathBuf {
+fn root(pod: &Value) -> PathBuf {
     let ip = pod["status"]["podIP"].as_str().unwrap();
-    let pid = container_pid(&lab.cluster, ip).expect("a process of the pod");
+    let pid = container_pid(ip).expect("a process of the pod");
     PathBuf::from(format!("/proc/{pid}/root"))
 }
 
@@ -45,13 +45,13 @@ async fn kubectl_gives_a_pod_files_variables_a_token_and_a_disk() {
     let lab = Lab::up("it-volumes", 1, 1).await;
     let mut client = Client::from_kubeconfig(&lab.cluster.kubeconfig()).unwrap();
     let run = |args: &[&str]| kubectl_ok(program, &lab.cluster, args);
-    files_and_variables(&run, &lab, &mut client).await;
+    files_and_variables(&run, &mut client).await;
     token(program, &lab, &mut client).await;
     disk(program, &lab, &mut client).await;
     lab.down();
 }
 
-async fn files_and_variables(run: &impl Fn(&[&str]) -> String, lab: &Lab, client: &mut Client) {
+async fn files_and_variables(run: &impl Fn(&[&str]) -> String, client: &mut Client) {
     run(&["create", "configmap", "settings", "--from-literal=colour=red", "--from-literal=SIZE=9"]);
     run(&["create", "secret", "generic", "login", "--from-literal=user=root"]);
     let mut pod = hello("files", None);
@@ -71,7 +71,7 @@ async fn files_and_variables(run: &impl Fn(&[&str]) -> String, lab: &Lab, client
         {"name": "scratch", "emptyDir": {}},
     ]);
     let (pod, _) = run_pod(client, &pod).await;
-    let root = root(lab, &pod);
+    let root = root(&pod);
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     assert_eq!((read("etc/settings/colour"), read("etc/login/user")), ("red".into(), "root".into()));
     assert_eq!(read("etc/one"), "red");
@@ -93,7 +93,7 @@ async fn token(program: &Path, lab: &Lab, client: &mut Client) {
     let mut pod = hello("token", None);
     pod["spec"]["serviceAccountName"] = json!("robot");
     let (pod, _) = run_pod(client, &pod).await;
-    let files = root(lab, &pod).join(TOKENS);
+    let files = root(&pod).join(TOKENS);
     assert_eq!(fs::read_to_string(files.join("namespace")).unwrap(), "default");
     let text = fs::read_to_string(files.join("token")).unwrap();
     let certificate = lab.directory.path().join("ca-of-pod.crt");
@@ -153,7 +153,7 @@ async fn disk(program: &Path, lab: &Lab, client: &mut Client) {
         pod
     };
     let (first, _) = run_pod(client, &user("first")).await;
-    fs::write(root(lab, &first).join("data/kept"), "by the first").unwrap();
+    fs::write(root(&first).join("data/kept"), "by the first").unwrap();
     let claims = run(&["get", "pvc"]);
     assert!(
         claims.lines().nth(1).is_some_and(|row| row.starts_with("data   Bound    disk     1Gi        RWO")),
@@ -166,7 +166,7 @@ async fn disk(program: &Path, lab: &Lab, client: &mut Client) {
     );
     run(&["delete", "pod", "first", "--wait"]);
     let (second, _) = run_pod(client, &user("second")).await;
-    assert_eq!(fs::read_to_string(root(lab, &second).join("data/kept")).unwrap(), "by the first");
+    assert_eq!(fs::read_to_string(root(&second).join("data/kept")).unwrap(), "by the first");
     run(&["delete", "pvc", "data", "--wait=false"]);
     assert!(run(&["get", "pvc", "data"]).contains("Terminating"), "a pod uses it");
     run(&["delete", "pod", "second", "--wait"]);

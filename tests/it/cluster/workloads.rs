@@ -231,6 +231,88 @@ async fn sets_jobs_and_budgets_do_what_their_names_say() {
     assert!(table.lines().next().unwrap_or_default().contains("MEMORY(bytes)"), "{table}");
     // A title and two pods, one of which has only begun.
     session.until("get podmetrics -l app=db", |table| table.lines().count() == 3).await;
+    every_component_tells_its_numbers(&session).await;
+    a_user_schedules_his_own_pods(&session).await;
     session.run("delete all --all --wait=false");
     session.lab.down();
+}
+
+/// J18: what another scheduler does through the API is all that it takes.
+async fn a_user_schedules_his_own_pods(session: &Session) {
+    let own = r#"--overrides={"apiVersion":"v1","spec":{"schedulerName":"mine"}}"#;
+    session.run(&format!("run mine --image=barque/hello:1.0 {own}"));
+    // A pod that is everybody's, made later, has a node: so this one is left alone.
+    session.run("run theirs --image=barque/hello:1.0");
+    session.run("wait pod theirs --for=condition=Ready --timeout=60s");
+    assert_eq!(session.run("get pod mine -o jsonpath={.status.phase}/{.spec.nodeName}"), "Pending/");
+    let waiting = "get pods --all-namespaces -o jsonpath={.items[?(@.spec.schedulerName==\"mine\")].metadata.name} --field-selector spec.nodeName=";
+    assert_eq!(session.run(waiting), "mine");
+    let binding = serde_json::json!({
+        "apiVersion": "v1", "kind": "Binding",
+        "metadata": {"name": "mine"}, "target": {"apiVersion": "v1", "kind": "Node", "name": "node-2"},
+    });
+    let file = session.lab.directory.path().join("binding.json");
+    std::fs::write(&file, binding.to_string()).unwrap();
+    let path = "/api/v1/namespaces/default/pods/mine/binding";
+    session.run(&format!("create --raw {path} -f {}", file.display()));
+    session.run("wait pod mine --for=condition=Ready --timeout=60s");
+    assert_eq!(session.run("get pod mine -o jsonpath={.spec.nodeName}"), "node-2");
+}
+
+/// The value of a sample in Prometheus' text; 0 if it is not there yet.
+fn sample(text: &str, name: &str) -> f64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.split(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
+/// J24: each master and each node has metrics, which change with load.
+async fn every_component_tells_its_numbers(session: &Session) {
+    let leader = session.lab.cluster.leader(PATIENCE).unwrap();
+    let status = session.lab.cluster.status().unwrap();
+    let address_of = |master: &str| {
+        let line = status.lines().find(|line| line.starts_with(master)).expect("a master has a line");
+        line.split_whitespace().nth(1).expect("its address is the second word").to_owned()
+    };
+    let metrics = |master: &str| {
+        let server = format!("https://{}", address_of(master));
+        session.run(&format!("--server {server} get --raw /metrics"))
+    };
+    let leads = "leader_election_master_status{name=\"kube-scheduler\"}";
+    let scheduled = "scheduler_schedule_attempts_total{result=\"scheduled\"}";
+    for master in session.lab.cluster.masters() {
+        let text = metrics(&master);
+        assert_eq!(sample(&text, leads), f64::from(master == leader), "{master}: {text}");
+        assert!(sample(&text, "barque_node_sessions") >= 2.0, "{master}: {text}");
+        assert!(sample(&text, "etcd_server_has_leader") > 0.0, "{master}: {text}");
+        assert!(sample(&text, "process_resident_memory_bytes") > 1e6, "{master}: {text}");
+        let read = "apiserver_request_total{verb=\"get\",resource=\"\",code=\"200\"}";
+        assert!(sample(&text, read) >= 1.0, "{master}: {text}");
+    }
+    let node = session.run("get pod db-0 -o jsonpath={.spec.nodeName}");
+    let ask = |path: &str| session.run(&format!("get --raw /api/v1/nodes/{node}/proxy/{path}"));
+    let starts = "kubelet_runtime_operations_total{operation_type=\"start_container\"}";
+    let (bound, started) = (sample(&metrics(&leader), scheduled), sample(&ask("metrics"), starts));
+    assert!(bound >= 1.0 && started >= 1.0, "{bound} bound, {started} started");
+    let pin = format!(
+        r#"--overrides={{"apiVersion":"v1","spec":{{"nodeSelector":{{"kubernetes.io/hostname":"{node}"}}}}}}"#
+    );
+    session.run(&format!("run load --image=barque/hello:1.0 {pin}"));
+    session.run("wait pod load --for=condition=Ready --timeout=60s");
+    assert_eq!(sample(&metrics(&leader), scheduled), bound + 1.0);
+    let own = ask("metrics");
+    assert!(sample(&own, starts) > started, "{own}");
+    assert!(sample(&own, "kubelet_running_pods") >= 2.0, "{own}");
+    assert!(sample(&own, "process_resident_memory_bytes") > 1e6, "{own}");
+
+    let resources = ask("metrics/resource");
+    let pod = "{namespace=\"default\",pod=\"load\"}";
+    assert!(sample(&resources, &format!("pod_memory_working_set_bytes{pod}")) > 1e4, "{resources}");
+    assert!(sample(&resources, &format!("pod_cpu_usage_seconds_total{pod}")) > 0.0, "{resources}");
+    assert!(sample(&resources, "node_cpu_usage_seconds_total") > 1.0, "{resources}");
+    let summary: serde_json::Value = serde_json::from_str(&ask("stats/summary")).unwrap();
+    assert_eq!(summary["node"]["nodeName"], node.as_str());
+    let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+    let load = pods.iter().find(|pod| pod["podRef"]["name"] == "load").expect("the pod is summed up");
+    assert!(load["containers"][0]["memory"]["workingSetBytes"].as_u64() > Some(10_000), "{load:#}");
+    assert!(load["cpu"]["usageCoreNanoSeconds"].as_u64() > Some(0), "{load:#}");
 }

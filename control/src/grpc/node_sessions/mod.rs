@@ -267,6 +267,11 @@ impl NodeSessions {
         }
     }
 
+    /// How many nodes have a session here.
+    pub fn connected(&self) -> usize {
+        self.mailboxes().len()
+    }
+
     fn mailbox(&self, node: &str) -> Option<Arc<Mailbox>> {
         self.mailboxes().get(node).cloned()
     }

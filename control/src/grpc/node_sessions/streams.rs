@@ -1,4 +1,4 @@
-//! Streams that the control plane asks of nodes: container logs, exec, attach, port-forward.
+//! Streams that the control plane asks of nodes: container logs, exec, attach, port-forward, numbers.
 //!
 //! The request goes down the node's session at this replica; the node opens a `Stream` call back, whose
 //! first frame names the request. Owns the table of requests that wait for that. Promises that a request is
@@ -13,8 +13,8 @@ use api::Status;
 use futures_util::{Stream, StreamExt};
 use proto::node::stream_frame::Frame;
 use proto::node::{
-    AttachRequest, ContainerTarget, ExecRequest, LogsRequest, OpenStream, PortForwardRequest, StreamFrame,
-    open_stream,
+    AttachRequest, ContainerTarget, ExecRequest, LogsRequest, MeasurementsRequest, OpenStream,
+    PortForwardRequest, StreamFrame, measurements_request, open_stream,
 };
 use streams::wire;
 use tokio::sync::{mpsc, oneshot};
@@ -22,8 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::NodeSessions;
 use crate::rest::{
-    ClientFrame, LogFuture, LogRequest, LogStream, NodeFrame, NodeStream, PodLogs, PodStreams, StreamFailure,
-    StreamFuture, StreamRequest, StreamTarget,
+    ClientFrame, LogRequest, Measurements, NodeBytes, NodeBytesFuture, NodeFrame, NodeReads, NodeStream,
+    PodStreams, StreamFailure, StreamFuture, StreamRequest, StreamTarget,
 };
 
 /// How long a node may take to open a stream that it was asked for.
@@ -165,23 +165,23 @@ async fn tell(
     std::future::pending().await
 }
 
-/// A log's failure as its reader sees it.
-fn log_status(failure: &StreamFailure) -> Status {
+/// A read's failure as its reader sees it.
+fn read_status(failure: &StreamFailure) -> Status {
     match failure.code {
         400 | 404 => Status::bad_request(failure.message.clone()),
         _ => Status::internal(&failure.message),
     }
 }
 
-/// The bytes of a log; the node's side is told nothing, but sees when nobody reads any more.
-fn log_bytes(stream: NodeStream) -> LogStream {
+/// The bytes of a read; the node's side is told nothing, but sees when nobody reads any more.
+fn bytes_of(stream: NodeStream) -> NodeBytes {
     let NodeStream { incoming, outgoing } = stream;
     let bytes = ReceiverStream::new(incoming).filter_map(move |item| {
         let _open = &outgoing;
         let item = match item {
             Ok(NodeFrame::Stdout(bytes)) => Some(Ok(bytes)),
             Ok(_) => None,
-            Err(failure) => Some(Err(log_status(&failure))),
+            Err(failure) => Some(Err(read_status(&failure))),
         };
         std::future::ready(item)
     });
@@ -228,8 +228,8 @@ impl PodStreams for NodeSessions {
     }
 }
 
-impl PodLogs for NodeSessions {
-    fn open(&self, request: LogRequest) -> LogFuture<'_> {
+impl NodeReads for NodeSessions {
+    fn log(&self, request: LogRequest) -> NodeBytesFuture<'_> {
         let logs = LogsRequest {
             namespace: request.namespace,
             pod: request.pod,
@@ -245,7 +245,18 @@ impl PodLogs for NodeSessions {
         let node = request.node;
         Box::pin(async move {
             let stream = self.open(&node, open_stream::Request::Logs(logs)).await?;
-            Ok(log_bytes(stream))
+            Ok(bytes_of(stream))
         })
+    }
+
+    fn measurements(&self, node: &str, form: Measurements) -> NodeBytesFuture<'_> {
+        let form = match form {
+            Measurements::Metrics => measurements_request::Form::Metrics,
+            Measurements::Resources => measurements_request::Form::Resources,
+            Measurements::Summary => measurements_request::Form::Summary,
+        };
+        let request = open_stream::Request::Measurements(MeasurementsRequest { form: form.into() });
+        let node = node.to_owned();
+        Box::pin(async move { Ok(bytes_of(self.open(&node, request).await?)) })
     }
 }

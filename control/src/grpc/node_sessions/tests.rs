@@ -22,7 +22,7 @@ use tonic::{Code, Request, Streaming};
 use crate::auth::{Identity, SYSTEM_NODES};
 use crate::controllers::Timings;
 use crate::registry::{DeleteOptions, Target};
-use crate::rest::{LogRequest, PodLogs};
+use crate::rest::{LogRequest, NodeReads};
 use crate::test_cluster::{TestCluster, condition, kind, node};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -430,11 +430,11 @@ async fn logs_flow_through_a_stream_that_the_node_opens_back() {
     let cluster = cluster().await;
     let request = || LogRequest { node: "n1".into(), pod: "p".into(), follow: true, ..LogRequest::default() };
     let sessions = cluster.work.sessions.clone();
-    let Err(status) = PodLogs::open(&sessions, request()).await else { panic!("n1 is not connected") };
+    let Err(status) = NodeReads::log(&sessions, request()).await else { panic!("n1 is not connected") };
     assert!(status.message().contains("has no session at this replica"), "{}", status.message());
 
     let mut agent = Agent::start(&cluster, "n1").await;
-    let reading = tokio::spawn(async move { PodLogs::open(&sessions, request()).await });
+    let reading = tokio::spawn(async move { NodeReads::log(&sessions, request()).await });
     let asked = agent
         .hear_of(|message| match message {
             to_node::Message::OpenStream(open) => Some(open),

@@ -10,14 +10,14 @@
 mod level;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::Status;
+use exposition::Exposition;
 use http::Response;
 
 pub(super) use self::level::Seat;
-use self::level::{Level, Limits, Refused};
+use self::level::{Level, LevelCounts, Limits, Refused};
 use crate::auth::{Attributes, BARQUE_MEMBERS, Identity, SYSTEM_MASTERS};
 use crate::flow_control::{Flow, FlowControl, Plan};
 use crate::rest::respond::{self, Body};
@@ -138,38 +138,31 @@ impl Fairness {
         self.with_levels(|levels| levels.by_name.values().map(|level| level.counts().executing).sum())
     }
 
-    /// The numbers of every level, in the Prometheus text format.
-    pub(super) fn render(&self, out: &mut String) {
+    /// Adds the numbers of every level to the text.
+    pub(super) fn expose(&self, out: &mut Exposition) {
         let mut all: Vec<Arc<Level>> = self.with_levels(|levels| levels.by_name.values().cloned().collect());
         all.push(self.streams.clone());
-        let all = || all.iter().map(|level| (level.name(), level.counts()));
-        let prefix = "apiserver_flowcontrol_";
-        let mut family = |name: &str, kind: &str, help: &str| {
-            let _ = writeln!(out, "# HELP {prefix}{name} {help}\n# TYPE {prefix}{name} {kind}");
-            for (level, counts) in all() {
-                let label = format!("priority_level=\"{level}\"");
-                let _ = match name {
-                    "current_executing_requests" => {
-                        writeln!(out, "{prefix}{name}{{{label}}} {}", counts.executing)
-                    }
-                    "current_inqueue_requests" => {
-                        writeln!(out, "{prefix}{name}{{{label}}} {}", counts.waiting)
-                    }
-                    "dispatched_requests_total" => {
-                        writeln!(out, "{prefix}{name}{{{label}}} {}", counts.dispatched)
-                    }
-                    "nominal_limit_seats" => writeln!(out, "{prefix}{name}{{{label}}} {}", counts.seats),
-                    _ => counts.rejected.iter().try_for_each(|(reason, count)| {
-                        writeln!(out, "{prefix}{name}{{{label},reason=\"{reason}\"}} {count}")
-                    }),
-                };
+        let all: Vec<_> = all.iter().map(|level| (level.name(), level.counts())).collect();
+        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&LevelCounts) -> u64| {
+            let name = format!("apiserver_flowcontrol_{name}");
+            out.head(&name, help, kind);
+            for (level, counts) in &all {
+                out.sample(&name, &format!("priority_level=\"{level}\""), value(counts));
             }
         };
-        family("current_executing_requests", "gauge", "Requests that have a seat.");
-        family("current_inqueue_requests", "gauge", "Requests that wait for one.");
-        family("dispatched_requests_total", "counter", "Requests that got one.");
-        family("rejected_requests_total", "counter", "Requests that were told to come back.");
-        family("nominal_limit_seats", "gauge", "Seats of the level.");
+        family("current_executing_requests", "gauge", "Requests that have a seat.", &|it| {
+            it.executing as u64
+        });
+        family("current_inqueue_requests", "gauge", "Requests that wait for one.", &|it| it.waiting as u64);
+        family("dispatched_requests_total", "counter", "Requests that got one.", &|it| it.dispatched);
+        family("nominal_limit_seats", "gauge", "Seats of the level.", &|it| it.seats as u64);
+        let name = "apiserver_flowcontrol_rejected_requests_total";
+        out.head(name, "Requests that were told to come back.", "counter");
+        for (level, counts) in &all {
+            for (reason, count) in &counts.rejected {
+                out.sample(name, &format!("priority_level=\"{level}\",reason=\"{reason}\""), count);
+            }
+        }
     }
 }
 
@@ -220,8 +213,9 @@ mod tests {
 
     #[test]
     fn the_numbers_name_every_level() {
-        let mut text = String::new();
-        Fairness::new(100, FlowControl::fixed()).render(&mut text);
+        let mut out = Exposition::default();
+        Fairness::new(100, FlowControl::fixed()).expose(&mut out);
+        let text = out.finish();
         for name in ["exempt", "leader-election", "node-high", "workload-low", "catch-all", "long-running"] {
             let line =
                 format!("apiserver_flowcontrol_current_executing_requests{{priority_level=\"{name}\"}} 0");

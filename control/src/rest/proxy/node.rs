@@ -1,13 +1,19 @@
-//! What `nodes/NAME/proxy` serves: the parts of a kubelet's read-only interface that a replica knows by itself.
+//! What `nodes/NAME/proxy` serves: a kubelet's read-only interface.
 //!
-//! Nodes have no port of their own to ask; whatever else is asked for is not found.
+//! Nodes have no port of their own to ask: their numbers come over their sessions. Whatever else is asked for is
+//! not found.
 
 use api::{FieldSelector, Status};
+use exposition::MEDIA_TYPE;
+use futures_util::StreamExt as _;
 use http::{Method, Response, StatusCode};
 
 use crate::registry::ListOptions;
 use crate::rest::respond::{self, Body, Style};
-use crate::rest::{Head, Rest};
+use crate::rest::{Head, Measurements, Rest};
+
+/// Most that a node may tell at once.
+const TEXT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Rest {
     pub(super) async fn node_proxy(
@@ -43,7 +49,30 @@ impl Rest {
                 }
                 Ok(Style::JSON.list(list))
             }
+            "/metrics" => self.measurements(name, Measurements::Metrics).await,
+            "/metrics/resource" => self.measurements(name, Measurements::Resources).await,
+            "/stats/summary" => self.measurements(name, Measurements::Summary).await,
             _ => Ok(respond::not_found()),
         }
+    }
+
+    /// Asks a node for its numbers.
+    async fn measurements(&self, node: &str, form: Measurements) -> Result<Response<Body>, Status> {
+        let media_type = match form {
+            Measurements::Metrics | Measurements::Resources => MEDIA_TYPE,
+            Measurements::Summary => "application/json",
+        };
+        let mut told = self.reads.measurements(node, form).await?;
+        let mut text = Vec::new();
+        while let Some(bytes) = told.next().await {
+            text.extend_from_slice(&bytes?);
+            if text.len() > TEXT_BYTES_MAX {
+                let why = format!("node {node:?} told more than {TEXT_BYTES_MAX} bytes of numbers");
+                return Err(Status::internal(&why));
+            }
+        }
+        let mut response = respond::text(StatusCode::OK, text);
+        respond::set_header(&mut response, "content-type", media_type);
+        Ok(response)
     }
 }

@@ -21,6 +21,8 @@ pub enum LinkKind {
     Bridge,
     /// One end of a veth pair.
     Veth,
+    /// One end of a VXLAN.
+    Vxlan,
     /// A virtual kind that this crate does not make, by the kernel's name for it.
     Virtual(String),
     /// No virtual kind: hardware or loopback.
@@ -32,6 +34,7 @@ impl fmt::Display for LinkKind {
         f.write_str(match self {
             LinkKind::Bridge => "bridge",
             LinkKind::Veth => "veth",
+            LinkKind::Vxlan => "vxlan",
             LinkKind::Virtual(name) => name,
             LinkKind::Physical => "physical device",
         })
@@ -79,15 +82,18 @@ pub struct VethPair<'a> {
 impl Netlink {
     /// All links of the namespace.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        Ok(self.link_messages()?.into_iter().map(Link::from).collect())
+    }
+
+    /// All links as the kernel tells them.
+    pub(super) fn link_messages(&mut self) -> Result<Vec<LinkMessage>, Error> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let listed = self.dump("list links", &request)?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewLink(link) => Some(Link::from(link)),
-                _ => None,
-            })
-            .collect())
+        let listed = self.dump("list links", &request)?.into_iter();
+        let links = listed.filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        });
+        Ok(links.collect())
     }
 
     /// The link of that name, if there is one.
@@ -193,7 +199,7 @@ impl Netlink {
         self.link(name)?.map(|link| link.index).ok_or_else(|| Error::NoSuchLink { name: name.to_owned() })
     }
 
-    fn create(
+    pub(super) fn create(
         &mut self,
         operation: &'static str,
         name: &str,
@@ -288,6 +294,7 @@ fn kind_of(info: LinkInfo) -> Option<LinkKind> {
     match info {
         LinkInfo::Kind(InfoKind::Bridge) => Some(LinkKind::Bridge),
         LinkInfo::Kind(InfoKind::Veth) => Some(LinkKind::Veth),
+        LinkInfo::Kind(InfoKind::Vxlan) => Some(LinkKind::Vxlan),
         LinkInfo::Kind(other) => Some(LinkKind::Virtual(other.to_string())),
         _ => None,
     }

@@ -28,6 +28,7 @@ mod route;
 mod service_table;
 mod socket;
 pub mod sysctl;
+mod vxlan;
 
 use std::io;
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ pub use service_table::{
     Backend, Frontend, Pool, Scope, ServiceRules, ServiceTable, ServiceTableConfig, WhenEmpty,
 };
 pub use socket::Netlink;
+pub use vxlan::{Vxlan, vxlan_overhead};
 
 /// Longest interface name that the kernel takes (IFNAMSIZ less the final zero).
 pub const LINK_NAME_BYTES_MAX: usize = 15;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -21,6 +21,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The link's name; may be left out when a gateway is given.
     pub device: Option<String>,
+    /// The next hop is on the device's link, although no prefix of the device says so.
+    pub gateway_is_on_link: bool,
     /// The source address that the host prefers for it.
     pub source: Option<IpAddr>,
 }
@@ -28,12 +30,18 @@ pub struct Route {
 impl Route {
     /// A route through a next hop.
     pub fn via(destination: Prefix, gateway: IpAddr) -> Route {
-        Route { destination, gateway: Some(gateway), device: None, source: None }
+        Route { destination, gateway: Some(gateway), device: None, gateway_is_on_link: false, source: None }
     }
 
     /// A route to a destination that is on the link itself.
     pub fn on_link(destination: Prefix, device: impl Into<String>) -> Route {
-        Route { destination, gateway: None, device: Some(device.into()), source: None }
+        Route {
+            destination,
+            gateway: None,
+            device: Some(device.into()),
+            gateway_is_on_link: false,
+            source: None,
+        }
     }
 }
 
@@ -99,6 +107,9 @@ impl Netlink {
         message.header.protocol = RouteProtocol::Boot;
         message.header.kind = RouteType::Unicast;
         message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+        if route.gateway_is_on_link {
+            message.header.flags = RouteFlags::Onlink;
+        }
         if network.length() > 0 {
             message.attributes.push(RouteAttribute::Destination(network.address().into()));
         }
@@ -124,7 +135,8 @@ fn read(message: &RouteMessage, names: &[(u32, String)]) -> Option<Route> {
         AddressFamily::Inet6 => Prefix::DEFAULT_V6,
         _ => return None,
     };
-    let mut route = Route { destination: any, gateway: None, device: None, source: None };
+    let gateway_is_on_link = message.header.flags.contains(RouteFlags::Onlink);
+    let mut route = Route { destination: any, gateway: None, device: None, gateway_is_on_link, source: None };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => {

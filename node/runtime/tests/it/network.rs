@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use runtime::net::{
-    Behind, LinkKind, NetNs, Netlink, PortForward, Prefix, Route, Transport, VethPair, netns,
-    set_port_forwards, sysctl,
+    Behind, LinkKind, NetNs, Netlink, PortForward, Prefix, Route, Transport, VethPair, Vxlan, mac_of, netns,
+    set_port_forwards, sysctl, vxlan_overhead,
 };
 
 use crate::Test;
@@ -22,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("network::settings_belong_to_a_namespace", settings_belong_to_a_namespace),
     ("network::sandboxes_reach_each_other_over_a_bridge", sandboxes_reach_each_other_over_a_bridge),
     ("network::ports_of_the_host_lead_into_a_namespace", ports_of_the_host_lead_into_a_namespace),
+    ("network::a_tunnel_is_kept_while_it_is_the_same", a_tunnel_is_kept_while_it_is_the_same),
+    ("network::ranges_are_reached_through_a_tunnel", ranges_are_reached_through_a_tunnel),
 ];
 
 fn name(what: &str) -> String {
@@ -317,4 +319,102 @@ fn ports_of_the_host_lead_into_a_namespace() {
     let wrong = behind("no-such-bridge");
     let error = host.run(|| set_port_forwards("barque-test", wrong, &forwards)).unwrap().unwrap_err();
     assert!(error.to_string().contains("no-such-bridge"), "{error}");
+}
+
+fn a_tunnel_is_kept_while_it_is_the_same() {
+    let (_scratch, netns) = Scratch::new("vx");
+    let mut netlink = Netlink::open_in(&netns).unwrap();
+    netlink
+        .add_veth(VethPair {
+            name: "lower",
+            peer_name: "peer",
+            peer_netns: None,
+            mtu: Some(1400),
+            master: None,
+            up: true,
+        })
+        .unwrap();
+    let wanted = Vxlan { name: "vx", id: 7, port: 4789, local: ip("10.9.0.1"), device: "lower" };
+    netlink.add_vxlan(wanted).unwrap();
+    let first = netlink.link("vx").unwrap().unwrap();
+    assert_eq!((&first.kind, first.mtu), (&LinkKind::Vxlan, 1400 - vxlan_overhead(wanted.local)));
+    netlink.add_vxlan(wanted).unwrap();
+    assert_eq!(netlink.link("vx").unwrap().unwrap().index, first.index, "it is the same one");
+    for other in
+        [Vxlan { id: 8, ..wanted }, Vxlan { port: 8472, ..wanted }, Vxlan { local: ip("fd00::1"), ..wanted }]
+    {
+        let before = netlink.link("vx").unwrap().unwrap();
+        netlink.add_vxlan(other).unwrap();
+        let now = netlink.link("vx").unwrap().unwrap();
+        assert_ne!(now.index, before.index, "{other:?}");
+        assert_eq!(now.mtu, 1400 - vxlan_overhead(other.local), "{other:?}");
+    }
+    // What is no tunnel is not taken away.
+    netlink.add_bridge("br").unwrap();
+    let refused = netlink.add_vxlan(Vxlan { name: "br", ..wanted }).unwrap_err().to_string();
+    assert!(refused.contains("bridge"), "{refused}");
+    let lost = netlink.add_vxlan(Vxlan { name: "vy", device: "nowhere", ..wanted }).unwrap_err().to_string();
+    assert!(lost.contains("nowhere"), "{lost}");
+
+    let mac = [2, 0x42, 10, 1, 2, 0];
+    for _ in 0..2 {
+        netlink.replace_neighbour("vx", ip("10.1.2.0"), mac).unwrap();
+    }
+    assert!(netlink.delete_neighbour("vx", ip("10.1.2.0")).unwrap());
+    assert!(!netlink.delete_neighbour("vx", ip("10.1.2.0")).unwrap());
+    netlink.add_vxlan(wanted).unwrap();
+    for _ in 0..2 {
+        netlink.replace_remote("vx", mac, ip("10.9.0.2")).unwrap();
+    }
+    for link in ["vx", "vx", "gone"] {
+        netlink.delete_remote(link, mac, ip("10.9.0.2")).unwrap();
+    }
+}
+
+fn ranges_are_reached_through_a_tunnel() {
+    let ((_a, one), (_b, two)) = (Scratch::new("ta"), Scratch::new("tb"));
+    let mut first = Netlink::open_in(&one).unwrap();
+    let veth = VethPair {
+        name: "eth0",
+        peer_name: "eth0",
+        peer_netns: Some(&two),
+        mtu: None,
+        master: None,
+        up: true,
+    };
+    first.add_veth(veth).unwrap();
+    let mut second = Netlink::open_in(&two).unwrap();
+    for (netlink, own, end) in [(&mut first, "1", "10.1.1.0"), (&mut second, "2", "10.1.2.0")] {
+        netlink.add_address("eth0", prefix(&format!("10.9.0.{own}/24"))).unwrap();
+        netlink.set_up("eth0").unwrap();
+        let local = ip(&format!("10.9.0.{own}"));
+        netlink.add_vxlan(Vxlan { name: "vx", id: 7, port: 4789, local, device: "eth0" }).unwrap();
+        netlink.set_mac("vx", mac_of(ip(end))).unwrap();
+        netlink.add_address("vx", Prefix::host(ip(end))).unwrap();
+        netlink.set_up("vx").unwrap();
+    }
+    for (netlink, host, network, end) in [
+        (&mut first, "10.9.0.2", "10.1.2.0/24", "10.1.2.0"),
+        (&mut second, "10.9.0.1", "10.1.1.0/24", "10.1.1.0"),
+    ] {
+        // The newest host counts.
+        for host in ["10.9.0.77", host] {
+            netlink.replace_remote("vx", mac_of(ip(end)), ip(host)).unwrap();
+        }
+        netlink.replace_neighbour("vx", ip(end), mac_of(ip(end))).unwrap();
+        let route = Route {
+            device: Some("vx".into()),
+            gateway_is_on_link: true,
+            ..Route::via(prefix(network), ip(end))
+        };
+        netlink.replace_route(&route).unwrap();
+        assert!(netlink.routes().unwrap().contains(&route));
+    }
+    second.set_up("lo").unwrap();
+    second.add_address("lo", prefix("10.1.2.9/32")).unwrap();
+    let listener = two.run(|| TcpListener::bind("10.1.2.9:80")).unwrap().unwrap();
+    let asked = one.run(|| TcpStream::connect("10.1.2.9:80")).unwrap().unwrap();
+    let (_, peer) = listener.accept().unwrap();
+    assert_eq!(peer, asked.local_addr().unwrap());
+    assert_eq!(peer.ip(), ip("10.1.1.0"), "the host's own packets come from its end");
 }

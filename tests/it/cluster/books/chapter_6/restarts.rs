@@ -140,7 +140,7 @@ pub(super) fn restart(me: &Reader<'_>) {
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert_eq!(me.container("hello-tls", "hello")["restartCount"], 0);
     let address = me.pod("hello-tls")["status"]["podIP"].as_str().unwrap().to_owned();
-    let pid = crate::cluster::first_pod::container_pid(&me.book.lab.cluster, &address).unwrap();
+    let pid = crate::cluster::first_pod::container_pid(&address).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     let after = me.soon("the restart", || {
         Some(me.container("hello-tls", "hello")).filter(|status| status["restartCount"] == 1)
