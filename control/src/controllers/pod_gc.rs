@@ -1,4 +1,5 @@
-//! Pod garbage: pods whose node is gone, and deleted pods that never got a node.
+//! Pod garbage: pods whose node is gone, and deleted pods that never got a node. One that is held by a finalizer is said
+//! to have failed.
 //!
 //! A node must be missing for a while, and be missing in the newest state of the store, before its pods are
 //! removed: an agent that registers again right after its object was deleted keeps them.
@@ -8,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use api::{Status, object};
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::uid;
-use crate::registry::{DeleteOptions, Object, Target};
+use crate::registry::{DeleteOptions, Disruption, Object, Target, WriteOptions};
 
 /// How often pods are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -26,10 +29,12 @@ pub(super) async fn run(context: &Context, epoch: Epoch) {
         ticks.tick().await;
         let gone = gone_nodes(context, &mut missing_since).await;
         let garbage = gone.iter().flat_map(|node| context.pods.indexed(node));
+        let garbage = garbage.map(|pod| (pod, Some(Disruption::NodeGone)));
         let unbound = context.pods.not_indexed().into_iter().filter(|pod| is_terminating(pod));
+        let unbound = unbound.map(|pod| (pod, None));
         stream::iter(garbage.chain(unbound))
-            .for_each_concurrent(WRITES_MAX, |pod| async move {
-                if let Err(status) = settled(remove(context, epoch, &pod).await) {
+            .for_each_concurrent(WRITES_MAX, |(pod, disruption)| async move {
+                if let Err(status) = settled(remove(context, epoch, &pod, disruption).await) {
                     tracing::warn!(pod = pod.name(), %status, "the pod was not removed");
                 }
             })
@@ -62,7 +67,15 @@ fn is_terminating(pod: &Object) -> bool {
     object::deletion_timestamp(pod.value()).is_some()
 }
 
-async fn remove(context: &Context, epoch: Epoch, pod: &Object) -> Result<(), Status> {
+async fn remove(
+    context: &Context,
+    epoch: Epoch,
+    pod: &Object,
+    disruption: Option<Disruption>,
+) -> Result<(), Status> {
+    if object::finalizers(pod.value()).next().is_some() {
+        mark_failed(context, epoch, pod, disruption).await?;
+    }
     let options = DeleteOptions { fence: epoch.fence(), ..DeleteOptions::now(&uid(pod)) };
     let target = Target::new(core_kind("Pod"), pod.namespace(), pod.name());
     let deleted = context.registry.delete(target, &options).await?;
@@ -70,4 +83,27 @@ async fn remove(context: &Context, epoch: Epoch, pod: &Object) -> Result<(), Sta
         tracing::info!(pod = pod.name(), namespace = pod.namespace(), "the pod had no node; removed");
     }
     Ok(())
+}
+
+/// Nobody will say any more how a pod that is still held has ended. It has failed: who holds it waits for that.
+async fn mark_failed(
+    context: &Context,
+    epoch: Epoch,
+    pod: &Object,
+    disruption: Option<Disruption>,
+) -> Result<(), Status> {
+    let options = WriteOptions { fence: epoch.fence(), ..WriteOptions::default() };
+    let target = Target::status(core_kind("Pod"), pod.namespace(), pod.name());
+    let (uid, now) = (uid(pod), Timestamp::now());
+    let change = |value: &mut Value| {
+        let is_over = matches!(value["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        if object::uid(value) == uid && !is_over {
+            value["status"]["phase"] = Value::from("Failed");
+            if let Some(disruption) = disruption {
+                disruption.tell(value, now);
+            }
+        }
+        Ok(())
+    };
+    context.registry.modify(target, &options, change).await.map(drop)
 }

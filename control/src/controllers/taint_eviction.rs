@@ -17,7 +17,9 @@ use serde_json::Value;
 use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::{Delta, Feed};
-use crate::registry::{DeleteOptions, EventRecord, EventType, Object, Regarding, Target, WriteOptions};
+use crate::registry::{
+    DeleteOptions, Disruption, EventRecord, EventType, Object, Regarding, Target, WriteOptions,
+};
 
 /// Who reports.
 const COMPONENT: &str = "taint-eviction-controller";
@@ -163,6 +165,7 @@ impl Eviction<'_> {
         let value = pod.value();
         let options = DeleteOptions {
             uid: Some(object::uid(value).to_owned()),
+            disruption: Some(Disruption::Taint),
             fence: self.epoch.fence(),
             ..DeleteOptions::default()
         };

@@ -118,6 +118,9 @@ fn plan(kind: &'static Kind, current: &Value, options: &DeleteOptions, now: Time
     if kind.has_generation && !pending {
         object::set_generation(&mut next, object::generation(current) + 1);
     }
+    if let Some(disruption) = options.disruption.filter(|_| !pending) {
+        disruption.tell(&mut next, now);
+    }
     strategies::of(kind).begin_delete(&mut next);
     Step::Put(next)
 }

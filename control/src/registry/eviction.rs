@@ -6,7 +6,7 @@
 use api::{Kind, LabelSelector, Status, object};
 use serde_json::{Value, json};
 
-use super::{DeleteOptions, Deleted, ListOptions, Object, Registry, Target, WriteOptions};
+use super::{DeleteOptions, Deleted, Disruption, ListOptions, Object, Registry, Target, WriteOptions};
 
 /// Budgets that select one pod: Kubernetes refuses more than one as well.
 const BUDGETS_MAX: usize = 1;
@@ -34,6 +34,7 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
+        let options = &DeleteOptions { disruption: Some(Disruption::Eviction), ..options.clone() };
         let pods = api::kinds::by_kind("", "v1", "Pod").expect("the table of kinds has Pod");
         let target = Target::new(pods, namespace, name);
         let pod = self.get(pods, namespace, name).await?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use api::{FieldSelector, Kind, LabelSelector, Status};
 use serde_json::Value;
 
+use super::Disruption;
+
 /// Which part of an object a request speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -161,6 +163,8 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// What happens to dependents; `None`: what the object's own finalizers say, else as in the background.
     pub propagation: Option<Propagation>,
+    /// Why a pod is taken from who runs it; the pod is told by the same write.
+    pub disruption: Option<Disruption>,
     /// The raft term under which the writer leads: the write loses if another leader has taken over.
     pub fence: Option<u64>,
     /// Who asks, as `UserInfo`, for webhooks and policies; `None`: a part of Barque.

@@ -1,18 +1,18 @@
 //! Sending pods away to make room for a more important one.
 //!
-//! Each victim is told first (condition `DisruptionTarget`), then deleted with its own grace. The room is
-//! kept by the core meanwhile. If a victim cannot be deleted, the pod is tried again.
+//! Victims are deleted with their own grace, all at once; each is told why by the same write (condition
+//! `DisruptionTarget`). The room is kept by the core meanwhile. If a victim cannot be deleted, the pod is tried again.
 
 use std::sync::Arc;
 
 use api::Status;
+use futures_util::future::join_all;
 use scheduler::{Displacement, PodInfo};
-use serde_json::{Value, json};
 
 use super::Shell;
-use super::reports::{change_status, pod_kind, regarding, set_condition};
+use super::reports::{change_status, pod_kind, regarding};
 use crate::leader::Epoch;
-use crate::registry::{DeleteOptions, EventType, Regarding, Registry, Target};
+use crate::registry::{DeleteOptions, Disruption, EventType, Regarding, Registry, Target};
 
 /// How sending the victims away ended.
 pub(super) struct Displaced {
@@ -41,8 +41,10 @@ impl Shell {
         let pod = pod.uid.clone();
         self.displacing.push(Box::pin(async move {
             let (mut gone, mut error) = (Vec::new(), None);
-            for victim in victims {
-                match send_away(&registry, &victim, epoch).await {
+            let sent = victims.iter().map(|victim| send_away(&registry, victim, epoch));
+            let sent = join_all(sent).await;
+            for (victim, outcome) in victims.into_iter().zip(sent) {
+                match outcome {
                     Ok(()) => gone.push((victim, message.clone())),
                     Err(status) => error = Some(status),
                 }
@@ -76,17 +78,12 @@ impl Shell {
 }
 
 async fn send_away(registry: &Registry, victim: &Regarding, epoch: Epoch) -> Result<(), Status> {
-    change_status(registry, victim, epoch, |value: &mut Value, now| {
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": "default-scheduler: preempting to accommodate a higher priority pod",
-            "lastProbeTime": null,
-        });
-        set_condition(value, condition, now);
-    })
-    .await?;
-    let options =
-        DeleteOptions { uid: Some(victim.uid.clone()), fence: epoch.fence(), ..DeleteOptions::default() };
+    let options = DeleteOptions {
+        uid: Some(victim.uid.clone()),
+        disruption: Some(Disruption::Preemption),
+        fence: epoch.fence(),
+        ..DeleteOptions::default()
+    };
     let target = Target::new(pod_kind(), &victim.namespace, &victim.name);
     match registry.delete(target, &options).await {
         Err(status) if matches!(status.reason(), "NotFound" | "Conflict") => Ok(()),

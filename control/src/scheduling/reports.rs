@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::{COMPONENT, REPEAT_AFTER, REPORTS_MAX, Shell};
 use crate::leader::Epoch;
-use crate::registry::{Binding, EventRecord, EventType, Regarding, Registry, Target, WriteOptions};
+use crate::registry::{
+    Binding, EventRecord, EventType, Regarding, Registry, Target, WriteOptions, set_condition,
+};
 
 impl Shell {
     pub(super) fn bound(&mut self, epoch: Epoch, binding: &Binding) {
@@ -123,26 +125,5 @@ pub(super) async fn change_status(
     match registry.modify(target, &options, apply).await {
         Err(status) if status.reason() == "NotFound" => Ok(()),
         written => written.map(|_| ()),
-    }
-}
-
-/// Puts a condition in the place of the one of its type. The time of its last transition stands while its
-/// status does.
-pub(super) fn set_condition(pod: &mut Value, mut condition: Value, now: &str) {
-    if !pod["status"].is_object() {
-        pod["status"] = json!({"phase": "Pending"});
-    }
-    if !pod["status"]["conditions"].is_array() {
-        pod["status"]["conditions"] = json!([]);
-    }
-    let Some(conditions) = pod["status"]["conditions"].as_array_mut() else { return };
-    let known = conditions.iter_mut().find(|known| known["type"] == condition["type"]);
-    condition["lastTransitionTime"] = match &known {
-        Some(known) if known["status"] == condition["status"] => known["lastTransitionTime"].clone(),
-        _ => Value::from(now),
-    };
-    match known {
-        Some(known) => *known = condition,
-        None => conditions.push(condition),
     }
 }

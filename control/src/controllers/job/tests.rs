@@ -1,9 +1,10 @@
 //! Jobs through success, failure, deadlines, indexes, suspension and new leaders.
 
+use api::object;
 use serde_json::{Value, json};
 
 use crate::controllers::Timings;
-use crate::registry::Target;
+use crate::registry::{DeleteOptions, Target};
 use crate::test_cluster::{TestCluster, any, condition};
 
 fn job(spec: Value) -> Value {
@@ -117,6 +118,26 @@ async fn a_failure_means_what_the_policy_says() {
     assert_eq!(why["reason"], "PodFailurePolicy");
     let message = why["message"].as_str().unwrap_or_default();
     assert!(message.ends_with("failed with exit code 42 matching FailJob rule at index 0"), "{message}");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_evicted_does_not_count_if_the_policy_says_so() {
+    let cluster = TestCluster::start(Timings::default()).await;
+    let agent = cluster.play(|_| None);
+    let rules =
+        json!([{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]);
+    cluster.make("batch", "Job", job(json!({"backoffLimit": 0, "podFailurePolicy": {"rules": rules}}))).await;
+    let pods = cluster.until_all("", "Pod", |pods| pods.len() == 1).await;
+    let name = object::name(&pods[0]);
+    let evicted = cluster.registry.evict("default", name, &DeleteOptions::default()).await.unwrap();
+    let told = condition(evicted.object.value(), "DisruptionTarget");
+    assert_eq!((&told["status"], &told["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
+    cluster.until_all("", "Pod", |pods| pods.iter().any(|pod| object::name(pod) != name)).await;
+    drop(agent);
+    let _agent = cluster.play(ends(0));
+    let done = until(&cluster, |job| is(job, "Complete") || is(job, "Failed")).await;
+    assert!(is(&done, "Complete"), "{done:#}");
+    assert_eq!((&done["status"]["failed"], &done["status"]["succeeded"]), (&Value::Null, &json!(1)));
 }
 
 #[tokio::test]
