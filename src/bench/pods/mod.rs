@@ -26,4 +26,5 @@ mod report;
 mod run;
 
 pub(crate) use args::BenchPodsArgs;
+pub(in crate::bench) use cluster::Cluster;
 pub(crate) use run::run;

@@ -1,22 +1,30 @@
-//! `barque bench network`: what a Service's address costs beside the endpoint's own, and how fast Services come into force.
+//! `barque bench network`: what a Service's address costs beside the endpoint's own and beside kube-proxy's rules, how fast
+//! Services come into force, and how many questions for names a node answers.
 //!
-//! Owns what it makes: three network namespaces, gone when it returns, also on errors. A pod calls a server behind another
-//! link of its host, as it would call a pod of another node, in turns directly and through the address of a Service
-//! that is one of many. The rules are those of the node agent, written by the same code.
+//! Owns what it makes: three network namespaces and a small cluster, gone when it returns, also on errors. A pod calls a
+//! server behind another link of its host, as it would call a pod of another node, in turns directly and through the
+//! address of a Service that is one of many. The rules are those of the node agent, written by the same code; beside them,
+//! where iptables is found, those that kube-proxy would lay, with the Service that is called in the middle.
+
+mod iptables;
+mod names;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use runtime::net::{
     Backend, Frontend, NetNs, Netlink, Pool, Prefix, Route, Scope, ServiceRules, ServiceTable,
     ServiceTableConfig, Transport, VethPair, netns, sysctl,
 };
 use serde::Serialize;
 
+use self::iptables::Iptables;
 use crate::table::Table;
+use crate::up::progress::line;
 
 const BRIDGE: &str = "br";
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 121, 0, 2)), 8080);
@@ -28,9 +36,34 @@ const CHANGES: u32 = 20;
 const TURNS: usize = 10;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Connections through Services.
+    Services,
+    /// Questions for names.
+    Names,
+}
+
 /// Flags of `bench network`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BenchNetworkArgs {
+    /// What to measure. Default: everything.
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    part: Vec<Part>,
+
+    /// The program that lays kube-proxy's rules; left out if it is not found, and said.
+    #[arg(long, value_name = "FILE", default_value = "iptables-restore")]
+    iptables: PathBuf,
+
+    /// How many ask for names at once, one number after another.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,16,64")]
+    callers: Vec<usize>,
+
+    /// For how many seconds each number of callers asks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    seconds: u64,
+
     /// How many Services there are, one after another.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,100,10000")]
     services: Vec<u32>,
@@ -59,6 +92,22 @@ struct Found {
     one_change_ms: f64,
     direct: Calls,
     through_service: Calls,
+    iptables: Option<Beside>,
+}
+
+/// The same with kube-proxy's rules.
+#[derive(Debug, Clone, Serialize)]
+struct Beside {
+    /// All of them, as a change of one needs it, too.
+    written_ms: f64,
+    through_service: Calls,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    services: Vec<Found>,
+    names: Vec<names::Asked>,
 }
 
 /// Measures.
@@ -66,18 +115,42 @@ pub(crate) fn run(args: &BenchNetworkArgs) -> anyhow::Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
     ensure!(args.services.iter().all(|count| (1..=60_000).contains(count)), "--services takes 1 to 60000");
     ensure!(args.connections >= TURNS, "--connections takes at least {TURNS}");
+    ensure!(args.callers.iter().all(|count| (1..=1000).contains(count)), "--callers takes 1 to 1000");
+    let wanted = |part: Part| args.part.is_empty() || args.part.contains(&part);
+    let mut report = Report::default();
+    if wanted(Part::Services) {
+        report.services = services(args)?;
+    }
+    if wanted(Part::Names) {
+        report.names = names::measure(&args.callers, Duration::from_secs(args.seconds))?;
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    if wanted(Part::Services) {
+        print!("{}", table(&report.services));
+    }
+    if wanted(Part::Names) {
+        print!("{}", names::table(&report.names));
+    }
+    Ok(())
+}
+
+fn services(args: &BenchNetworkArgs) -> anyhow::Result<Vec<Found>> {
+    let iptables = Iptables::find(&args.iptables);
+    if iptables.is_none() {
+        line(format_args!("  {} is not there or does not run: left out", args.iptables.display()));
+    }
     let town = Town::make()?;
     let listener = town.server.run(|| TcpListener::bind(SERVER))?.context("cannot listen")?;
     std::thread::spawn(move || listener.incoming().for_each(drop));
-    let found: Vec<Found> = args
-        .services
-        .iter()
-        .map(|count| measure(&town, *count, args.connections))
-        .collect::<Result<_, _>>()?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
-    }
+    let counts = args.services.iter();
+    counts.map(|count| measure(&town, *count, args.connections, iptables.as_ref())).collect()
+}
+
+/// For people.
+fn table(found: &[Found]) -> Table {
     let mut table = Table::new(&[
         "SERVICES",
         "WRITTEN MS",
@@ -87,9 +160,13 @@ pub(crate) fn run(args: &BenchNetworkArgs) -> anyhow::Result<()> {
         "DIRECT P50/P99 US",
         "SERVICE P50/P99 US",
         "P50 %",
+        "IPTABLES/S",
+        "IPTABLES P50/P99 US",
+        "IPTABLES WRITTEN MS",
     ]);
-    for found in &found {
+    for found in found {
         let more = (found.through_service.p50_us / found.direct.p50_us - 1.0) * 100.0;
+        let beside = |text: fn(&Beside) -> String| found.iptables.as_ref().map_or("-".to_owned(), text);
         table.row(vec![
             found.services.to_string(),
             format!("{:.1}", found.written_ms),
@@ -99,13 +176,20 @@ pub(crate) fn run(args: &BenchNetworkArgs) -> anyhow::Result<()> {
             format!("{:.0}/{:.0}", found.direct.p50_us, found.direct.p99_us),
             format!("{:.0}/{:.0}", found.through_service.p50_us, found.through_service.p99_us),
             format!("{more:+.1}"),
+            beside(|it| format!("{:.0}", it.through_service.per_second)),
+            beside(|it| format!("{:.0}/{:.0}", it.through_service.p50_us, it.through_service.p99_us)),
+            beside(|it| format!("{:.1}", it.written_ms)),
         ]);
     }
-    print!("{table}");
-    Ok(())
+    table
 }
 
-fn measure(town: &Town, count: u32, connections: usize) -> anyhow::Result<Found> {
+fn measure(
+    town: &Town,
+    count: u32,
+    connections: usize,
+    iptables: Option<&Iptables>,
+) -> anyhow::Result<Found> {
     let mut table = ServiceTable::new(ServiceTableConfig {
         table: "barque-bench".to_owned(),
         bridge: BRIDGE.to_owned(),
@@ -119,10 +203,16 @@ fn measure(town: &Town, count: u32, connections: usize) -> anyhow::Result<Found>
         town.host.run(|| table.apply(changes))??;
         Ok(began.elapsed().as_secs_f64() * 1000.0)
     };
-    let others = (1..count).map(|index| (format!("s{index}"), Some(other(index, 0))));
-    let written_ms = apply(others.chain([("s0".to_owned(), Some(measured()))]).collect())?;
+    let middle = count / 2;
+    let all = (0..count).map(|index| match index == middle {
+        true => measured(),
+        false => other(index + 1, 0),
+    });
+    let all: Vec<ServiceRules> = all.collect();
+    let named = all.iter().enumerate().map(|(index, rules)| (format!("s{index}"), Some(rules.clone())));
+    let written_ms = apply(named.collect())?;
     let changes: Vec<f64> = (0..CHANGES)
-        .map(|turn| apply([("other".to_owned(), Some(other(count, turn)))].into()))
+        .map(|turn| apply([("other".to_owned(), Some(other(count + 1, turn)))].into()))
         .collect::<Result<_, _>>()?;
     let (mut direct, mut through) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
@@ -130,12 +220,22 @@ fn measure(town: &Town, count: u32, connections: usize) -> anyhow::Result<Found>
         town.pod.run(|| call(SERVICE, connections / TURNS, &mut through))??;
     }
     town.host.run(|| table.remove())??;
+    let beside = iptables.map(|iptables| -> anyhow::Result<Beside> {
+        let began = Instant::now();
+        iptables.write(&town.host, all.iter())?;
+        let written_ms = began.elapsed().as_secs_f64() * 1000.0;
+        let mut through = Vec::new();
+        town.pod.run(|| call(SERVICE, connections, &mut through))??;
+        iptables.clear(&town.host)?;
+        Ok(Beside { written_ms, through_service: calls(through) })
+    });
     Ok(Found {
         services: count,
         written_ms,
         one_change_ms: changes.iter().sum::<f64>() / f64::from(CHANGES),
         direct: calls(direct),
         through_service: calls(through),
+        iptables: beside.transpose()?,
     })
 }
 
