@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use chaos_tests::checker::{self, Outcome, Verdict, overall};
 use chaos_tests::cluster::group::System;
 use chaos_tests::cluster::keeper;
-use chaos_tests::experiment::{self, Experiment, Options, Progress, Run};
+use chaos_tests::experiment::{self, Disks, Experiment, Options, Progress, Run};
 use chaos_tests::history::History;
 use chaos_tests::nemesis::FAULTS;
 use chaos_tests::{report, workload};
@@ -178,10 +178,13 @@ fn run_all(args: &RunArgs) -> anyhow::Result<ExitCode> {
             files.push(path.clone());
         }
     }
-    let experiments = files
+    let mut experiments = files
         .into_iter()
         .map(|path| Ok((Experiment::read(&path)?, path)))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    if args.all && args.place.target == TargetSystem::Etcd {
+        experiments.retain(|(experiment, _)| suits_etcd(experiment));
+    }
     ensure!(!experiments.is_empty(), "there is no experiment in the directories given");
     let until = args.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let mut outcomes = Vec::new();
@@ -210,6 +213,18 @@ fn run_all(args: &RunArgs) -> anyhow::Result<ExitCode> {
         () if valid == outcomes.len() && valid > 0 => Outcome::Valid,
         () => Outcome::Unknown,
     }))
+}
+
+/// etcd maps its file into memory to write to it, which disks that can fail do not offer.
+fn suits_etcd(experiment: &Experiment) -> bool {
+    let suits = experiment.cluster.disks != Disks::Faulty;
+    if !suits {
+        crate::up::progress::line(format_args!(
+            "{}: left out, etcd does not run on its disks",
+            experiment.name
+        ));
+    }
+    suits
 }
 
 fn experiments_of(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -273,8 +274,11 @@ impl Group {
             if let Some(status) = process.try_wait()? {
                 self.members[number].process = None;
                 self.links.set_pid(number, None);
+                // etcd cleans up, and then ends by the signal that it was sent.
+                let is_etcds = matches!(self.shape.system, System::Etcd(_))
+                    && status.signal() == Some(Signal::SIGTERM as i32);
                 ensure!(
-                    status.success(),
+                    status.success() || is_etcds,
                     "{} ended with {status}{}",
                     self.name(number),
                     self.log_tail(number)

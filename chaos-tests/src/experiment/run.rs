@@ -229,8 +229,11 @@ impl Running<'_> {
     async fn break_it(&mut self, plan: &[Entry], nemesis: &mut Nemesis) {
         self.stage("breaking");
         let began = Instant::now();
+        // A fault that begins late, because one before it took its time, lasts as long as it was to.
+        let mut begun = vec![began; plan.len()];
         for (at, number, begins) in moments(plan) {
-            self.until(began + at, nemesis).await;
+            let due = if begins { began + at } else { begun[number] + plan[number].lasting };
+            self.until(due, nemesis).await;
             if self.is_over() {
                 return;
             }
@@ -243,6 +246,9 @@ impl Running<'_> {
             };
             // What takes longer is recorded as what did not happen.
             let _late = tokio::time::timeout(FAULT_TIMEOUT, work).await;
+            if begins {
+                begun[number] = Instant::now();
+            }
         }
         self.until(began + self.experiment.duration, nemesis).await;
     }
