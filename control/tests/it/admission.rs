@@ -130,6 +130,29 @@ async fn a_quota_bounds_what_changes_add() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quota_bounds_what_a_claim_grows_by() {
+    let server = TestServer::start_leading().await;
+    let client = Client::admin(&server);
+    client.post(QUOTAS, &quota("q", json!({"requests.storage": "5Gi"}))).await.expect(201);
+    counted(&client, "q", &json!({"requests.storage": "0"})).await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let sized = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    let mut claim = sized("2Gi");
+    claim["metadata"] = json!({"name": "data"});
+    claim["spec"]["accessModes"] = json!(["ReadWriteOnce"]);
+    claim["spec"]["storageClassName"] = json!("");
+    client.post(claims, &claim).await.expect(201);
+    counted(&client, "q", &json!({"requests.storage": "2Gi"})).await;
+    let path = format!("{claims}/data");
+    client.merge(&format!("{path}/status"), &json!({"status": {"phase": "Bound"}})).await.expect(200);
+    let (code, _, message) = client.merge(&path, &sized("6Gi")).await.status();
+    let why = "exceeded quota: q, requested: requests.storage=4Gi, used: requests.storage=2Gi, limited: requests.storage=5Gi";
+    assert!(code == 403 && message.contains(why), "{code} {message}");
+    client.merge(&path, &sized("5Gi")).await.expect(200);
+    counted(&client, "q", &json!({"requests.storage": "5Gi"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn priority_comes_from_classes() {
     let server = TestServer::start().await;
     let client = Client::admin(&server);

@@ -13,6 +13,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::net::{NetNs, Netlink, Prefix, Route, VethPair, mac_of, sysctl};
 use serde::{Deserialize, Serialize};
@@ -78,7 +79,9 @@ pub(crate) struct BridgeNetwork {
     topology_file: PathBuf,
     /// What is in force; the lock also serialises changes.
     topology: Mutex<Option<Topology>>,
-    /// What the leader wants, as long as it could not be put in force.
+    /// Whether some peer could not be reached when that was put in force.
+    misses_peers: AtomicBool,
+    /// What the leader wants, as long as it could not be put in force as a whole.
     unsettled: Mutex<Option<Topology>>,
     changed: Notify,
 }
@@ -114,13 +117,14 @@ impl BridgeNetwork {
             pods_mtu: Mutex::default(),
             topology_file: dir.join("topology.json"),
             topology: Mutex::default(),
+            misses_peers: AtomicBool::new(false),
             unsettled: Mutex::default(),
             changed: Notify::new(),
         };
         if let Some(topology) =
             fs::read(&network.topology_file).ok().and_then(|b| serde_json::from_slice(&b).ok())
         {
-            network.apply(topology)?;
+            network.want(topology)?;
         }
         Ok(network)
     }
@@ -165,30 +169,38 @@ impl BridgeNetwork {
     pub(crate) fn settle(&self) -> Result<(), NetworkError> {
         let wanted = self.unsettled.lock().expect("no holder of the wish panics").clone();
         let Some(wanted) = wanted else { return Ok(()) };
-        self.apply(wanted.clone())?;
+        let is_new = self.apply(wanted.clone())?;
         let mut unsettled = self.unsettled.lock().expect("no holder of the wish panics");
-        if unsettled.as_ref() == Some(&wanted) {
+        if unsettled.as_ref() == Some(&wanted) && !self.misses_peers.load(Ordering::Relaxed) {
             *unsettled = None;
         }
         drop(unsettled);
-        self.changed.notify_waiters();
+        if is_new {
+            self.changed.notify_waiters();
+        }
         Ok(())
     }
 
-    fn apply(&self, topology: Topology) -> Result<(), NetworkError> {
+    /// Says whether anything but the ways to peers was new.
+    fn apply(&self, topology: Topology) -> Result<bool, NetworkError> {
         let range = Range::parse(&topology.pod_cidr)?;
         let mut current = self.lock();
-        if current.as_ref() == Some(&topology) {
-            return Ok(());
+        let is_new = current.as_ref() != Some(&topology);
+        if !is_new && !self.misses_peers.load(Ordering::Relaxed) {
+            return Ok(false);
         }
         let mut netlink = Netlink::open()?;
-        if !self.bridged_elsewhere {
+        if !self.bridged_elsewhere && is_new {
             self.make_bridge(&mut netlink, range)?;
             self.route_services(&mut netlink, &topology);
         }
         let before = current.as_ref().map(|topology| topology.peers.as_slice()).unwrap_or_default();
-        self.ways.apply(&mut netlink, range, before, &topology.peers)?;
+        let are_reached = self.ways.apply(&mut netlink, range, (before, &topology.peers), is_new)?;
+        self.misses_peers.store(!are_reached, Ordering::Relaxed);
         *self.pods_mtu.lock().expect("no holder of the MTU panics") = self.ways.pods_mtu(&mut netlink)?;
+        if !is_new {
+            return Ok(false);
+        }
         let bytes = serde_json::to_vec(&topology).expect("a topology has string keys only");
         let temporary = self.topology_file.with_extension("tmp");
         fs::write(&temporary, bytes)
@@ -196,7 +208,7 @@ impl BridgeNetwork {
             .map_err(|source| NetworkError::File { path: self.topology_file.clone(), source })?;
         tracing::info!(pod_cidr = %topology.pod_cidr, peers = topology.peers.len(), "network topology");
         *current = Some(topology);
-        Ok(())
+        Ok(true)
     }
 
     fn make_bridge(&self, netlink: &mut Netlink, range: Range) -> Result<(), NetworkError> {

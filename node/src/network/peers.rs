@@ -113,14 +113,15 @@ impl Ways {
         }))
     }
 
-    /// Makes `now` be reached, and those of `before` that are gone not any more.
+    /// Makes those of now be reached, and those of before that are gone not any more. Says whether all are; who is
+    /// not is told of when `is_new`, and not at each further try.
     pub(super) fn apply(
         &self,
         netlink: &mut Netlink,
         own: Range,
-        before: &[Peer],
-        now: &[Peer],
-    ) -> Result<(), NetworkError> {
+        (before, now): (&[Peer], &[Peer]),
+        is_new: bool,
+    ) -> Result<bool, NetworkError> {
         for gone in before.iter().filter(|old| !now.iter().any(|peer| peer.pod_cidr == old.pod_cidr)) {
             self.forget(netlink, gone)?;
         }
@@ -128,7 +129,9 @@ impl Ways {
         let is_far = |peer: &Peer| link.as_ref().is_some_and(|link| self.is_far(link, peer));
         match &link {
             Some(link) if now.iter().any(is_far) => {
-                if let Err(error) = self.make_tunnel(netlink, own, link) {
+                if let Err(error) = self.make_tunnel(netlink, own, link)
+                    && is_new
+                {
                     tracing::warn!(
                         link = self.tunnel, %error,
                         "nodes of other networks are not reached; has the kernel VXLAN (its module vxlan)?"
@@ -138,17 +141,22 @@ impl Ways {
             Some(_) => drop(netlink.delete_link(&self.tunnel)?),
             None => {}
         }
+        let mut are_reached = true;
         for peer in now {
             let reached = match is_far(peer) {
                 true => self.reach_inside(netlink, peer),
                 false => netlink.replace_route(&direct(peer)?).map_err(Into::into),
             };
+            // One peer that cannot be routed to must not take this node's own pods with it.
             if let Err(error) = reached {
-                // One peer that cannot be routed to must not take this node's own pods with it.
-                tracing::warn!(pod_cidr = %peer.pod_cidr, via = %peer.via, %error, "no route to a peer's pods");
+                are_reached = false;
+                if is_new {
+                    let Peer { pod_cidr, via } = peer;
+                    tracing::warn!(%pod_cidr, %via, %error, "no route to a peer's pods; trying on");
+                }
             }
         }
-        Ok(())
+        Ok(are_reached)
     }
 
     fn encapsulation(&self) -> Encapsulation {

@@ -397,11 +397,12 @@ fn remove_sandbox(context: &Context, record: &PodRecord) -> Result<(), StepError
             context.runtime.delete_container(id)?;
         }
     }
+    // While there is something to disconnect: plugins take down what is inside, too.
+    context.network.release(record.uid())?;
+    context.policies.forget(record.uid());
     if let Some(sandbox) = &record.sandbox {
         context.runtime.delete_sandbox(&sandbox.id)?;
     }
-    context.policies.forget(record.uid());
-    context.network.release(record.uid())?;
     remove_dir(&context.pod_dir(record.uid()).join("roots"))?;
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(crate) struct Heard {
     leads: Option<u64>,
     versions: u64,
     pods: BTreeMap<String, Pod>,
-    network: Option<NodeNetwork>,
+    pub(crate) network: Option<NodeNetwork>,
     pub(crate) sessions: Vec<mpsc::Sender<Result<ToNode, Status>>>,
     streams: BTreeMap<String, mpsc::UnboundedSender<StreamFrame>>,
     pub(crate) node: Option<Node>,

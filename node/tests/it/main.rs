@@ -27,6 +27,7 @@ mod leadership;
 mod lifecycle;
 mod order;
 mod other_runtime;
+mod peers;
 mod pressure;
 mod probes;
 mod proxy;
@@ -93,6 +94,7 @@ fn run(args: Vec<String>) -> ExitCode {
         pressure::TESTS,
         host_ports::TESTS,
         cni::TESTS,
+        peers::TESTS,
         static_pods::TESTS,
         shutdown::TESTS,
         cri::life::TESTS,
