@@ -6,7 +6,7 @@ use std::path::Path;
 
 use runtime::net::{Netlink, netns};
 
-use crate::support::{Ended, Owned, free_address, run, skipped, text};
+use crate::support::{Ended, Owned, eventually, free_address, run, skipped, text};
 
 const NAME: &str = "it-up";
 
@@ -60,6 +60,16 @@ fn traces(data_dir: &Path) -> BTreeSet<String> {
     found
 }
 
+/// Kills a process, and waits until it is dead: a signal says nothing of when.
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let is_dead = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with('Z'))
+    };
+    eventually(|| is_dead().then_some(()));
+}
+
 #[test]
 fn a_cluster_comes_up_is_completed_and_goes_without_a_trace() {
     if !nix::unistd::geteuid().is_root() {
@@ -102,7 +112,7 @@ fn a_cluster_comes_up_is_completed_and_goes_without_a_trace() {
     assert!(elsewhere.stderr.contains("is up with its files in"), "{}", elsewhere.stderr);
 
     let master = cluster.pid_of("master-1");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(master), nix::sys::signal::Signal::SIGKILL).unwrap();
+    kill(master);
     let completed = cluster.up();
     assert_eq!(completed.code, Some(0), "{}", completed.stderr);
     assert!(completed.stdout.contains("started master-1"), "{}", completed.stdout);
@@ -110,7 +120,7 @@ fn a_cluster_comes_up_is_completed_and_goes_without_a_trace() {
 
     // With the only master dead, down has nobody to ask.
     let master = cluster.pid_of("master-1");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(master), nix::sys::signal::Signal::SIGKILL).unwrap();
+    kill(master);
     let down = cluster.command("down", &[]);
     assert_eq!(down.code, Some(0), "{}", down.stderr);
     assert!(down.stdout.contains("cluster it-up is down"), "{}", down.stdout);

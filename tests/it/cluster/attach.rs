@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Stdio;
+use std::time::Duration;
 
 use chaos_tests::cluster::until;
 use serde_json::json;
@@ -52,9 +53,15 @@ async fn attach_shows_and_feeds_the_main_process() {
         assert!(!stage.ok(&program, &["logs", "ears"]).contains("over"), "its input stays open");
         // On a terminal; -t without one is refused.
         let (mut screen, mut keys) = Live::on_terminal(stage.command(&program, &["attach", "-it", "screen"]));
-        keys.write_all(b"\recho typed-$((1+1)); stty size\r").unwrap();
+        keys.write_all(b"\recho typed-$((1+1))\r").unwrap();
         screen.await_text("typed-2");
-        screen.await_text("33 111");
+        // The size of the terminal is told beside what is typed, and may come after it.
+        let sized = until(PATIENCE, || {
+            keys.write_all(b"stty size\r").unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            screen.text().contains("33 111").then_some(())
+        });
+        assert!(sized.is_some(), "{:?}", screen.text());
         screen.interrupt();
         drop(keys);
         screen.child.kill().unwrap();

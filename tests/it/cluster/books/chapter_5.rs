@@ -418,13 +418,17 @@ fn init(me: &Reader<'_>) {
     );
     assert_eq!(rows, wanted);
     let each = ["Pulling", "Pulled", "Created", "Started"];
+    let told = || me.told("hello-init").into_iter().map(|told| told.message).collect::<Vec<String>>();
+    let starts = || {
+        let told = told().into_iter().filter(|message| message.starts_with("Started container"));
+        told.map(|message| message.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Events come by a way of their own, after the status at times.
+    me.soon("every start is told", || (starts().len() == 4).then_some(()));
+    assert_eq!(starts(), ["warmup", "netcheck", "hello", "proxy"]);
     let reasons = me.reasons("hello-init");
     assert_eq!(reasons[..9], [&["Scheduled"][..], &each, &each].concat());
-    let told: Vec<String> = me.told("hello-init").into_iter().map(|told| told.message).collect();
-    let starts: Vec<&String> =
-        told.iter().filter(|message| message.starts_with("Started container")).collect();
-    let names: Vec<&str> = starts.iter().map(|message| message.rsplit(' ').next().unwrap()).collect();
-    assert_eq!(names, ["warmup", "netcheck", "hello", "proxy"]);
+    let told = told();
     for (pulled, created) in [("lab/hello:1.0", "hello"), ("lab/tlsproxy:1.0", "proxy")] {
         let at = told.iter().position(|message| *message == format!("Created container {created}")).unwrap();
         assert!(told[at - 1].contains(pulled) && reasons[at - 1] == "Pulled", "{told:?}");
