@@ -101,13 +101,20 @@ impl Meter {
             }
         }
         self.containers = seen;
-        let now = Look { at: Instant::now(), cpu_ns: busy_ns(&machine::read("/proc/stat"))? };
+        let Counted { cpu_ns, memory_bytes } = machine_counted()?;
+        let now = Look { at: Instant::now(), cpu_ns };
         let before = self.node.replace(now)?;
         let (cpu_nano, window) = average(&before, &now)?;
-        let memory_bytes = machine::memory("MemTotal").saturating_sub(machine::memory("MemAvailable"));
         let at_ms = Timestamp::now().as_millisecond();
         Some(wire::Usage { at_ms, window_ms: millis(window), cpu_nano, memory_bytes, pods })
     }
+}
+
+/// What the whole machine has used: processor time since it began, and memory.
+pub(crate) fn machine_counted() -> Option<Counted> {
+    let cpu_ns = busy_ns(&machine::read("/proc/stat"))?;
+    let memory_bytes = machine::memory("MemTotal").saturating_sub(machine::memory("MemAvailable"));
+    Some(Counted { cpu_ns, memory_bytes })
 }
 
 /// Billionths of a core between two looks, and how long that was. A counter that went back says nothing.
@@ -123,7 +130,7 @@ fn millis(window: Duration) -> u32 {
 }
 
 /// The time that all processors together were busy, out of /proc/stat.
-pub(crate) fn busy_ns(stat: &str) -> Option<u64> {
+fn busy_ns(stat: &str) -> Option<u64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal; guests stand in user already.

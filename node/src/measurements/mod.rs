@@ -16,10 +16,9 @@ use proto::node::measurements_request::Form;
 use tokio::sync::watch;
 
 pub(crate) use self::operations::{CountedRuntime, Operations};
-use crate::machine;
 use crate::pods::containers::ContainerRuntime;
 use crate::pods::roster::Roster;
-use crate::resource_usage::{self, Counted, Newest};
+use crate::resource_usage::{Counted, Newest, machine_counted};
 
 /// Where the numbers come from.
 #[derive(Clone)]
@@ -63,13 +62,6 @@ impl Running {
             memory_bytes: sum.memory_bytes.saturating_add(container.counted.memory_bytes),
         })
     }
-}
-
-/// What the whole machine has used: processor time since it began, and memory.
-fn machine_counted() -> Option<Counted> {
-    let cpu_ns = resource_usage::busy_ns(&machine::read("/proc/stat"))?;
-    let memory_bytes = machine::memory("MemTotal").saturating_sub(machine::memory("MemAvailable"));
-    Some(Counted { cpu_ns, memory_bytes })
 }
 
 impl Measurements {

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use proto::node as wire;
 use serde_json::{Map, Value, json};
 
-use super::{Container, Measurements, Running, machine_counted};
+use super::{Container, Measurements, Running};
 use crate::machine;
-use crate::resource_usage::Counted;
+use crate::resource_usage::{Counted, machine_counted};
 
 /// CPU and memory at a moment; the average is missing until there were two looks.
 fn stats(at: Timestamp, counted: Counted, nano_cores: Option<u64>) -> [(&'static str, Value); 2] {

@@ -23,11 +23,9 @@ use tokio::sync::futures::Notified;
 use super::host_ports::{HostPorts, forwards};
 use super::ipam::{Ipam, Range};
 use super::peers::{Underlay, Ways};
-use super::{NetworkError, PodNetwork, Wanted};
+use super::{NetworkError, POD_LINK, PodNetwork, Wanted, file_error};
 use crate::pods::admission::HostPort;
 
-/// The pod's interface.
-const POD_LINK: &str = "eth0";
 /// Pods have addresses of IPv4 only.
 const IPV6_OFF: &str = "net.ipv6.conf.eth0.disable_ipv6";
 
@@ -195,9 +193,12 @@ impl BridgeNetwork {
             self.route_services(&mut netlink, &topology);
         }
         let before = current.as_ref().map(|topology| topology.peers.as_slice()).unwrap_or_default();
-        let are_reached = self.ways.apply(&mut netlink, range, (before, &topology.peers), is_new)?;
+        let link = self.ways.own_link(&mut netlink)?;
+        let peers = (before, topology.peers.as_slice());
+        let are_reached = self.ways.apply(&mut netlink, range, link.as_ref(), peers, is_new)?;
         self.misses_peers.store(!are_reached, Ordering::Relaxed);
-        *self.pods_mtu.lock().expect("no holder of the MTU panics") = self.ways.pods_mtu(&mut netlink)?;
+        *self.pods_mtu.lock().expect("no holder of the MTU panics") =
+            link.map(|link| self.ways.pods_mtu(&link));
         if !is_new {
             return Ok(false);
         }
@@ -205,7 +206,7 @@ impl BridgeNetwork {
         let temporary = self.topology_file.with_extension("tmp");
         fs::write(&temporary, bytes)
             .and_then(|()| fs::rename(&temporary, &self.topology_file))
-            .map_err(|source| NetworkError::File { path: self.topology_file.clone(), source })?;
+            .map_err(file_error(&self.topology_file))?;
         tracing::info!(pod_cidr = %topology.pod_cidr, peers = topology.peers.len(), "network topology");
         *current = Some(topology);
         Ok(true)

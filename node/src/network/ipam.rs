@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use runtime::net::Prefix;
 
-use super::NetworkError;
+use super::{NetworkError, file_error};
 
 /// The shortest and longest prefixes that a node's range may have.
 const PREFIX_LENGTHS: std::ops::RangeInclusive<u8> = 8..=30;
@@ -162,11 +162,6 @@ impl Ipam {
         }
         Ok(all)
     }
-}
-
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
-    let path = path.to_owned();
-    move |source| NetworkError::File { path, source }
 }
 
 #[cfg(test)]

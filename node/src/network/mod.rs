@@ -28,6 +28,9 @@ pub use peers::{Encapsulation, PodNetworkConfig};
 
 use crate::pods::admission::HostPort;
 
+/// The pod's interface.
+const POD_LINK: &str = "eth0";
+
 /// Why networking failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
@@ -63,6 +66,12 @@ pub(crate) enum NetworkError {
     /// The files that hold the addresses cannot be used.
     #[error("cannot use {path}: {source}")]
     File { path: PathBuf, source: io::Error },
+}
+
+/// Why a file of the network's cannot be used.
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> NetworkError + use<> {
+    let path = path.to_owned();
+    move |source| NetworkError::File { path, source }
 }
 
 /// What is wrong with a range of pod addresses, if anything is.

@@ -82,7 +82,7 @@ pub(crate) struct Underlay {
 
 /// The link that has the node's address.
 #[derive(Debug)]
-struct OwnLink {
+pub(super) struct OwnLink {
     name: String,
     mtu: u32,
     prefix: Prefix,
@@ -103,14 +103,13 @@ impl Ways {
         Self { underlay, tunnel }
     }
 
-    /// The largest packet of this node's pods in bytes; `None`: whatever the kernel gives.
-    pub(super) fn pods_mtu(&self, netlink: &mut Netlink) -> Result<Option<u32>, NetworkError> {
-        let link = self.own_link(netlink)?;
-        Ok(link.map(|link| match self.encapsulation() {
+    /// The largest packet of this node's pods in bytes.
+    pub(super) fn pods_mtu(&self, link: &OwnLink) -> u32 {
+        match self.encapsulation() {
             Encapsulation::Always => link.mtu.saturating_sub(vxlan_overhead(link.prefix.address())),
             // Packets that are too large for the peers inside: the host says so to who sent them (RFC 1191).
             Encapsulation::CrossSubnet | Encapsulation::Never => link.mtu,
-        }))
+        }
     }
 
     /// Makes those of now be reached, and those of before that are gone not any more. Says whether all are; who is
@@ -119,15 +118,15 @@ impl Ways {
         &self,
         netlink: &mut Netlink,
         own: Range,
+        link: Option<&OwnLink>,
         (before, now): (&[Peer], &[Peer]),
         is_new: bool,
     ) -> Result<bool, NetworkError> {
         for gone in before.iter().filter(|old| !now.iter().any(|peer| peer.pod_cidr == old.pod_cidr)) {
             self.forget(netlink, gone)?;
         }
-        let link = self.own_link(netlink)?;
-        let is_far = |peer: &Peer| link.as_ref().is_some_and(|link| self.is_far(link, peer));
-        match &link {
+        let is_far = |peer: &Peer| link.is_some_and(|link| self.is_far(link, peer));
+        match link {
             Some(link) if now.iter().any(is_far) => {
                 if let Err(error) = self.make_tunnel(netlink, own, link)
                     && is_new
@@ -163,7 +162,8 @@ impl Ways {
         self.underlay.as_ref().map_or(Encapsulation::Never, |underlay| underlay.config.encapsulation)
     }
 
-    fn own_link(&self, netlink: &mut Netlink) -> Result<Option<OwnLink>, NetworkError> {
+    /// The link that has the node's address, if there is one.
+    pub(super) fn own_link(&self, netlink: &mut Netlink) -> Result<Option<OwnLink>, NetworkError> {
         // A host that others reach by its loopback is one that nobody else reaches.
         let underlay = self.underlay.as_ref().filter(|underlay| !underlay.internal_ip.is_loopback());
         let Some(underlay) = underlay else { return Ok(None) };

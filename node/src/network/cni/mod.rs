@@ -24,11 +24,8 @@ use serde_json::{Map, Value, json};
 
 use self::network::NetworkList;
 use self::plugin::{Call, Command};
-use super::{BridgeNetwork, NetworkError, PodNetwork, Wanted};
+use super::{BridgeNetwork, NetworkError, POD_LINK, PodNetwork, Wanted, file_error};
 use crate::pods::admission::HostPort;
-
-/// The pod's interface.
-const POD_LINK: &str = "eth0";
 
 /// Where network configurations and plugins are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +134,7 @@ impl CniNetwork {
     }
 
     fn file(&self, uid: &str) -> PathBuf {
-        self.dir.join(uid).with_extension("json")
+        self.dir.join(format!("{uid}.json"))
     }
 
     fn read(&self, uid: &str) -> Result<Option<Attachment>, NetworkError> {
@@ -271,11 +268,6 @@ fn mapping(port: &HostPort) -> Value {
         mapping["hostIP"] = json!(address.to_string());
     }
     mapping
-}
-
-fn file_error(path: &Path) -> impl Fn(io::Error) -> NetworkError + use<> {
-    let path = path.to_owned();
-    move |source| NetworkError::File { path: path.clone(), source }
 }
 
 #[cfg(test)]
