@@ -23,6 +23,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true, hide = true)]
     pub(crate) new_session: bool,
 
+    /// Makes a mistake, for tests that see to it that it is noticed.
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
+    pub(crate) test_mutant: Option<String>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -151,6 +155,14 @@ pub(crate) struct UpArgs {
     /// When something fails, leave what was made, for a look at its logs.
     #[arg(long)]
     pub(crate) keep_failed: bool,
+
+    /// One more flag for each master, before its own: for experiments.
+    #[arg(long = "master-flag", value_name = "FLAG", allow_hyphen_values = true, hide = true)]
+    pub(crate) master_flags: Vec<String>,
+
+    /// Start only this process of a cluster that is there, and wait for nothing: for experiments.
+    #[arg(long, value_name = "PROCESS", hide = true)]
+    pub(crate) only: Option<String>,
 }
 
 /// Flags of `down`.

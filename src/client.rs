@@ -52,8 +52,28 @@ impl Client {
         path: &str,
         patch: &serde_json::Value,
     ) -> anyhow::Result<(u16, Bytes)> {
-        let request =
-            http::Request::patch(path).header(http::header::CONTENT_TYPE, "application/merge-patch+json");
+        self.send_patch(address, path, "application/merge-patch+json", patch).await
+    }
+
+    /// Makes the object at `path`, or changes it, so that it is as it is given here (server-side apply).
+    pub(crate) async fn apply(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        object: &serde_json::Value,
+    ) -> anyhow::Result<(u16, Bytes)> {
+        // JSON is YAML.
+        self.send_patch(address, path, "application/apply-patch+yaml", object).await
+    }
+
+    async fn send_patch(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        content_type: &str,
+        patch: &serde_json::Value,
+    ) -> anyhow::Result<(u16, Bytes)> {
+        let request = http::Request::patch(path).header(http::header::CONTENT_TYPE, content_type);
         self.send(address, request, Bytes::from(serde_json::to_vec(patch)?)).await
     }
 

@@ -80,6 +80,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.new_session {
         nix::unistd::setsid().map_err(|errno| anyhow::anyhow!("cannot begin a new session: {errno}"))?;
     }
+    if let Some(mutant) = &cli.test_mutant {
+        raft_store::mutants::choose(mutant).map_err(anyhow::Error::msg)?;
+    }
     let long_running = matches!(
         cli.command,
         Command::Control(_) | Command::Node(_) | Command::Cri(_) | Command::Endpoint(_)

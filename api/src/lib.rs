@@ -20,6 +20,7 @@ pub mod duration;
 pub mod ingress;
 pub mod kinds;
 pub mod limits;
+pub mod local_volume;
 pub mod metrics;
 pub mod name;
 pub mod object;

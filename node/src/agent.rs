@@ -20,8 +20,9 @@ use tokio_util::task::TaskTracker;
 use crate::allocatable::Groups;
 use crate::cri_client::CriRuntime;
 use crate::eviction::{self, Evictor};
-use crate::images::{self, GcError, ImageStore, Puller};
+use crate::images::{self, ImageStore, Puller};
 use crate::ingress::{Entrance, Ports};
+use crate::local_volumes::LocalVolumes;
 use crate::measurements::{CountedRuntime, Measurements, Operations};
 use crate::network::cluster::ClusterNetwork;
 use crate::network::cni::CniNetwork;
@@ -35,12 +36,14 @@ use crate::pods::checkpoint;
 use crate::pods::containers::ContainerRuntime;
 use crate::pods::context::{Context, NodeResources};
 use crate::pods::dispatcher::{Command, Dispatcher};
-use crate::session::outbox::{EventKind, EventRecord, Outbox, node_record};
+use crate::session::outbox::{Outbox, node_record};
 use crate::session::{self, Parts, Shared};
 use crate::streaming::Sources;
 use crate::streaming::logs::LogSource;
 use crate::user_ids::UserIdPool;
-use crate::{Config, ConfigError, Error, dns, host_shutdown, join, machine, resource_usage, static_pods};
+use crate::{
+    Config, ConfigError, Error, dns, host_shutdown, image_upkeep, join, machine, resource_usage, static_pods,
+};
 
 /// How long the lock of an agent that has just died is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -92,9 +95,17 @@ pub async fn run_until(
     };
     let user_ids = UserIdPool::open(&config.data_dir.join("users"), config.user_namespaces, config.max_pods)?;
     let state = Arc::new(NodeState::default());
-    let reporter =
-        NodeReporter::new(config.clone(), Arc::clone(&images), Arc::clone(&network), Arc::clone(&state))
-            .running(&*runtime);
+    let volumes_dir = config.data_dir.join("volumes");
+    let local_volumes = LocalVolumes::open(volumes_dir.clone(), &config.node_name);
+    let local_volumes = Arc::new(local_volumes.map_err(Error::io("open", &volumes_dir))?);
+    let reporter = NodeReporter::new(
+        config.clone(),
+        Arc::clone(&images),
+        Arc::clone(&network),
+        Arc::clone(&state),
+        Arc::clone(&local_volumes),
+    )
+    .running(&*runtime);
     if runtime.own_images().is_none() {
         import_images(&config, &images).await?;
     }
@@ -114,6 +125,7 @@ pub async fn run_until(
         outbox: Arc::new(outbox),
         roster: Arc::default(),
         objects: Arc::default(),
+        local_volumes,
         tokens: Arc::default(),
         resources: reporter.resources(),
         state,
@@ -209,9 +221,11 @@ impl Agent {
         self.tracker.spawn(Arc::clone(&self.held).run(shutdown()));
         self.tracker.spawn(Arc::clone(&self.entrance).run(shutdown()));
         self.tracker.spawn(tell_pod_range(Arc::clone(&self.context), Arc::clone(&self.network), shutdown()));
-        self.tracker.spawn(flush(Arc::clone(images), shutdown()));
+        let (volumes, objects) = (Arc::clone(&self.context.local_volumes), Arc::clone(&self.context.objects));
+        self.tracker.spawn(volumes.follow(objects, shutdown()));
+        self.tracker.spawn(image_upkeep::flush(Arc::clone(images), shutdown()));
         let (images, outbox) = (Arc::clone(images), Arc::clone(outbox));
-        self.tracker.spawn(collect_garbage(images, config.clone(), outbox, shutdown()));
+        self.tracker.spawn(image_upkeep::collect_garbage(images, config.clone(), outbox, shutdown()));
         Ok(())
     }
 
@@ -362,6 +376,7 @@ async fn report(node: Arc<Shared>, reporter: Arc<NodeReporter>, shutdown: Cancel
     let mut reported_at = tokio::time::Instant::now();
     loop {
         let (network_changed, state_changed) = (node.network.changed(), state.changed());
+        let volumes_changed = reporter.local_volumes().changed();
         let status = reporter.status();
         let essence = NodeReporter::essence(&status);
         if last.as_ref() != Some(&essence)
@@ -384,6 +399,7 @@ async fn report(node: Arc<Shared>, reporter: Arc<NodeReporter>, shutdown: Cancel
             () = shutdown.cancelled() => return,
             () = network_changed => {}
             () = state_changed => {}
+            () = volumes_changed => {}
             () = tokio::time::sleep(node.config.node_status_update_frequency) => {}
         }
     }
@@ -426,55 +442,6 @@ async fn tell_pod_range(context: Arc<Context>, network: Arc<BridgeNetwork>, shut
             () = shutdown.cancelled() => return,
             () = changed => {}
             () = tokio::time::sleep(NETWORK_RETRY_INTERVAL), if told != wanted => {}
-        }
-    }
-}
-
-/// Makes imported images safe against a power cut, off everybody's path.
-async fn flush(images: Arc<ImageStore>, shutdown: CancellationToken) {
-    let flushed = tokio::task::spawn_blocking(move || images.flush());
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        result = flushed => {
-            if let Err(error) = result.expect("flushing does not panic") {
-                tracing::warn!(%error, "images are not safe against a power cut yet");
-            }
-        }
-    }
-}
-
-/// Keeps the disk from filling with images that nobody uses.
-async fn collect_garbage(
-    images: Arc<ImageStore>,
-    config: Config,
-    outbox: Arc<Outbox>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(config.images.gc_interval) => {}
-        }
-        let (store, settings) = (Arc::clone(&images), config.images.clone());
-        let pods_dir = config.data_dir.join("pods");
-        let collected = tokio::task::spawn_blocking(move || {
-            let in_use = images::images_in_use(&pods_dir)?;
-            store.collect_garbage(&settings, &in_use)
-        });
-        match collected.await.expect("collecting images does not panic") {
-            Ok(0) => {}
-            Ok(bytes) => tracing::info!(bytes, "removed unused images"),
-            Err(error) => {
-                tracing::warn!(%error, "images cannot be removed as they should");
-                let reason = match error {
-                    GcError::NotEnough { .. } => "FreeDiskSpaceFailed",
-                    GcError::Store(_) => "ImageGCFailed",
-                };
-                outbox.event(EventRecord {
-                    event_kind: EventKind::Warning,
-                    ..node_record(&config.node_name, reason, error.to_string())
-                });
-            }
         }
     }
 }

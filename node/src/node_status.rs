@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
+use api::local_volume;
 use api::quantity::Quantity as Amount;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -18,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use crate::Config;
 use crate::eviction::{Signal, kept_back};
 use crate::images::ImageStore;
+use crate::local_volumes::LocalVolumes;
 use crate::machine::{cpus, memory, read, storage};
 use crate::network::BridgeNetwork;
 use crate::node_state::{NodeState, Pressure};
@@ -43,6 +45,7 @@ pub(crate) struct NodeReporter {
     their_images: Option<Arc<dyn RuntimeImages>>,
     network: Arc<BridgeNetwork>,
     state: Arc<NodeState>,
+    local_volumes: Arc<LocalVolumes>,
     capacity: Capacity,
     info: NodeSystemInfo,
     /// Condition type → status and since when.
@@ -73,6 +76,7 @@ impl NodeReporter {
         images: Arc<ImageStore>,
         network: Arc<BridgeNetwork>,
         state: Arc<NodeState>,
+        local_volumes: Arc<LocalVolumes>,
     ) -> Self {
         let storage = storage(&config.data_dir);
         let overridden = |key: &str| config.capacity.get(key).and_then(|text| Amount::parse(text).ok());
@@ -90,6 +94,7 @@ impl NodeReporter {
             their_images: None,
             network,
             state,
+            local_volumes,
             capacity,
             info,
             transitions: Mutex::default(),
@@ -185,6 +190,8 @@ impl NodeReporter {
         let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
         let images = self.their_images.as_ref().map_or_else(|| self.images.list(), |images| images.listed());
         let images = images.into_iter().take(IMAGES_MAX);
+        let in_use: Vec<String> =
+            self.local_volumes.kept().iter().map(|handle| local_volume::in_use_name(handle)).collect();
         NodeStatus {
             addresses: Some(vec![
                 address("InternalIP", self.config.internal_ip.to_string()),
@@ -202,8 +209,14 @@ impl NodeReporter {
                     .map(|i| ContainerImage { names: Some(i.names), size_bytes: Some(i.size_bytes as i64) })
                     .collect(),
             ),
+            volumes_in_use: Some(in_use).filter(|in_use| !in_use.is_empty()),
             ..NodeStatus::default()
         }
+    }
+
+    /// The volumes on the node's own disk, which the status names.
+    pub(crate) fn local_volumes(&self) -> &LocalVolumes {
+        &self.local_volumes
     }
 
     /// Everything in a status but the moment of its making, to see whether it changed.

@@ -116,6 +116,16 @@ impl Objects {
         })
     }
 
+    /// Every volume that this node was told of.
+    pub(crate) fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
+        let state = self.lock();
+        let volumes = state.objects.values().filter_map(|entry| match &entry.object {
+            Object::Volume(volume) => Some(Arc::clone(volume)),
+            _ => None,
+        });
+        volumes.collect()
+    }
+
     /// Sees a new number after every change of any object.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

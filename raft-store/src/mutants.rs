@@ -1,12 +1,12 @@
 //! Mistakes that can be switched on, to see that the fault tests notice them.
 //!
 //! Compiled in with the feature `mutants` only, which nothing but tests asks for; without it `is` is always false and costs
-//! nothing. The choice is the process's, made once before a store opens: the one global of this package, because a
+//! nothing. The choice is the process's, made once before anything opens: the one global of this package, because a
 //! mistake is made where no configuration reaches.
 
 /// A mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mutant {
+pub enum Mutant {
     /// The log says that it is on disk without a sync.
     AcknowledgeBeforeFsync,
     /// Linearizable reads ask nobody.
@@ -17,9 +17,13 @@ pub(crate) enum Mutant {
     DropWatchEvent,
     /// Leases end after half of their time.
     EndLeasesEarly,
+    /// Pods of nodes that nobody hears of count as ended.
+    ForgetDeadNodes,
+    /// Pods are placed as if they asked for nothing.
+    ForgetRequests,
 }
 
-/// Names, as `barque store --test-mutant=NAME` takes them.
+/// Names, as `barque --test-mutant=NAME` takes them.
 #[cfg(feature = "mutants")]
 const NAMES: &[(&str, Mutant)] = &[
     ("acknowledge-before-fsync", Mutant::AcknowledgeBeforeFsync),
@@ -27,6 +31,8 @@ const NAMES: &[(&str, Mutant)] = &[
     ("forget-vote", Mutant::ForgetVote),
     ("drop-watch-event", Mutant::DropWatchEvent),
     ("end-leases-early", Mutant::EndLeasesEarly),
+    ("forget-dead-nodes", Mutant::ForgetDeadNodes),
+    ("forget-requests", Mutant::ForgetRequests),
 ];
 
 #[cfg(feature = "mutants")]
@@ -54,12 +60,12 @@ pub fn choose(name: &str) -> Result<(), String> {
 
 /// Whether this process makes that mistake.
 #[cfg(feature = "mutants")]
-pub(crate) fn is(mutant: Mutant) -> bool {
+pub fn is(mutant: Mutant) -> bool {
     CHOSEN.get() == Some(&mutant)
 }
 
 /// Whether this process makes that mistake: never.
 #[cfg(not(feature = "mutants"))]
-pub(crate) const fn is(_: Mutant) -> bool {
+pub const fn is(_: Mutant) -> bool {
     false
 }

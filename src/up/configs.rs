@@ -83,6 +83,8 @@ mod tests {
             virtual_address: true,
             load_balancer_addresses: 3,
             keep_failed: false,
+            master_flags: Vec::new(),
+            only: None,
         };
         let (subnet, pods) = ("10.89.7.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
         let plan = Plan::new(&args, subnet, pods).unwrap();

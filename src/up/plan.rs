@@ -110,6 +110,9 @@ pub(crate) struct Plan {
     /// Whether masters run a node agent too.
     #[serde(default)]
     pub(crate) master_nodes: bool,
+    /// More flags for each master, before its own.
+    #[serde(default)]
+    pub(crate) master_flags: Vec<String>,
     /// Whether the data directory itself was made for this cluster.
     data_dir_made: bool,
     /// Masters, then nodes.
@@ -167,6 +170,7 @@ impl Plan {
             balancer_addresses,
             virtual_address: args.virtual_address.then(|| host(subnet, VIRTUAL_HOST)).transpose()?,
             master_nodes: args.master_nodes,
+            master_flags: args.master_flags.clone(),
             data_dir_made: !args.cluster.data_dir().exists(),
             machines,
         })
@@ -398,19 +402,18 @@ fn host(subnet: Prefix, last: u8) -> anyhow::Result<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
 
     fn args(name: &str, masters: u8, nodes: u8) -> UpArgs {
-        UpArgs {
-            cluster: ClusterArgs { name: name.to_owned(), data_dir: Some("/tmp/data".into()) },
-            masters,
-            nodes,
-            subnet: None,
-            port: 6443,
-            master_nodes: false,
-            virtual_address: false,
-            load_balancer_addresses: 0,
-            keep_failed: false,
+        // Between bars, because a name may hold anything here.
+        let line =
+            format!("barque|up|--name|{name}|--data-dir|/tmp/data|--masters|{masters}|--nodes|{nodes}");
+        match Cli::parse_from(line.split('|')).command {
+            Command::Up(args) => args,
+            other => panic!("{other:?}"),
         }
     }
 

@@ -20,6 +20,8 @@ use crate::signals::Signals;
 
 /// The process that serves 127.0.0.1.
 pub(crate) const ENDPOINT: &str = "endpoint";
+/// The StorageClass of a new cluster, named as other small clusters name theirs.
+const DEFAULT_CLASS: &str = "standard";
 
 /// What `up` came to.
 pub(crate) enum Outcome {
@@ -38,6 +40,9 @@ pub(crate) async fn up(args: &UpArgs, log_level: &str) -> anyhow::Result<Outcome
     }
     let _lock = lock(&args.cluster.name)?;
     let mut signals = Signals::listen()?;
+    if let Some(process) = &args.only {
+        return start_only(Plan::load(&args.cluster)?, process, log_level);
+    }
     match Plan::find(&args.cluster)? {
         Some(plan) => {
             ensure!(
@@ -77,6 +82,21 @@ pub(crate) async fn up(args: &UpArgs, log_level: &str) -> anyhow::Result<Outcome
             }
         }
     }
+}
+
+/// Starts one process of a cluster, whatever else of it runs or does not.
+fn start_only(plan: Plan, process: &str, log_level: &str) -> anyhow::Result<Outcome> {
+    let names = process_names(&plan);
+    ensure!(
+        names.iter().any(|name| name == process),
+        "cluster {} has no process {process}; it has {}",
+        plan.name,
+        names.join(", ")
+    );
+    let is_running = teardown::processes(&plan).iter().any(|(name, _)| name == process);
+    ensure!(!is_running, "{process} of cluster {} runs already", plan.name);
+    launch(&plan, &[process.to_owned()], log_level)?;
+    Ok(Outcome::Completed(plan, vec![process.to_owned()]))
 }
 
 /// Takes what no two commands may hold at once: changing the cluster of that name.
@@ -136,7 +156,31 @@ async fn make(plan: &Plan, log_level: &str) -> anyhow::Result<()> {
     files::create_private_dir(&plan.directory)?;
     plan.store()?;
     let missing: Vec<String> = process_names(plan);
-    bring_up(plan, &missing, log_level).await
+    bring_up(plan, &missing, log_level).await?;
+    let client = Client::new(&kubeconfig::read(&plan.kubeconfig_file())?.credentials)?;
+    add_default_class(plan, &client).await
+}
+
+/// Claims that name no class get a directory of the node that their first pod runs on. Whoever wants something else changes
+/// the class: a later `up` leaves it alone.
+async fn add_default_class(plan: &Plan, client: &Client) -> anyhow::Result<()> {
+    let path = format!("/apis/storage.k8s.io/v1/storageclasses/{DEFAULT_CLASS}?fieldManager=barque-up");
+    let class = serde_json::json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": DEFAULT_CLASS,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": api::local_volume::DRIVER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true,
+    });
+    wait::for_success(&format!("PATCH {path}"), wait::NODES_TIMEOUT, async || {
+        client.apply(plan.endpoint(), &path, &class).await
+    })
+    .await
 }
 
 async fn complete(plan: Plan, log_level: &str) -> anyhow::Result<Outcome> {
@@ -243,11 +287,12 @@ fn launch(plan: &Plan, missing: &[String], log_level: &str) -> anyhow::Result<Ve
 }
 
 fn role_args(plan: &Plan, process: &str, role: Role) -> Vec<String> {
-    let command = match role {
-        Role::Master => "control",
-        Role::Node => "node",
+    let (flags, command) = match role {
+        Role::Master => (&plan.master_flags[..], "control"),
+        Role::Node => (&[][..], "node"),
     };
-    vec![command.to_owned(), "--config".to_owned(), plan.config_file(process).display().to_string()]
+    let config = [command.to_owned(), "--config".to_owned(), plan.config_file(process).display().to_string()];
+    flags.iter().cloned().chain(config).collect()
 }
 
 fn endpoint_args(plan: &Plan) -> Vec<String> {

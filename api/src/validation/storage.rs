@@ -152,16 +152,23 @@ pub(super) fn claim(claim: &PersistentVolumeClaim, causes: &mut Vec<Cause>) {
     volume_mode("spec.volumeMode", spec.volume_mode.as_deref(), causes);
 }
 
-/// What a claim asks for stays; a volume may be named once, and a bound claim may ask for more room.
+/// What a claim asks for stays; a volume may be named once, and a bound claim may ask for more room. A claim whose
+/// growth failed may ask for less again, though always for more than it has.
 pub(super) fn claim_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
+    const STORAGE: &str = "/resources/requests/storage";
+    let amount =
+        |value: Option<&Value>| value.and_then(Value::as_str).and_then(|text| Quantity::parse(text).ok());
+    let before = amount(old["spec"].pointer(STORAGE));
+    let after = amount(new["spec"].pointer(STORAGE));
     let named = old["spec"]["volumeName"].as_str().is_some_and(|name| !name.is_empty());
+    let size_is_free = old["status"]["phase"] == "Bound" || before == after;
     let rest = |claim: &Value| {
         let mut spec = claim["spec"].clone();
-        if let Some(members) = spec.as_object_mut() {
-            members.remove("resources");
-            if !named {
-                members.remove("volumeName");
-            }
+        if let Some(size) = spec.pointer_mut(STORAGE).filter(|_| size_is_free) {
+            *size = Value::Null;
+        }
+        if let Some(members) = spec.as_object_mut().filter(|_| !named) {
+            members.remove("volumeName");
         }
         spec
     };
@@ -170,6 +177,11 @@ pub(super) fn claim_update(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
             "spec",
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
         ));
+    }
+    let has = amount(old.pointer("/status/capacity/storage"));
+    if after < before && after <= has {
+        let field = "spec.resources.requests.storage";
+        causes.push(Cause::forbidden(field, "field can not be less than status.capacity"));
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::uid;
-use crate::registry::{DeleteOptions, Disruption, Object, Target, WriteOptions};
+use crate::registry::{DeleteOptions, Disruption, Object, Target};
 
 /// How often pods are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -92,18 +92,16 @@ async fn mark_failed(
     pod: &Object,
     disruption: Option<Disruption>,
 ) -> Result<(), Status> {
-    let options = WriteOptions { fence: epoch.fence(), ..WriteOptions::default() };
     let target = Target::status(core_kind("Pod"), pod.namespace(), pod.name());
-    let (uid, now) = (uid(pod), Timestamp::now());
+    let now = Timestamp::now();
     let change = |value: &mut Value| {
-        let is_over = matches!(value["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-        if object::uid(value) == uid && !is_over {
-            value["status"]["phase"] = Value::from("Failed");
-            if let Some(disruption) = disruption {
-                disruption.tell(value, now);
-            }
+        if matches!(value["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
+            return;
         }
-        Ok(())
+        value["status"]["phase"] = Value::from("Failed");
+        if let Some(disruption) = disruption {
+            disruption.tell(value, now);
+        }
     };
-    context.registry.modify(target, &options, change).await.map(drop)
+    context.registry.change_status_of(&uid(pod), target, epoch.fence(), change).await
 }

@@ -11,15 +11,14 @@ use api::{Status, object};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use raft_store::mutants::{self, Mutant};
 use scheduler::{Effect, Taint, Toleration};
 use serde_json::Value;
 
 use super::{Context, WRITES_MAX, core_kind, settled, ticks};
 use crate::leader::Epoch;
 use crate::reflector::{Delta, Feed};
-use crate::registry::{
-    DeleteOptions, Disruption, EventRecord, EventType, Object, Regarding, Target, WriteOptions,
-};
+use crate::registry::{DeleteOptions, Disruption, EventRecord, EventType, Object, Regarding, Target};
 
 /// Who reports.
 const COMPONENT: &str = "taint-eviction-controller";
@@ -146,19 +145,14 @@ impl Eviction<'_> {
 
     /// KIA-POD-020: nobody knows what such a pod does. Its node, should it come back, says so itself.
     async fn mark_lost(&self, pod: &Object, node: &str) -> Result<(), Status> {
-        let uid = object::uid(pod.value());
-        let options = WriteOptions { fence: self.epoch.fence(), ..WriteOptions::default() };
         let target = Target::status(core_kind("Pod"), pod.namespace(), pod.name());
         let change = |value: &mut Value| {
-            if object::uid(value) == uid && object::deletion_timestamp(value).is_some() {
+            if object::deletion_timestamp(value).is_some() {
                 set_lost(value, node);
             }
-            Ok(())
         };
-        match self.context.registry.modify(target, &options, change).await {
-            Err(status) if status.reason() == "NotFound" => Ok(()),
-            marked => marked.map(|_| ()),
-        }
+        let uid = object::uid(pod.value());
+        self.context.registry.change_status_of(uid, target, self.epoch.fence(), change).await
     }
 
     async fn evict(&self, pod: &Object) -> Result<(), Status> {
@@ -166,6 +160,7 @@ impl Eviction<'_> {
         let options = DeleteOptions {
             uid: Some(object::uid(value).to_owned()),
             disruption: Some(Disruption::Taint),
+            grace_period_s: mutants::is(Mutant::ForgetDeadNodes).then_some(0),
             fence: self.epoch.fence(),
             ..DeleteOptions::default()
         };

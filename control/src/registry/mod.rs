@@ -26,6 +26,7 @@ mod disruption;
 mod error;
 mod event;
 mod eviction;
+mod guarded_status;
 pub mod keys;
 mod kinds;
 mod list;

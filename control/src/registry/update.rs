@@ -217,8 +217,8 @@ impl Registry {
         Err(Status::modified(target.kind, target.name))
     }
 
-    /// Asks webhooks and policies about a step, and the namespace about containers that are added; mutating
-    /// webhooks may change what is put.
+    /// Asks webhooks and policies about a step, the namespace about containers that are added, and the class about claims that
+    /// grow; mutating webhooks may change what is put.
     async fn admit_step(
         &self,
         target: Target<'_>,
@@ -230,6 +230,10 @@ impl Registry {
         if let (Part::EphemeralContainers, Step::Put(new)) = (target.part, &step) {
             let namespace = self.namespace_of(target).await?;
             admission::pod_security::check(target.kind, &namespace, new)?;
+        }
+        if let (Part::Main, Step::Put(new), Run::Write(_)) = (target.part, &step, run) {
+            let consistency = Consistency::Linearizable;
+            admission::claim_resize::admit(self, target.kind, old, new, consistency).await?;
         }
         let asked = run.asked(target);
         match (step, run) {

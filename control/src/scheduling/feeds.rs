@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use api::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use raft_store::mutants::{self, Mutant};
 use scheduler::{Budget, PodVolumes};
 use serde::Deserialize;
 
@@ -185,6 +186,7 @@ impl Shell {
             }
             Delta::Applied(object) => {
                 let pod = match object.decode::<Pod>() {
+                    Ok(pod) if mutants::is(Mutant::ForgetRequests) => without_requests(pod),
                     Ok(pod) => pod,
                     Err(status) => {
                         tracing::warn!(pod = object.name(), %status, "the pod cannot be read");
@@ -234,4 +236,12 @@ mod tests {
         assert_eq!((budget.allowed, budget.disrupted.contains("p1")), (2, true));
         assert_eq!(budget.selector.to_string(), "app=web");
     }
+}
+
+/// A mistake that tests switch on.
+fn without_requests(mut pod: Pod) -> Pod {
+    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        container.resources = None;
+    }
+    pod
 }

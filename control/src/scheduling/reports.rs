@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 
 use super::{COMPONENT, REPEAT_AFTER, REPORTS_MAX, Shell};
 use crate::leader::Epoch;
-use crate::registry::{
-    Binding, EventRecord, EventType, Regarding, Registry, Target, WriteOptions, set_condition,
-};
+use crate::registry::{Binding, EventRecord, EventType, Regarding, Registry, Target, set_condition};
 
 impl Shell {
     pub(super) fn bound(&mut self, epoch: Epoch, binding: &Binding) {
@@ -113,17 +111,7 @@ pub(super) async fn change_status(
     epoch: Epoch,
     change: impl Fn(&mut Value, &str) + Send + Sync,
 ) -> Result<(), Status> {
-    let options = WriteOptions { fence: epoch.fence(), ..WriteOptions::default() };
     let target = Target::status(pod_kind(), &pod.namespace, &pod.name);
     let now = object::timestamp(Timestamp::now());
-    let apply = |value: &mut Value| {
-        if object::uid(value) == pod.uid {
-            change(value, &now);
-        }
-        Ok(())
-    };
-    match registry.modify(target, &options, apply).await {
-        Err(status) if status.reason() == "NotFound" => Ok(()),
-        written => written.map(|_| ()),
-    }
+    registry.change_status_of(&pod.uid, target, epoch.fence(), |value| change(value, &now)).await
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use api::references;
+use api::{local_volume, references};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use scheduler::PodVolumes;
 
@@ -81,9 +81,9 @@ impl Storage {
             return Ok(());
         }
         let class = self.classes.get("", &claim.class);
-        if !class.is_some_and(|class| class.value()["volumeBindingMode"] == "WaitForFirstConsumer") {
-            return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
-        }
+        let class = class.filter(|class| class.value()["volumeBindingMode"] == "WaitForFirstConsumer");
+        let class = class.ok_or("pod has unbound immediate PersistentVolumeClaims")?;
+        let is_made_anywhere = class.value()["provisioner"] == local_volume::DRIVER;
         let free: Vec<Volume> = self
             .volumes
             .list()
@@ -91,6 +91,9 @@ impl Storage {
             .filter_map(|object| Volume::read(object.decode().ok()?, object.value()))
             .filter(|volume| volume.claim.is_none() && !volume.is_deleting && fits(volume, &claim))
             .collect();
+        if is_made_anywhere {
+            return Ok(());
+        }
         if free.is_empty() {
             return Err("node(s) didn't find available persistent volumes to bind".to_owned());
         }

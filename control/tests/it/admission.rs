@@ -135,16 +135,29 @@ async fn a_quota_bounds_what_a_claim_grows_by() {
     let client = Client::admin(&server);
     client.post(QUOTAS, &quota("q", json!({"requests.storage": "5Gi"}))).await.expect(201);
     counted(&client, "q", &json!({"requests.storage": "0"})).await;
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "grows"},
+        "provisioner": "example.com/x", "allowVolumeExpansion": true});
+    client.post("/apis/storage.k8s.io/v1/storageclasses", &class).await.expect(201);
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"},
+        "spec": {"capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "grows",
+            "hostPath": {"path": "/mnt/disk"}}});
+    client.post("/api/v1/persistentvolumes", &volume).await.expect(201);
     let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
     let sized = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
     let mut claim = sized("2Gi");
     claim["metadata"] = json!({"name": "data"});
     claim["spec"]["accessModes"] = json!(["ReadWriteOnce"]);
-    claim["spec"]["storageClassName"] = json!("");
+    claim["spec"]["storageClassName"] = json!("grows");
     client.post(claims, &claim).await.expect(201);
     counted(&client, "q", &json!({"requests.storage": "2Gi"})).await;
     let path = format!("{claims}/data");
-    client.merge(&format!("{path}/status"), &json!({"status": {"phase": "Bound"}})).await.expect(200);
+    // Only what is bound may grow.
+    let bound = async {
+        while client.get(&path).await.json()["status"]["phase"] != "Bound" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, bound).await.expect("the claim is bound");
     let (code, _, message) = client.merge(&path, &sized("6Gi")).await.status();
     let why = "exceeded quota: q, requested: requests.storage=4Gi, used: requests.storage=2Gi, limited: requests.storage=5Gi";
     assert!(code == 403 && message.contains(why), "{code} {message}");

@@ -308,6 +308,13 @@ impl PodNetwork for BridgeNetwork {
     fn attach(&self, pod: &Wanted<'_>, netns: &Path) -> Result<IpAddr, NetworkError> {
         let ip = self.address_for(pod.uid)?;
         self.connect(pod.uid, ip, netns)?;
+        // What leaves by one end of the pair arrives at the other.
+        if let Some(ingress) = pod.bandwidth.ingress {
+            Netlink::open()?.set_rate(&host_link(pod.uid), ingress)?;
+        }
+        if let Some(egress) = pod.bandwidth.egress {
+            Netlink::open_in(&NetNs::open(netns)?)?.set_rate(POD_LINK, egress)?;
+        }
         Ok(ip)
     }
 

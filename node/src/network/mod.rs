@@ -27,6 +27,7 @@ pub(crate) use peers::Underlay;
 pub use peers::{Encapsulation, PodNetworkConfig};
 
 use crate::pods::admission::HostPort;
+use crate::pods::bandwidth::Bandwidth;
 
 /// The pod's interface.
 const POD_LINK: &str = "eth0";
@@ -57,6 +58,9 @@ pub(crate) enum NetworkError {
         "no link of this host has the node's address {address}; `internalIp` in the configuration names it"
     )]
     NoLink { address: IpAddr },
+    /// The pod asks for what cannot be had.
+    #[error("{0}")]
+    Bandwidth(String),
     /// Plugins that connect pods.
     #[error(transparent)]
     Cni(#[from] cni::CniError),
@@ -93,6 +97,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,
     /// Ports of the host that are to lead to it.
     pub(crate) ports: &'a [HostPort],
+    /// How fast it may send and receive.
+    pub(crate) bandwidth: Bandwidth,
 }
 
 /// What pod workers need of the network. Calls block.

@@ -20,6 +20,7 @@ use super::roster::Roster;
 use super::status::NodeFacts;
 use crate::Config;
 use crate::images::{ImageStore, Puller};
+use crate::local_volumes::LocalVolumes;
 use crate::network::PodNetwork;
 use crate::network::cluster::ClusterNetwork;
 use crate::network::policies::Policies;
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) objects: Arc<Objects>,
+    pub(crate) local_volumes: Arc<LocalVolumes>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) resources: NodeResources,
     pub(crate) state: Arc<NodeState>,

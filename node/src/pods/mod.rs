@@ -10,6 +10,7 @@
 
 pub(crate) mod admission;
 mod backoff;
+pub(crate) mod bandwidth;
 pub(crate) mod checkpoint;
 mod confinement;
 pub(crate) mod container_spec;

@@ -26,6 +26,8 @@ pub(super) const CONFIG_ERROR: &str = "CreateContainerConfigError";
 const REFRESH_RETRY: Duration = Duration::from_secs(10);
 /// How long a token is waited for before the pod can start.
 pub(super) const TOKEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long claims are waited for that are bound when their first pod has a node, which is what has just happened.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 /// How long for a new one while an old one lives: the pod's worker has other things to do.
 const RENEWAL_PATIENCE: Duration = Duration::from_millis(500);
 /// The life of a token whose projection does not say: an hour.
@@ -101,7 +103,34 @@ fn references(context: &Context, record: &PodRecord) -> BTreeSet<Reference> {
     found
 }
 
+/// Whether a claim of the pod has no volume yet, or one that this node has not heard of.
+fn has_unbound_claim(context: &Context, record: &PodRecord) -> bool {
+    let found = references::of_pod(record.namespace(), record.name(), record.spec());
+    let mut claims = found.iter().filter(|reference| reference.kind == ReferenceKind::PersistentVolumeClaim);
+    claims.any(|claim| match context.objects.claim(&claim.namespace, &claim.name) {
+        Lookup::Found(claim) => {
+            let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+            let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+            let is_there = |name: &str| matches!(context.objects.volume(name), Lookup::Found(_));
+            phase == Some("Pending") || volume.is_some_and(|name| !is_there(name))
+        }
+        Lookup::Missing | Lookup::Unknown => false,
+    })
+}
+
 impl Worker {
+    /// Waits a moment for claims that are about to be bound: nobody needs to be told of that.
+    pub(super) async fn await_claims(&self) {
+        let mut changes = self.context.objects.subscribe();
+        let bound = async {
+            while has_unbound_claim(&self.context, &self.record) {
+                // An error cannot be: the objects live in the context that the worker holds.
+                let _changed = changes.changed().await;
+            }
+        };
+        let _late = tokio::time::timeout(CLAIM_PATIENCE, bound).await;
+    }
+
     /// Looks whether anything changed that the pod needs: what waited for it is tried again, and the files of
     /// a pod that runs are brought up to date.
     pub(super) async fn look_at_needs(&mut self) {

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use runtime::SandboxSpec;
 
 use super::admission::HostPort;
+use super::bandwidth::Bandwidth;
 use super::container_spec;
 use super::containers::ContainerError;
 use super::context::Context;
@@ -81,6 +82,7 @@ impl Worker {
         let id = new_id();
         self.record.sandbox = Some(SandboxRecord { id: id.clone(), ready: false, ip: None, netns: None });
         self.record.sandbox_retry_at = None;
+        self.await_claims().await;
         let record = self.record.clone();
         let made = match self.tokens(TOKEN_PATIENCE).await {
             Ok(tokens) => self.blocking(move |context| make_sandbox(context, record, &tokens)).await,
@@ -384,7 +386,9 @@ fn connect(
     ports: &[HostPort],
     netns: &Path,
 ) -> Result<IpAddr, NetworkError> {
-    let wanted = Wanted { uid: record.uid(), namespace: record.namespace(), name: record.name(), ports };
+    let bandwidth = Bandwidth::of(&record.pod).map_err(NetworkError::Bandwidth)?;
+    let wanted =
+        Wanted { uid: record.uid(), namespace: record.namespace(), name: record.name(), ports, bandwidth };
     let ip = context.network.attach(&wanted, netns)?;
     context.network.publish(record.uid(), ip, ports)?;
     Ok(ip)

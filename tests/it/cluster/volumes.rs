@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -48,6 +49,7 @@ async fn kubectl_gives_a_pod_files_variables_a_token_and_a_disk() {
     files_and_variables(&run, &mut client).await;
     token(program, &lab, &mut client).await;
     disk(program, &lab, &mut client).await;
+    own_disk(program, &lab, &mut client).await;
     lab.down();
 }
 
@@ -174,4 +176,59 @@ async fn disk(program: &Path, lab: &Lab, client: &mut Client) {
     eventually(|| run(&["get", "pv", "disk"]).contains("Released").then_some(()));
     assert_eq!(fs::read_to_string(path.join("kept")).unwrap(), "by the first", "kept for its owner");
     run(&["delete", "pv", "disk"]);
+}
+
+/// A claim that names no class: a directory of the node, from its first pod to its deletion.
+async fn own_disk(program: &Path, lab: &Lab, client: &mut Client) {
+    let run = |args: &[&str]| kubectl_ok(program, &lab.cluster, args);
+    let classes = run(&["get", "storageclass", "--no-headers"]);
+    let words: Vec<&str> = classes.split_whitespace().collect();
+    assert_eq!(
+        words[..6],
+        ["standard", "(default)", "local.barque.io", "Delete", "WaitForFirstConsumer", "true"]
+    );
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "own"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    apply(program, lab, &claim);
+    assert!(run(&["get", "pvc", "own", "--no-headers"]).contains("Pending"), "it waits for its first pod");
+    let user = |name: &str| {
+        let mut pod = hello(name, None);
+        pod["spec"]["securityContext"] = json!({"runAsUser": 1000, "fsGroup": 2000});
+        pod["spec"]["volumes"] = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "own"}}]);
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "d", "mountPath": "/data"}]);
+        pod
+    };
+    let (first, _) = run_pod(client, &user("first")).await;
+    let inside = root(&first).join("data");
+    assert_eq!(
+        (inside.metadata().unwrap().gid(), inside.metadata().unwrap().mode() & 0o7777),
+        (2000, 0o2777)
+    );
+    fs::write(inside.join("kept"), "by the first").unwrap();
+    let events = run(&["get", "events", "--field-selector=involvedObject.name=first"]);
+    assert!(!events.contains("FailedMount"), "its volume comes after its node, as it should: {events}");
+    let volume = run(&["get", "pvc", "own", "-o", "jsonpath={.spec.volumeName}"]);
+    let kept = lab.cluster.directory().join("node-1/data/volumes").join(&volume);
+    assert_eq!(fs::read_to_string(kept.join("kept")).unwrap(), "by the first");
+    // It grows without its pods.
+    let more = r#"{"spec": {"resources": {"requests": {"storage": "3Gi"}}}}"#;
+    run(&["patch", "pvc", "own", "-p", more]);
+    eventually(|| run(&["get", "pvc", "own", "--no-headers"]).contains("3Gi").then_some(()));
+    let less = kubectl(program, &lab.cluster, &["patch", "pvc", "own", "-p", &more.replace('3', "2")]);
+    let why = String::from_utf8_lossy(&less.stderr).into_owned();
+    assert!(why.contains("field can not be less than status.capacity"), "{why}");
+    // The data outlives the pod, and the agent.
+    run(&["delete", "pod", "first", "--wait"]);
+    lab.cluster.kill("node-1").unwrap();
+    lab.cluster.complete().unwrap();
+    let (second, _) = run_pod(client, &user("second")).await;
+    assert_eq!(fs::read_to_string(root(&second).join("data/kept")).unwrap(), "by the first");
+    let node = run(&["get", "node", "node-1", "-o", "jsonpath={.status.volumesInUse}"]);
+    assert!(node.contains(&volume), "{node}");
+    run(&["delete", "pod", "second", "--wait"]);
+    run(&["delete", "pvc", "own", "--wait"]);
+    eventually(|| (!kubectl(program, &lab.cluster, &["get", "pv", &volume]).status.success()).then_some(()));
+    assert!(!kept.exists(), "the volume's object goes after its data");
 }

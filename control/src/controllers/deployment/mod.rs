@@ -166,8 +166,7 @@ impl Steps<'_, '_> {
             }
             return Ok(NewSet::Found);
         }
-        let all: i64 = turn.old_facts().iter().map(|set| set.replicas).sum();
-        let replicas = turn.wanted.new_replicas(0, all);
+        let replicas = turn.wanted.new_replicas(0, rollout::present(&turn.old_facts()));
         let set = revision::new_set(deployment, &turn.reference, replicas, number, turn.wanted);
         let (kind, namespace) = (set_kind(), turn.deployment.namespace());
         let name = object::name(&set).to_owned();
@@ -325,10 +324,12 @@ fn replicas_of(set: &Value) -> i64 {
 fn facts(set: &Arc<Object>) -> Set {
     let value = set.value();
     let noted = |key: &str| object::annotation(value, key).and_then(|text| text.parse::<i64>().ok());
+    let has_acted = value["status"]["observedGeneration"].as_i64() >= Some(object::generation(value));
     Set {
         name: set.name().to_owned(),
         created: format!("{} {}", object::creation_timestamp(value), set.name()),
         replicas: replicas_of(value),
+        present: has_acted.then(|| value["status"]["replicas"].as_i64().unwrap_or(0)),
         available: value["status"]["availableReplicas"].as_i64().unwrap_or(0).min(replicas_of(value)),
         scaled_for: noted(revision::DESIRED).zip(noted(revision::MOST)),
     }

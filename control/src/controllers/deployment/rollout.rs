@@ -2,7 +2,8 @@
 //!
 //! The promises are those of the Kubernetes documentation of Deployments: never fewer than
 //! `replicas - maxUnavailable` pods available, never more than `replicas + maxSurge` in all; a number that is
-//! scaled in the middle of a rollout is shared in proportion.
+//! scaled in the middle of a rollout is shared in proportion. The second counts pods that are there, not numbers that were
+//! asked for: new pods come only when every ReplicaSet's controller has said how many it has by now.
 
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,6 +15,8 @@ pub(super) struct Set {
     pub(super) created: String,
     /// How many pods it is to have.
     pub(super) replicas: i64,
+    /// How many it has at most, by the word of its controller; `None`: that has not acted on its number yet.
+    pub(super) present: Option<i64>,
     /// How many of them have been ready long enough.
     pub(super) available: i64,
     /// For how many of the Deployment's it was last scaled, and how many were allowed in all.
@@ -68,12 +71,12 @@ impl Wanted {
         self.replicas - self.unavailable
     }
 
-    /// How many pods the new set may have now, given those of all sets together.
-    pub(super) fn new_replicas(&self, new: i64, all: i64) -> i64 {
+    /// How many pods the new set may have now, given those that all sets together have; `None`: nobody knows that yet.
+    pub(super) fn new_replicas(&self, new: i64, present: Option<i64>) -> i64 {
         if self.is_recreate {
             return self.replicas;
         }
-        let room = (self.most() - all).max(0);
+        let room = present.map_or(0, |present| (self.most() - present).max(0));
         new + room.min((self.replicas - new).max(0))
     }
 }
@@ -82,13 +85,18 @@ fn total(sets: &[Set]) -> i64 {
     sets.iter().map(|set| set.replicas).sum()
 }
 
+/// The pods that the sets have, or will have without being told anything else.
+pub(super) fn present<'a>(sets: impl IntoIterator<Item = &'a Set>) -> Option<i64> {
+    sets.into_iter().map(|set| set.present.map(|present| present.max(set.replicas))).sum()
+}
+
 /// The next steps of a rolling update; none: it is through, or has to wait.
 pub(super) fn roll(wanted: Wanted, new: &Set, old: &[Set]) -> Vec<Scaling> {
     let all = new.replicas + total(old);
     if new.replicas != wanted.replicas {
         let next = match new.replicas > wanted.replicas {
             true => wanted.replicas,
-            false => wanted.new_replicas(new.replicas, all),
+            false => wanted.new_replicas(new.replicas, present(old.iter().chain([new]))),
         };
         if next != new.replicas {
             return vec![(new.name.clone(), next)];
@@ -184,7 +192,8 @@ mod tests {
     use super::*;
 
     fn set(name: &str, replicas: i64, available: i64) -> Set {
-        Set { name: name.into(), created: name.into(), replicas, available, scaled_for: None }
+        let (name, present) = (name.to_owned(), Some(replicas));
+        Set { created: name.clone(), name, replicas, present, available, scaled_for: None }
     }
 
     fn rolling(replicas: i64, surge: i64, unavailable: i64) -> Wanted {
@@ -204,11 +213,21 @@ mod tests {
         assert_eq!(Wanted::of(&spec("0%", "100%", 0)), rolling(0, 0, 0));
     }
 
-    /// Plays a rollout to its end, pods becoming ready one by one; checks both bounds at each step.
+    /// Plays a rollout to its end, pods becoming ready one by one, each set's controller acting only when nothing else is
+    /// to be done, the last one first; checks both bounds at each step.
     fn play(wanted: Wanted, mut sets: Vec<Set>) -> usize {
+        let mut pods: Vec<i64> = sets.iter().map(|set| set.replicas).collect();
         for step in 0..1000 {
             let (new, old) = sets.split_last().expect("a new set");
             let scalings = roll(wanted, new, old);
+            if scalings.is_empty()
+                && let Some(late) = sets.iter().rposition(|set| set.present.is_none())
+            {
+                pods[late] = sets[late].replicas;
+                sets[late].present = Some(pods[late]);
+                assert!(pods.iter().sum::<i64>() <= wanted.most(), "{pods:?} {sets:?}");
+                continue;
+            }
             if scalings.is_empty() {
                 let Some(waiting) = sets.iter_mut().find(|set| set.available < set.replicas) else {
                     let (new, old) = sets.split_last().expect("a new set");
@@ -221,6 +240,7 @@ mod tests {
             for (name, replicas) in scalings {
                 let set = sets.iter_mut().find(|set| set.name == name).expect("known");
                 set.replicas = replicas;
+                set.present = None;
                 set.available = set.available.min(replicas);
             }
             assert!(total(&sets) <= wanted.most(), "{sets:?}");

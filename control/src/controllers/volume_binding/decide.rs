@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::facts::{Claim, ClaimKey, Facts, PROTECTION_OF_CLAIM, PROTECTION_OF_VOLUME, Volume};
+use api::local_volume::DRIVER;
+
+use super::facts::{Claim, ClaimKey, Class, Facts, PROTECTION_OF_CLAIM, PROTECTION_OF_VOLUME, Place, Volume};
+use super::local;
 
 /// A volume by name, or a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,18 @@ pub(super) enum Action {
         claim: ClaimKey,
         volume: String,
     },
+    /// A volume is made for the claim.
+    Provision {
+        claim: ClaimKey,
+        volume: Value,
+    },
+    /// A volume has so much room from now on.
+    Resize {
+        volume: String,
+        storage: Value,
+    },
+    /// A volume goes: its data is gone.
+    Remove(String),
     Phase {
         of: PhaseOf,
         status: NewStatus,
@@ -119,12 +134,27 @@ impl<'a> Decision<'a> {
             let take = Action::Take { claim: claim.key.clone(), volume: volume.name.clone() };
             self.actions.push(take);
         }
+        if claim.bytes > volume.bytes {
+            self.grow(claim, volume);
+        }
         let mut status = claim.status.clone();
         status["phase"] = json!("Bound");
         status["accessModes"] = json!(volume.modes);
         status["capacity"] = volume.capacity.clone();
         if status != claim.status {
             self.phase(PhaseOf::Claim(claim.key.clone()), status);
+        }
+    }
+
+    /// A directory grows by being told to.
+    fn grow(&mut self, claim: &Claim, volume: &Volume) {
+        if volume.local.is_none() {
+            let message = "waiting for an external controller to expand this PVC".to_owned();
+            return self.tell(claim, false, "ExternalExpanding", message);
+        }
+        if self.facts.classes.get(&claim.class).is_some_and(|class| class.expands) {
+            let (volume, storage) = (volume.name.clone(), claim.asked.clone());
+            self.actions.push(Action::Resize { volume, storage });
         }
     }
 
@@ -148,7 +178,7 @@ impl<'a> Decision<'a> {
         }
         let class = self.facts.classes.get(&claim.class);
         let place = self.facts.places.get(&(claim.key.namespace.clone(), claim.key.name.clone()));
-        let waits = class.is_some_and(|(waits, _)| *waits);
+        let waits = class.is_some_and(|class| class.waits);
         if waits && place.is_none() {
             let message = "waiting for first consumer to be created before binding".to_owned();
             return self.wait_quietly(claim, "WaitForFirstConsumer", message);
@@ -162,7 +192,25 @@ impl<'a> Decision<'a> {
         });
         match free.min_by_key(|volume| (volume.bytes, volume.name.as_str())) {
             Some(volume) => self.give(claim, volume),
-            None => self.nothing_fits(claim),
+            None => match class.filter(|class| class.provisioner == DRIVER) {
+                Some(class) => self.provision(claim, class, place),
+                None => self.nothing_fits(claim),
+            },
+        }
+    }
+
+    /// One that waits has a place by now.
+    fn provision(&mut self, claim: &Claim, class: &Class, place: Option<&Place>) {
+        self.pending(claim);
+        match (local::refusal(claim, class), place) {
+            (None, Some(place)) => {
+                let volume = local::volume(claim, class, place);
+                self.actions.push(Action::Provision { claim: claim.key.clone(), volume });
+                let message = format!("Successfully provisioned volume {}", local::name(claim));
+                self.tell(claim, false, "ProvisioningSucceeded", message);
+            }
+            (Some(why), _) => self.tell(claim, true, "ProvisioningFailed", why),
+            (None, None) => {}
         }
     }
 
@@ -176,18 +224,19 @@ impl<'a> Decision<'a> {
             (name, None) => {
                 ("ProvisioningFailed", format!("storageclass.storage.k8s.io {name:?} not found"), true)
             }
-            (_, Some((_, provisioner))) if provisioner == "kubernetes.io/no-provisioner" => (
+            (_, Some(class)) if class.provisioner == "kubernetes.io/no-provisioner" => (
                 "FailedBinding",
                 "no persistent volumes available for this claim and its storage class provisions none"
                     .to_owned(),
                 false,
             ),
-            (_, Some((_, provisioner))) => (
+            (_, Some(class)) => (
                 "ExternalProvisioning",
                 format!(
-                    "Waiting for a volume to be created either by the external provisioner '{provisioner}' or \
-                     manually by the system administrator. If volume creation is delayed, please verify that the \
-                     provisioner is running and correctly registered."
+                    "Waiting for a volume to be created either by the external provisioner '{}' or manually by the \
+                     system administrator. If volume creation is delayed, please verify that the provisioner is running \
+                     and correctly registered.",
+                    class.provisioner
                 ),
                 false,
             ),
@@ -219,7 +268,9 @@ impl<'a> Decision<'a> {
             // Reserved by hand for a claim that is not there yet.
             Some((key, _)) if key.uid.is_empty() => ("Available", None, None),
             Some((_, Some(_))) => ("Bound", None, None),
-            Some((key, None)) if volume.policy == "Retain" => ("Released", None, Some(key.clone())),
+            Some((key, None)) if volume.policy == "Retain" || self.is_deletable(volume) => {
+                ("Released", None, Some(key.clone()))
+            }
             Some((key, None)) => {
                 let message = format!(
                     "error getting deleter volume plugin for volume {:?}: no deletable volume plugin matched",
@@ -228,11 +279,16 @@ impl<'a> Decision<'a> {
                 ("Failed", Some(message), Some(key.clone()))
             }
         };
-        let is_held = phase == "Bound" || self.given.contains(volume.name.as_str());
+        let keeps_data = self.is_deletable(volume) && self.keeps_data(volume);
+        let is_held = phase == "Bound" || self.given.contains(volume.name.as_str()) || keeps_data;
         if volume.is_deleting && !is_held && volume.finalizers.iter().any(|own| own == PROTECTION_OF_VOLUME) {
             self.actions.push(Action::LetGo(of()));
         }
         if volume.status["phase"] == phase {
+            // Its node has been told by now, and has nothing of it.
+            if phase == "Released" && self.is_deletable(volume) && !keeps_data && !volume.is_deleting {
+                self.actions.push(Action::Remove(volume.name.clone()));
+            }
             return;
         }
         let mut value = json!({"phase": phase});
@@ -247,6 +303,15 @@ impl<'a> Decision<'a> {
             });
         }
         self.actions.push(Action::Phase { of: of(), status: NewStatus { value, gone_claim } });
+    }
+
+    /// Whether its node removes its data when it is released.
+    fn is_deletable(&self, volume: &Volume) -> bool {
+        volume.policy == "Delete" && volume.local.is_some()
+    }
+
+    fn keeps_data(&self, volume: &Volume) -> bool {
+        volume.local.as_ref().is_some_and(|(handle, _)| self.facts.kept.contains(handle))
     }
 
     fn phase(&mut self, of: PhaseOf, value: Value) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::LabelSelector;
 use api::Quantity;
+use api::local_volume;
 use api::object;
 use api::references;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -31,6 +32,8 @@ pub(crate) struct Claim {
     pub(crate) key: ClaimKey,
     pub(crate) volume: String,
     pub(crate) class: String,
+    /// The room that it asks for, as it was written, and in bytes.
+    pub(crate) asked: Value,
     pub(crate) bytes: i64,
     pub(crate) modes: Vec<String>,
     pub(crate) mode: String,
@@ -55,9 +58,34 @@ pub(crate) struct Volume {
     pub(crate) policy: String,
     /// One of the terms must match the node; `None`: every node will do.
     pub(crate) nodes: Option<Vec<NodeTerm>>,
+    /// The handle and the node of one that lies on a node's own disk.
+    pub(crate) local: Option<(String, String)>,
     pub(crate) is_deleting: bool,
     pub(crate) finalizers: Vec<String>,
     pub(crate) status: Value,
+}
+
+/// What matters of a StorageClass.
+#[derive(Debug, Clone)]
+pub(super) struct Class {
+    /// Claims are bound where their first pod runs.
+    pub(super) waits: bool,
+    pub(super) provisioner: String,
+    /// Claims may ask for more room.
+    pub(super) expands: bool,
+    pub(super) reclaim_policy: String,
+}
+
+impl Class {
+    fn read(class: &Value) -> Self {
+        let word = |name: &str| class[name].as_str().unwrap_or_default().to_owned();
+        Self {
+            waits: class["volumeBindingMode"] == "WaitForFirstConsumer",
+            provisioner: word("provisioner"),
+            expands: class["allowVolumeExpansion"] == true,
+            reclaim_policy: word("reclaimPolicy"),
+        }
+    }
 }
 
 /// A node that a pod with a waiting claim was bound to.
@@ -76,8 +104,10 @@ pub(super) struct Facts {
     pub(super) used: BTreeSet<(String, String)>,
     /// Where the first such pod runs.
     pub(super) places: BTreeMap<(String, String), Place>,
-    /// Classes by name: whether they wait for the first consumer, and who provisions.
-    pub(super) classes: BTreeMap<String, (bool, String)>,
+    /// Classes by name.
+    pub(super) classes: BTreeMap<String, Class>,
+    /// The handles of volumes whose data lies on a node's own disk, by what the nodes say.
+    pub(super) kept: BTreeSet<String>,
 }
 
 impl Facts {
@@ -106,13 +136,21 @@ impl Facts {
         let names: BTreeSet<String> = facts.claims.iter().map(|claim| claim.class.clone()).collect();
         for name in names.into_iter().filter(|name| !name.is_empty()) {
             if let Ok(Some(class)) = context.registry.get_local(kind, "", &name).await {
-                let class = class.value();
-                let waits = class["volumeBindingMode"] == "WaitForFirstConsumer";
-                let provisioner = class["provisioner"].as_str().unwrap_or_default().to_owned();
-                facts.classes.insert(name, (waits, provisioner));
+                facts.classes.insert(name, Class::read(class.value()));
             }
         }
+        facts.add_kept(context);
         facts
+    }
+
+    fn add_kept(&mut self, context: &Context) {
+        let nodes: BTreeSet<&str> =
+            self.volumes.iter().filter_map(|volume| Some(volume.local.as_ref()?.1.as_str())).collect();
+        for node in nodes.into_iter().filter_map(|node| context.nodes.get("", node)) {
+            let names = node.value()["status"]["volumesInUse"].as_array().into_iter().flatten();
+            let handles = names.filter_map(|name| local_volume::handle_in_use(name.as_str()?));
+            self.kept.extend(handles.map(str::to_owned));
+        }
     }
 
     fn add_pods(&mut self, context: &Context) {
@@ -150,6 +188,7 @@ impl Claim {
             key: ClaimKey { namespace: meta.namespace?, name: meta.name?, uid: meta.uid? },
             volume: spec.volume_name.unwrap_or_default(),
             class: spec.storage_class_name.unwrap_or_default(),
+            asked: value["spec"]["resources"]["requests"]["storage"].clone(),
             bytes,
             modes: spec.access_modes.unwrap_or_default(),
             mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned()),
@@ -164,6 +203,8 @@ impl Claim {
 
 impl Volume {
     pub(crate) fn read(volume: PersistentVolume, value: &Value) -> Option<Self> {
+        let handle = local_volume::source(&volume).map(|source| source.volume_handle.clone());
+        let local = handle.zip(local_volume::node_of(value).map(str::to_owned));
         let (meta, spec) = (volume.metadata, volume.spec?);
         let capacity = spec.capacity.unwrap_or_default();
         let bytes = capacity.get("storage").and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.value());
@@ -188,6 +229,7 @@ impl Volume {
             labels: meta.labels.unwrap_or_default(),
             policy: spec.persistent_volume_reclaim_policy.unwrap_or_else(|| "Retain".to_owned()),
             nodes,
+            local,
             is_deleting: meta.deletion_timestamp.is_some(),
             finalizers: meta.finalizers.unwrap_or_default(),
             status: value["status"].clone(),

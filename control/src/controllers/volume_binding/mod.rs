@@ -1,18 +1,20 @@
 //! PersistentVolumes and claims: who belongs to whom.
 //!
 //! Owns `claimRef` of volumes, `volumeName` of claims, both statuses, and the finalizers that keep a claim
-//! while a pod uses it and a volume while a claim has it. Binding is static: volumes are made by people. Each
-//! look compares all claims with all volumes (see [`decide`], which is pure) and does one step per object; the
-//! writes make the next look. A volume is given away in one conditional write, so two claims never get the
-//! same one.
+//! while a pod uses it and a volume while a claim has it. Volumes are made by people, by whoever provisions for a class,
+//! or here, on the disk of the node that a claim's first pod is bound to (see [`local`]). Each look compares all
+//! claims with all volumes (see [`decide`], which is pure) and does one step per object; the writes make the next look. A
+//! volume is given away in one conditional write, so two claims never get the same one.
 //!
 //! ```text
-//! volume:  Available ──► Bound ──claim gone──► Released (Retain) or Failed (nobody here can delete its data)
+//! volume:  Available ──► Bound ──claim gone──► Released (Retain), or Failed (nobody here can delete its data)
+//!                                              Released (Delete, a node's own disk) ──node has removed its data──► gone
 //! claim:   Pending ──► Bound ──volume gone──► Lost
 //! ```
 
 mod decide;
 mod facts;
+mod local;
 
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,7 @@ use self::facts::{ClaimKey, Facts, PROTECTION_OF_CLAIM, PROTECTION_OF_VOLUME};
 use super::{Context, core_kind, options, settled};
 use crate::leader::Epoch;
 use crate::reflector::Feed;
-use crate::registry::{EventRecord, EventType, Part, Regarding, Target};
+use crate::registry::{DeleteOptions, EventRecord, EventType, Part, Regarding, Target};
 
 /// How long changes are gathered before the next look.
 const GATHER: Duration = Duration::from_millis(20);
@@ -45,13 +47,15 @@ pub(super) async fn run(context: &Context, epoch: Epoch) {
     let mut claims = Feed::new(context.claims.clone());
     let mut volumes = Feed::new(context.volumes.clone());
     let mut pods = Feed::new(context.pods.clone());
+    let mut nodes = Feed::new(context.nodes.clone());
     loop {
+        while nodes.try_next().is_some() {}
         while claims.try_next().is_some() {}
         while volumes.try_next().is_some() {}
         while pods.try_next().is_some() {}
-        let is_settled = look(context, epoch).await;
+        let looked = look(context, epoch).await;
         let again = async {
-            match is_settled {
+            match looked.is_settled {
                 true => std::future::pending().await,
                 false => tokio::time::sleep(AGAIN).await,
             }
@@ -61,18 +65,31 @@ pub(super) async fn run(context: &Context, epoch: Epoch) {
             _ = volumes.next() => {}
             // Pods matter to claims only.
             _ = pods.next(), if context.claims.any() => {}
+            // And nodes to volumes that wait for their data to go.
+            _ = nodes.next(), if looked.awaits_nodes => {}
             () = again => {}
         }
         tokio::time::sleep(GATHER).await;
     }
 }
 
-/// One look. Says whether nothing is left to be tried again without a change.
-async fn look(context: &Context, epoch: Epoch) -> bool {
+/// What a look came to.
+struct Looked {
+    /// Nothing is left to be tried again without a change.
+    is_settled: bool,
+    /// What nodes say of their volumes is waited for.
+    awaits_nodes: bool,
+}
+
+async fn look(context: &Context, epoch: Epoch) -> Looked {
     if !context.claims.any() && !context.volumes.any() {
-        return true;
+        return Looked { is_settled: true, awaits_nodes: false };
     }
     let facts = Facts::gather(context).await;
+    let is_waiting = |volume: &Volume| {
+        volume.policy == "Delete" && volume.local.is_some() && volume.status["phase"] == "Released"
+    };
+    let awaits_nodes = facts.volumes.iter().any(is_waiting);
     let mut is_settled = true;
     for action in decide::decide(&facts) {
         if let Err(status) = perform(context, epoch, &action).await {
@@ -80,7 +97,7 @@ async fn look(context: &Context, epoch: Epoch) -> bool {
             is_settled = false;
         }
     }
-    is_settled
+    Looked { is_settled, awaits_nodes }
 }
 
 async fn perform(context: &Context, epoch: Epoch, action: &Action) -> Result<(), Status> {
@@ -88,6 +105,9 @@ async fn perform(context: &Context, epoch: Epoch, action: &Action) -> Result<(),
     match action {
         Action::Give { volume, claim } => steps.give(volume, claim).await,
         Action::Take { claim, volume } => steps.take(claim, volume).await,
+        Action::Provision { claim, volume } => steps.provision(claim, volume).await,
+        Action::Resize { volume, storage } => steps.resize(volume, storage).await,
+        Action::Remove(volume) => steps.remove(volume).await,
         Action::Phase { of, status } => steps.phase(of, status).await,
         Action::LetGo(of) => steps.let_go(of).await,
         Action::Tell { of, warning, reason, message } => {
@@ -138,6 +158,34 @@ impl Steps<'_> {
             Ok(())
         };
         self.modify(claim_target(claim), take).await
+    }
+
+    /// Makes the volume, unless the claim is gone by now: nobody would remove it.
+    async fn provision(&self, claim: &ClaimKey, volume: &Value) -> Result<(), Status> {
+        let kind = core_kind("PersistentVolumeClaim");
+        let found = self.context.registry.get(kind, &claim.namespace, &claim.name).await;
+        if !found.is_ok_and(|found| object::uid(found.value()) == claim.uid) {
+            return Ok(());
+        }
+        let (kind, volume) = (core_kind("PersistentVolume"), volume.clone());
+        match self.context.registry.create(kind, "", volume, &options(self.epoch)).await {
+            Err(status) if status.reason() == "AlreadyExists" => Ok(()),
+            made => made.map(|_| ()),
+        }
+    }
+
+    async fn resize(&self, volume: &str, storage: &Value) -> Result<(), Status> {
+        let resize = |object: &mut Value| {
+            object["spec"]["capacity"]["storage"] = storage.clone();
+            Ok(())
+        };
+        self.modify(Target::new(core_kind("PersistentVolume"), "", volume), resize).await
+    }
+
+    async fn remove(&self, volume: &str) -> Result<(), Status> {
+        let target = Target::new(core_kind("PersistentVolume"), "", volume);
+        let options = DeleteOptions { fence: self.epoch.fence(), ..DeleteOptions::default() };
+        settled(self.context.registry.delete(target, &options).await.map(|_| ()))
     }
 
     async fn phase(&self, of: &PhaseOf, status: &NewStatus) -> Result<(), Status> {

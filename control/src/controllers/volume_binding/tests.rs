@@ -215,3 +215,110 @@ async fn a_volume_of_its_own_comes_and_goes_with_the_pod() {
     cluster.until_gone("PersistentVolumeClaim", "default", "user-scratch").await;
     assert!(cluster.get("PersistentVolumeClaim", "default", "other-scratch").await.is_some());
 }
+
+/// A class whose volumes are made on nodes' own disks.
+async fn local_class(cluster: &TestCluster, name: &str, mode: &str) {
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+        "provisioner": "local.barque.io", "volumeBindingMode": mode, "allowVolumeExpansion": true});
+    let kind = api::kinds::by_kind("storage.k8s.io", "v1", "StorageClass").expect("served");
+    cluster.registry.create(kind, "", class, &Default::default()).await.expect("created");
+}
+
+#[tokio::test]
+async fn a_volume_is_made_where_the_first_pod_is_grows_and_goes_after_its_data() {
+    let cluster = cluster().await;
+    local_class(&cluster, "own", "WaitForFirstConsumer").await;
+    for node in ["n1", "n2"] {
+        cluster.node(node, "4").await;
+    }
+    cluster.create("PersistentVolumeClaim", "default", claim("data", "1Gi", "own")).await;
+    cluster.event("WaitForFirstConsumer", "data").await;
+    let mut user = pod("user", "1");
+    user["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]);
+    cluster.create("Pod", "default", user).await;
+    let data = claim_is(&cluster, "data", "Bound").await;
+    let user = cluster.get("Pod", "default", "user").await.expect("the pod");
+    let name = format!("pvc-{}", data["metadata"]["uid"].as_str().expect("a uid"));
+    assert_eq!(data["spec"]["volumeName"], name.as_str());
+    assert!(cluster.event("ProvisioningSucceeded", "data").await.contains(&name));
+    let made = volume_is(&cluster, &name, "Bound").await;
+    assert_eq!(made["spec"]["csi"]["volumeAttributes"]["node"], user["spec"]["nodeName"]);
+    assert_eq!(made["spec"]["persistentVolumeReclaimPolicy"], "Delete");
+    assert_eq!(made["metadata"]["annotations"]["pv.kubernetes.io/provisioned-by"], "local.barque.io");
+
+    // It grows with its claim, and never shrinks.
+    let ask = |storage: &'static str| {
+        move |claim: &mut Value| {
+            claim["spec"]["resources"]["requests"]["storage"] = json!(storage);
+        }
+    };
+    let target = Target::new(kind("PersistentVolumeClaim"), "default", "data");
+    cluster.modify(target, ask("2Gi")).await;
+    let grown = |claim: &Value| claim["status"]["capacity"]["storage"] == "2Gi";
+    cluster.until("PersistentVolumeClaim", "default", "data", grown).await;
+    let change = |claim: &mut Value| {
+        ask("1Gi")(claim);
+        Ok(())
+    };
+    let refused = cluster.registry.modify(target, &Default::default(), change).await;
+    let refused = refused.expect_err("it has more");
+    assert!(refused.message().contains("field can not be less than status.capacity"), "{refused}");
+
+    // The node has it: the volume stays until that is gone.
+    let node = user["spec"]["nodeName"].as_str().expect("bound").to_owned();
+    let in_use = |names: Value| {
+        let target = Target::status(kind("Node"), "", &node);
+        cluster.modify(target, move |node| node["status"]["volumesInUse"] = names.clone())
+    };
+    in_use(json!([format!("kubernetes.io/csi/local.barque.io^{name}")])).await;
+    delete(&cluster, "PersistentVolumeClaim", "default", "data").await;
+    delete(&cluster, "Pod", "default", "user").await;
+    cluster.until_gone("PersistentVolumeClaim", "default", "data").await;
+    volume_is(&cluster, &name, "Released").await;
+    delete(&cluster, "PersistentVolume", "", &name).await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(cluster.get("PersistentVolume", "", &name).await.is_some(), "its data is there yet");
+    in_use(Value::Null).await;
+    cluster.until_gone("PersistentVolume", "", &name).await;
+}
+
+#[tokio::test]
+async fn what_no_node_can_have_is_told_and_nothing_is_made() {
+    let cluster = cluster().await;
+    local_class(&cluster, "now", "Immediate").await;
+    local_class(&cluster, "own", "WaitForFirstConsumer").await;
+    cluster.node("n1", "4").await;
+    cluster.create("PersistentVolumeClaim", "default", claim("early", "1Gi", "now")).await;
+    let why = cluster.event("ProvisioningFailed", "early").await;
+    assert!(why.contains("volumeBindingMode to WaitForFirstConsumer"), "{why}");
+    let mut shared = claim("shared", "1Gi", "own");
+    shared["spec"]["accessModes"] = json!(["ReadWriteMany"]);
+    cluster.create("PersistentVolumeClaim", "default", shared).await;
+    let mut user = pod("user", "1");
+    user["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "shared"}}]);
+    cluster.create("Pod", "default", user).await;
+    let why = cluster.event("ProvisioningFailed", "shared").await;
+    assert!(why.contains("access mode ReadWriteMany is not supported"), "{why}");
+    let found = cluster.get("PersistentVolumeClaim", "default", "shared").await.expect("the claim");
+    assert_eq!(found["status"]["phase"], "Pending");
+    assert!(found["spec"]["volumeName"].is_null());
+}
+
+#[tokio::test]
+async fn a_claim_asks_for_more_only_where_its_class_lets_it() {
+    let cluster = cluster().await;
+    cluster.create("PersistentVolume", "", volume("disk", "5Gi", "")).await;
+    cluster.create("PersistentVolumeClaim", "default", claim("data", "1Gi", "")).await;
+    let more = |claim: &mut Value| {
+        claim["spec"]["resources"]["requests"]["storage"] = json!("2Gi");
+        Ok(())
+    };
+    let target = Target::new(kind("PersistentVolumeClaim"), "default", "data");
+    claim_is(&cluster, "data", "Bound").await;
+    let refused = cluster.registry.modify(target, &Default::default(), more).await.expect_err("no class");
+    assert!(refused.message().contains("the storageclass that provisions the pvc must support resize"));
+    cluster.create("PersistentVolumeClaim", "default", claim("waits", "9Gi", "")).await;
+    let target = Target::new(kind("PersistentVolumeClaim"), "default", "waits");
+    let refused = cluster.registry.modify(target, &Default::default(), more).await.expect_err("not bound");
+    assert!(refused.message().contains("spec is immutable after creation"), "{refused}");
+}

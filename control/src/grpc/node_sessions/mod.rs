@@ -18,6 +18,7 @@
 
 mod entrances;
 mod inbox;
+mod local_volumes;
 mod mailbox;
 mod mirrors;
 mod network;

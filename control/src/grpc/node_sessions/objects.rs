@@ -103,6 +103,7 @@ impl NodeSessions {
             let mut feed = Feed::new(reflector.clone());
             loop {
                 let delta = feed.next().await;
+                self.note_volume(delta.object());
                 if let Some(reference) = reference(delta.object()) {
                     let mailboxes: Vec<_> = self.mailboxes().values().cloned().collect();
                     for mailbox in &mailboxes {

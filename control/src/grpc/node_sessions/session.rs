@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::mailbox::{Mailbox, Notice};
-use super::{NodeSessions, entrances, inbox, objects, route, uid};
+use super::{NodeSessions, entrances, inbox, local_volumes, objects, route, uid};
 use crate::leader::{Epoch, EpochReceiver};
 use crate::reflector::pod_node;
 
@@ -211,6 +211,7 @@ impl NodeSessions {
         let (epoch, references, is_all) = match notice {
             Notice::PodSet(epoch) => {
                 mailbox.entitle(*epoch, entrances::HOLDER, self.certificates_for(node));
+                mailbox.entitle(*epoch, local_volumes::HOLDER, self.volumes_on(node));
                 for pod in self.inner.pods.indexed(node) {
                     namespaces.insert(pod.namespace().to_owned());
                     let references = self.needs_of(&pod).await;

@@ -5,6 +5,7 @@
 //! replica has it, and once more as of now before anything is refused; see `create`.
 
 mod certificate_request;
+pub(super) mod claim_resize;
 pub(super) mod default_class;
 mod default_tolerations;
 pub(super) mod limit_ranger;

@@ -24,6 +24,7 @@ mod nft;
 mod policy_table;
 mod port_forward;
 mod prefix;
+mod rate;
 mod route;
 mod service_table;
 mod socket;
@@ -41,6 +42,7 @@ pub use netns::NetNs;
 pub use policy_table::{Allowed, Block, PodRules, PolicyRules, PolicyTable, Ports};
 pub use port_forward::{Behind, PortForward, Transport, set_port_forwards};
 pub use prefix::{ParsePrefixError, Prefix};
+pub use rate::burst_bytes;
 pub use route::Route;
 pub use service_table::{
     Backend, Frontend, Pool, Scope, ServiceRules, ServiceTable, ServiceTableConfig, WhenEmpty,

@@ -22,6 +22,7 @@ mod limits;
 mod logs;
 mod network;
 mod policies;
+mod rates;
 mod services;
 mod single;
 mod support;
@@ -53,6 +54,7 @@ fn run(args: Vec<String>) -> ExitCode {
     let tests: Vec<Test> = [
         network::TESTS,
         policies::TESTS,
+        rates::TESTS,
         services::TESTS,
         single::TESTS,
         lifecycle::TESTS,

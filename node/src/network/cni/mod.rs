@@ -26,6 +26,7 @@ use self::network::NetworkList;
 use self::plugin::{Call, Command};
 use super::{BridgeNetwork, NetworkError, POD_LINK, PodNetwork, Wanted, file_error};
 use crate::pods::admission::HostPort;
+use crate::pods::bandwidth::Bandwidth;
 
 /// Where network configurations and plugins are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +217,10 @@ impl PodNetwork for CniNetwork {
         let mut capabilities = Map::new();
         capabilities.insert("portMappings".to_owned(), pod.ports.iter().map(mapping).collect());
         capabilities.insert("ipRanges".to_owned(), json!([[{"subnet": pod_cidr}]]));
+        capabilities.extend(bandwidth(pod.bandwidth).map(|value| ("bandwidth".to_owned(), value)));
+        if capabilities.contains_key("bandwidth") && !network.has_capability("bandwidth") {
+            tracing::warn!(pod = pod.name, network = network.name, "no plugin holds pods to a bandwidth");
+        }
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={uid};K8S_POD_UID={uid}",
             pod.namespace,
@@ -255,6 +260,18 @@ impl PodNetwork for CniNetwork {
         };
         Ok(files.filter_map(uid).collect())
     }
+}
+
+/// What a pod may send and receive, as the plugin of that name wants it: bits, and bits a second.
+fn bandwidth(Bandwidth { ingress, egress }: Bandwidth) -> Option<Value> {
+    let mut value = Map::new();
+    for (direction, rate) in [("ingress", ingress), ("egress", egress)] {
+        if let Some(rate) = rate {
+            value.insert(format!("{direction}Rate"), json!(rate));
+            value.insert(format!("{direction}Burst"), json!(runtime::net::burst_bytes(rate) * 8));
+        }
+    }
+    (!value.is_empty()).then_some(Value::Object(value))
 }
 
 /// A port as portmap wants it.

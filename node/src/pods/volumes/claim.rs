@@ -4,12 +4,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use api::references;
+use api::{local_volume, references};
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, PersistentVolumeSpec, Volume};
 use nix::mount::{MsFlags, mount};
 
-use super::{Around, VolumeDriver, host_path, mounts, remote};
+use super::{Around, VolumeDriver, empty_dir, host_path, mounts, remote};
 
 pub(super) struct Claim;
 
@@ -24,7 +25,8 @@ impl VolumeDriver for Claim {
         if mounts::is_mount_point(at).unwrap_or(false) {
             return Ok(());
         }
-        let spec = bound_volume(&name, around)?;
+        let bound = bound_volume(&name, around)?;
+        let spec = bound.spec.clone().unwrap_or_default();
         if volume.ephemeral.is_some() {
             let claim = around.objects.claim(around.namespace, &name);
             let claim = claim.or_optional("persistentvolumeclaim", &name, false)?.ok_or("no claim")?;
@@ -48,6 +50,14 @@ impl VolumeDriver for Claim {
                 host_path::check(&source)?;
                 PathBuf::from(&local.path)
             }
+            _ if local_volume::source(&bound).is_some() => {
+                let path = around.local_volumes.directory(&bound)?;
+                if let Some(group) = around.fs_group {
+                    empty_dir::give_to_group(&path, group)
+                        .map_err(|e| format!("cannot give {} to group {group}: {e}", path.display()))?;
+                }
+                path
+            }
             _ if spec.nfs.is_some() => {
                 let nfs = Volume { name: volume.name.clone(), nfs: spec.nfs, ..Volume::default() };
                 return remote::Nfs.set_up(&nfs, at, around);
@@ -59,7 +69,7 @@ impl VolumeDriver for Claim {
 }
 
 /// The volume that the claim is bound to; both sides have to say so.
-fn bound_volume(name: &str, around: Around<'_>) -> Result<PersistentVolumeSpec, String> {
+fn bound_volume(name: &str, around: Around<'_>) -> Result<Arc<PersistentVolume>, String> {
     let found = around.objects.claim(around.namespace, name);
     let claim = found.or_optional("persistentvolumeclaim", name, false)?.ok_or("no claim")?;
     let volume_name = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
@@ -68,21 +78,21 @@ fn bound_volume(name: &str, around: Around<'_>) -> Result<PersistentVolumeSpec, 
         return Err(format!("PVC {}/{name} is not bound to a volume yet (it is {phase})", around.namespace));
     }
     let found = around.objects.volume(volume_name);
-    let volume: std::sync::Arc<PersistentVolume> =
+    let volume: Arc<PersistentVolume> =
         found.or_optional("persistentvolume", volume_name, false)?.ok_or("no volume")?;
-    let spec = volume.spec.clone().unwrap_or_default();
-    let owner = spec.claim_ref.as_ref().and_then(|claim| claim.uid.as_deref());
+    let owner =
+        volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).and_then(|claim| claim.uid.as_deref());
     if owner != claim.metadata.uid.as_deref() {
         return Err(format!("volume {volume_name:?} is not bound to PVC {}/{name}", around.namespace));
     }
-    Ok(spec)
+    Ok(volume)
 }
 
 fn unknown(spec: &PersistentVolumeSpec) -> String {
     match &spec.csi {
         Some(csi) => format!("driver name {} not found in the list of registered CSI drivers", csi.driver),
         None => {
-            "the volume is of a type that this node has no driver for: use local, hostPath or nfs".to_owned()
+            "the volume is of a type that this node has no driver for: use local, hostPath, nfs or the driver local.barque.io".to_owned()
         }
     }
 }

@@ -9,6 +9,7 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Volume};
 
 use super::{Around, VolumeDriver, kind, mounts};
+use crate::local_volumes::MODE;
 
 pub(super) struct EmptyDir;
 
@@ -30,13 +31,17 @@ impl VolumeDriver for EmptyDir {
                 return Err(format!("emptyDir medium {other:?} is not supported: {known}"));
             }
         }
-        let mut mode = 0o777;
-        if let Some(group) = around.fs_group {
-            std::os::unix::fs::chown(at, None, Some(group)).map_err(failed)?;
-            mode |= 0o2000;
+        match around.fs_group {
+            Some(group) => give_to_group(at, group).map_err(failed),
+            None => fs::set_permissions(at, fs::Permissions::from_mode(MODE)).map_err(failed),
         }
-        fs::set_permissions(at, fs::Permissions::from_mode(mode)).map_err(failed)
     }
+}
+
+/// Everybody may write there, and what is made there belongs to the group.
+pub(super) fn give_to_group(at: &Path, group: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(at, None, Some(group))?;
+    fs::set_permissions(at, fs::Permissions::from_mode(MODE | 0o2000))
 }
 
 fn memory(at: &Path, source: &EmptyDirVolumeSource) -> Result<(), String> {

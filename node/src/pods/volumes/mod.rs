@@ -8,10 +8,11 @@
 //!
 //! ```text
 //! emptyDir ── directory, or memory          hostPath ── nothing here; checked, mounted from its own place
-//! configMap ─ files on disk ┐               persistentVolumeClaim ─ the bound volume's path, bound here
-//! secret ──── files in memory ├ atomic      nfs ─────── mounted here
-//!                                           ephemeral ─ the same, with the claim made for it
-//! downwardAPI, projected ─────┘ updates     others ──── refused
+//! configMap ─ files on disk ┐               persistentVolumeClaim ─ the bound volume's path (hostPath, local, or
+//! secret ──── files in memory ├ atomic                 a directory that the node keeps for it), bound here
+//!                             │ updates     nfs ─────── mounted here
+//!                             │             ephemeral ─ the same, with the claim made for it
+//! downwardAPI, projected ─────┘             others ──── refused
 //! ```
 
 mod api_files;
@@ -30,6 +31,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use super::context::Context;
 use super::record::PodRecord;
+use crate::local_volumes::LocalVolumes;
 use crate::objects::Objects;
 
 /// Why a volume cannot be made.
@@ -49,6 +51,7 @@ pub(crate) struct Around<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) namespace: &'a str,
     pub(crate) objects: &'a Objects,
+    pub(crate) local_volumes: &'a LocalVolumes,
     pub(crate) tokens: &'a Tokens,
     /// The group that files belong to.
     pub(crate) fs_group: Option<u32>,
@@ -74,6 +77,7 @@ impl<'a> Around<'a> {
             pod: &record.pod,
             namespace: record.namespace(),
             objects: &context.objects,
+            local_volumes: &context.local_volumes,
             tokens,
             fs_group,
             fs_user: fs_user.and_then(|uid| u32::try_from(uid).ok()),

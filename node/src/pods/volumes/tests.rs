@@ -12,6 +12,7 @@ use super::*;
 struct Given {
     dir: tempfile::TempDir,
     objects: Objects,
+    local_volumes: LocalVolumes,
     tokens: Tokens,
     pod: Pod,
 }
@@ -26,8 +27,10 @@ impl Given {
         });
         let objects = Objects::default();
         objects.keep_only(&[]);
+        let dir = tempfile::tempdir().unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            local_volumes: LocalVolumes::open(dir.path().join("kept"), "here").unwrap(),
+            dir,
             objects,
             tokens: Tokens::new(),
             pod: serde_json::from_value(pod).unwrap(),
@@ -44,6 +47,7 @@ impl Given {
             pod: &self.pod,
             namespace: "ns",
             objects: &self.objects,
+            local_volumes: &self.local_volumes,
             tokens: &self.tokens,
             fs_group: None,
             fs_user: None,
