@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -111,7 +112,8 @@ impl Client {
         Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?)
     }
 
-    /// Sends one request and returns the answer, whatever its status.
+    /// Sends one request and returns the answer, whatever its status; one that is not JSON, as a string. The body of a PATCH
+    /// is a merge patch.
     ///
     /// # Errors
     /// When there was no answer: the request may or may not have been carried out.
@@ -152,19 +154,44 @@ impl Client {
         }
         let connection = self.connection.as_mut().context("just connected")?;
         connection.ready().await?;
+        let content_type = match method {
+            Method::PATCH => "application/merge-patch+json",
+            _ => "application/json",
+        };
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::HOST, "barque")
             .header(http::header::ACCEPT, "application/json");
         if body.is_some() {
-            request = request.header(http::header::CONTENT_TYPE, "application/json");
+            request = request.header(http::header::CONTENT_TYPE, content_type);
         }
         let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
         let response = connection.send_request(request.body(Full::new(Bytes::from(bytes)))?).await?;
         let status = response.status();
         let content = response.into_body().collect().await?.to_bytes();
-        Ok((status, serde_json::from_slice(&content).unwrap_or(Value::Null)))
+        let text = || Value::String(String::from_utf8_lossy(&content).into_owned());
+        Ok((status, serde_json::from_slice(&content).unwrap_or_else(|_| text())))
+    }
+
+    /// Opens a connection of its own for an answer that goes on, line by line.
+    ///
+    /// # Errors
+    /// When it does not begin with success.
+    pub async fn lines(&self, path: &str) -> anyhow::Result<Lines> {
+        let mut connection = self.connect().await?;
+        let request = Request::builder()
+            .uri(path)
+            .header(http::header::HOST, "barque")
+            .header(http::header::ACCEPT, "application/json")
+            .body(Full::new(Bytes::new()))?;
+        let response = connection.send_request(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let content = response.into_body().collect().await?.to_bytes();
+            bail!("GET {path}: {status}: {}", String::from_utf8_lossy(&content));
+        }
+        Ok(Lines { body: response.into_body(), buffer: BytesMut::new(), _connection: connection })
     }
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
@@ -174,5 +201,36 @@ impl Client {
             let _ = connection.await;
         });
         Ok(sender)
+    }
+}
+
+/// The lines of an answer, as they come.
+pub struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+    /// The connection lives as long as this.
+    _connection: SendRequest<Full<Bytes>>,
+}
+
+impl Lines {
+    /// The next line; none at the end of the answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Value>> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                None => return Ok(None),
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chaos_tests::checker::{self, Outcome, Verdict, overall};
+use chaos_tests::cluster::faulty_disk::FaultyDisk;
 use chaos_tests::cluster::group::System;
 use chaos_tests::cluster::keeper;
 use chaos_tests::experiment::{self, Disks, Experiment, Options, Progress, Run};
@@ -138,6 +139,10 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct KeepArgs {
     directory: PathBuf,
+
+    /// Take this cluster down too.
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
 }
 
 /// Does it; the code tells the verdict.
@@ -152,7 +157,9 @@ pub(crate) fn run(command: &ChaosCommand) -> anyhow::Result<ExitCode> {
         }
         ChaosCommand::List => print(&list()).map(|()| ExitCode::SUCCESS),
         ChaosCommand::Check(args) => check(args),
-        ChaosCommand::Keep(args) => keeper::keep(&args.directory).map(|()| ExitCode::SUCCESS),
+        ChaosCommand::Keep(args) => {
+            keeper::keep(&args.directory, args.cluster.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -182,8 +189,14 @@ fn run_all(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .into_iter()
         .map(|path| Ok((Experiment::read(&path)?, path)))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    if args.all && args.place.target == TargetSystem::Etcd {
-        experiments.retain(|(experiment, _)| suits_etcd(experiment));
+    if args.all {
+        experiments.retain(|(experiment, _)| {
+            let why = why_not(experiment, args.place.target);
+            if let Some(why) = &why {
+                crate::up::progress::line(format_args!("{}: left out, {why}", experiment.name));
+            }
+            why.is_none()
+        });
     }
     ensure!(!experiments.is_empty(), "there is no experiment in the directories given");
     let until = args.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
@@ -215,16 +228,18 @@ fn run_all(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// etcd maps its file into memory to write to it, which disks that can fail do not offer.
-fn suits_etcd(experiment: &Experiment) -> bool {
-    let suits = experiment.cluster.disks != Disks::Faulty;
-    if !suits {
-        crate::up::progress::line(format_args!(
-            "{}: left out, etcd does not run on its disks",
-            experiment.name
-        ));
+/// Why an experiment cannot be run here, or with that target. etcd maps its file into memory to write to it, which disks that
+/// can fail do not offer; and it runs no pods.
+fn why_not(experiment: &Experiment, target: TargetSystem) -> Option<String> {
+    let has_nodes = experiment.cluster.nodes > 0;
+    let has_disks = experiment.cluster.disks == Disks::Faulty;
+    match target {
+        TargetSystem::Etcd if has_nodes => Some("etcd has no nodes".to_owned()),
+        TargetSystem::Etcd if has_disks => Some("etcd does not run on its disks".to_owned()),
+        _ if has_disks => FaultyDisk::missing().map(str::to_owned),
+        _ if has_nodes && !nix::unistd::geteuid().is_root() => Some("its cluster needs root".to_owned()),
+        _ => None,
     }
-    suits
 }
 
 fn experiments_of(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -369,9 +384,14 @@ fn list() -> String {
     for (_, name, about) in FAULTS {
         let _ = writeln!(text, "  {name:<20} {about}");
     }
-    text += "workloads:\n";
-    for kind in workload::KINDS {
-        let _ = writeln!(text, "  {}", kind.name());
+    for (about, kinds) in [
+        ("workloads of a store", &workload::KINDS[..]),
+        ("workloads of a cluster with nodes", &workload::CLUSTER_KINDS[..]),
+    ] {
+        let _ = writeln!(text, "{about}:");
+        for kind in kinds {
+            let _ = writeln!(text, "  {}", kind.name());
+        }
     }
     text
 }

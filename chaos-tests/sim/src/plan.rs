@@ -68,7 +68,7 @@ impl Plan {
                 }
             })
             .collect();
-        let faults = Random { faults: FAULTS.to_vec(), every: EVERY, lasting: LASTING };
+        let faults = Random { faults: FAULTS.to_vec(), every: EVERY, lasting: LASTING, of: Vec::new() };
         Self { seed, members, workloads, faults: draw(&faults, random.random(), LOAD) }
     }
 

@@ -16,13 +16,17 @@
 //! | [`watch`] | ordered, unique, atomic, reliable, resumable, bookmarks, previous values |
 //! | [`revisions`] | revisions never go back; each answer shows the state at its revision |
 //! | [`hashes`] | all members hash the same revision to the same value |
-//! | [`pods`] | one binding per pod, no node over its capacity |
+//! | [`pods`] | one binding per pod, no node over its capacity, nothing comes back, all that was asked for is there at the end |
+//! | [`gangs`] | groups of pods are bound as a whole or not at all |
+//! | [`instances`] | of each identity one pod runs at most, where it is bound; nothing runs on |
 //! | [`liveness`] | after healing there is an answer within a bound |
 
 pub mod append;
 pub mod bank;
+pub mod gangs;
 mod graph;
 pub mod hashes;
+pub mod instances;
 pub mod lease;
 pub mod linearizable;
 pub mod liveness;
@@ -173,6 +177,12 @@ pub fn check(history: &History) -> Result<Vec<Verdict>, crate::history::Error> {
     }
     if has(&["pods"]) {
         verdicts.extend(pods::check(&operations));
+    }
+    if operations.iter().any(|operation| operation.asked["group"].is_string()) {
+        verdicts.push(gangs::check(&operations));
+    }
+    if has(&["instances"]) {
+        verdicts.extend(instances::check(&operations));
     }
     Ok(verdicts)
 }

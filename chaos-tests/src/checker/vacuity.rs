@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
-use crate::history::{End, History, Operation, Phase};
+use crate::history::{End, Event, History, Operation, Phase};
 
 /// The property's name.
 pub const PROPERTY: &str = "not-vacuous";
@@ -29,7 +29,10 @@ pub fn acknowledged(operations: &[Operation]) -> Verdict {
 /// Every fault of the plan fired: the nemesis noted that it had an effect.
 pub fn fired<'a>(history: &History, planned: impl IntoIterator<Item = &'a str>) -> Verdict {
     let mut fired: BTreeMap<&str, usize> = BTreeMap::new();
-    for event in history.faults().filter(|event| event.phase == Phase::Info && event.error.is_none()) {
+    // Notes of beginnings and ends have a word behind the fault's name.
+    let fires =
+        |event: &&Event| event.phase == Phase::Info && event.error.is_none() && !event.f.contains(':');
+    for event in history.faults().filter(fires) {
         *fired.entry(&event.f).or_default() += 1;
     }
     let mut planned: Vec<&str> = planned.into_iter().collect();

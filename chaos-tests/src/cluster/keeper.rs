@@ -2,7 +2,7 @@
 //!
 //! A keeper is a small process of its own: `barque chaos keep`. Everything that a group starts belongs to the keeper's
 //! process group. It waits on a pipe that only the experiment holds; when that ends, in whatever way, the keeper kills the group,
-//! unmounts what lies under the experiment's directory, and removes it.
+//! takes down the cluster that the experiment made, unmounts what lies under the experiment's directory, and removes it.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -21,6 +21,9 @@ use nix::unistd::{Pid, getpgrp};
 const PREFIX: &str = "barque-chaos-";
 /// Longest wait for killed processes to go.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for a cluster to be taken down, and how often that is tried.
+const DOWN_PATIENCE: Duration = Duration::from_secs(120);
+const DOWN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often is looked.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -37,12 +40,25 @@ impl Keeper {
     /// # Errors
     /// When the directory cannot be made, or `program` has no `chaos keep`.
     pub fn start(program: &Path, parent: &Path) -> anyhow::Result<Self> {
+        Self::start_with(program, parent, &[])
+    }
+
+    /// The same for an experiment that makes a cluster of that name in the directory.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_for_cluster(program: &Path, parent: &Path, cluster: &str) -> anyhow::Result<Self> {
+        Self::start_with(program, parent, &["--cluster", cluster])
+    }
+
+    fn start_with(program: &Path, parent: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let unique = format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>());
         let directory = parent.join(unique);
         fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let started = Command::new(program)
             .args(["chaos", "keep"])
             .arg(&directory)
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -80,7 +96,7 @@ impl Drop for Keeper {
 ///
 /// # Errors
 /// When something stays.
-pub fn keep(directory: &Path) -> anyhow::Result<()> {
+pub fn keep(directory: &Path, cluster: Option<&str>) -> anyhow::Result<()> {
     let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     ensure!(name.starts_with(PREFIX), "{} is not the directory of an experiment", directory.display());
     ensure!(
@@ -105,6 +121,9 @@ pub fn keep(directory: &Path) -> anyhow::Result<()> {
         ensure!(Instant::now() < deadline, "processes {processes:?} do not end");
         std::thread::sleep(POLL_INTERVAL);
     }
+    if let Some(cluster) = cluster {
+        take_down(directory, cluster)?;
+    }
     unmount_under(directory)?;
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -113,6 +132,22 @@ pub fn keep(directory: &Path) -> anyhow::Result<()> {
             bail!("cannot remove {}: {error}", directory.display())
         }
         _ => Ok(()),
+    }
+}
+
+/// As often as needed: an `up` that outlives the experiment has to end first.
+fn take_down(directory: &Path, cluster: &str) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let deadline = Instant::now() + DOWN_PATIENCE;
+    loop {
+        let mut command = Command::new(&program);
+        command.args(["down", "--name", cluster, "--data-dir"]).arg(directory);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if command.status().is_ok_and(|status| status.success()) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "`barque down --name {cluster}` does not succeed");
+        std::thread::sleep(DOWN_INTERVAL);
     }
 }
 

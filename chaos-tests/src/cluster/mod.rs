@@ -1,7 +1,7 @@
 //! Clusters of real processes.
 //!
-//! Owns a cluster made by `barque up`, with handles to its processes ([`Cluster`]), and groups of a store's members
-//! whose every link and disk can be made to fail ([`group`]). Promises that dropping a [`Cluster`] runs `barque down`, whatever
+//! Owns a cluster made by `barque up`, with handles to its processes ([`Cluster`]) and to the machines that they are on
+//! ([`machines`]), and groups of a store's members whose every link and disk can be made to fail ([`group`]). Promises that dropping a [`Cluster`] runs `barque down`, whatever
 //! happened to it before, and that what a group started ends with the process that started it, even if that is killed
 //! ([`keeper`]).
 
@@ -10,7 +10,9 @@ pub mod faulty_disk;
 pub mod group;
 pub mod keeper;
 pub mod links;
+pub mod machines;
 mod owner;
+pub mod site;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,8 @@ pub struct Options {
     pub virtual_address: bool,
     /// How many addresses Services of type `LoadBalancer` may get.
     pub load_balancer_addresses: u8,
+    /// More flags for each master, before its own.
+    pub master_flags: Vec<String>,
 }
 
 /// A running cluster.
@@ -82,6 +86,9 @@ impl Cluster {
         let addresses = load_balancer_addresses.to_string();
         let mut args = vec!["up", "--masters", &masters, "--nodes", &nodes, "--port", &port];
         args.extend(["--load-balancer-addresses", &addresses]);
+        let master_flags: Vec<String> =
+            self.options.master_flags.iter().map(|flag| format!("--master-flag={flag}")).collect();
+        args.extend(master_flags.iter().map(String::as_str));
         if self.options.master_nodes {
             args.push("--master-nodes");
         }
@@ -91,6 +98,18 @@ impl Cluster {
         let output = self.barque(&args)?;
         if !output.status.success() {
             bail!("barque up: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Starts one process of the cluster that is not running, and waits for nothing.
+    ///
+    /// # Errors
+    /// With what `barque up` said.
+    pub fn start(&self, process: &str) -> anyhow::Result<()> {
+        let output = self.barque(&["up", "--only", process])?;
+        if !output.status.success() {
+            bail!("barque up --only {process}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }
@@ -114,6 +133,11 @@ impl Cluster {
     /// Where this cluster keeps everything.
     pub fn directory(&self) -> PathBuf {
         self.options.data_dir.join("clusters").join(&self.options.name)
+    }
+
+    /// Where its machines keep what is gone after they were off.
+    pub fn run_directory(&self) -> PathBuf {
+        run_dir(&self.options).into()
     }
 
     /// The administrator's kubeconfig.

@@ -13,6 +13,8 @@
 //! duration: 10s
 //! recover_within: 5s
 //! ```
+//!
+//! With `nodes` under `cluster` the members are the masters of a whole cluster with so many nodes, which runs pods; it needs root.
 
 mod run;
 
@@ -21,13 +23,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::nemesis::schedule::{Entry, Random, draw, duration};
+use crate::nemesis::schedule::{Entry, Of, Random, draw, duration};
 use crate::workload::Plan;
 
 pub use run::{Options, Progress, Run, WorkloadRun, run};
 
 /// Members that a group may have.
 const MEMBERS_MAX: usize = 9;
+/// Nodes that a cluster may have.
+const NODES_MAX: usize = 20;
 /// The longest run.
 const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -59,6 +63,9 @@ pub struct ClusterShape {
     /// How many.
     #[serde(default = "default_members")]
     pub members: usize,
+    /// Nodes of a whole cluster, of which the members are the masters; none: members of a store alone.
+    #[serde(default)]
+    pub nodes: usize,
     /// What their directories lie on.
     #[serde(default)]
     pub disks: Disks,
@@ -69,7 +76,7 @@ pub struct ClusterShape {
 
 impl Default for ClusterShape {
     fn default() -> Self {
-        Self { members: default_members(), disks: Disks::default(), flags: Vec::new() }
+        Self { members: default_members(), nodes: 0, disks: Disks::default(), flags: Vec::new() }
     }
 }
 
@@ -123,6 +130,9 @@ pub struct Experiment {
     /// After healing, something must be acknowledged within this.
     #[serde(default = "default_recover", deserialize_with = "duration")]
     pub recover_within: Duration,
+    /// At the end, all pods that were asked for must be ready within this, and gone within as much again.
+    #[serde(default = "default_converge", deserialize_with = "duration")]
+    pub converge_within: Duration,
     /// Without any acknowledgement for so long, the run is broken off and everything healed.
     #[serde(default = "default_abort", deserialize_with = "duration")]
     pub abort_after_silence: Duration,
@@ -142,6 +152,10 @@ fn default_steady() -> Duration {
 
 fn default_recover() -> Duration {
     Duration::from_secs(5)
+}
+
+fn default_converge() -> Duration {
+    Duration::from_secs(30)
 }
 
 fn default_abort() -> Duration {
@@ -184,6 +198,7 @@ impl Experiment {
         if self.duration > DURATION_MAX {
             return Err("duration: at most a week".to_owned());
         }
+        self.check_shape()?;
         for entry in self.plan(self.seed) {
             if entry.at > self.duration {
                 return Err(format!("faults: {} would begin after the end", entry.fault.name()));
@@ -194,6 +209,45 @@ impl Experiment {
                     "faults: {fault} needs disks that can fail: write `disks: faulty` under cluster"
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// What is done, what is broken, and what there is to do it with, belong together.
+    fn check_shape(&self) -> Result<(), String> {
+        let ClusterShape { members, nodes, disks, .. } = &self.cluster;
+        let is_cluster = *nodes > 0;
+        if *nodes > NODES_MAX {
+            return Err(format!("cluster.nodes: at most {NODES_MAX}, not {nodes}"));
+        }
+        if is_cluster && members.is_multiple_of(2) {
+            return Err(format!(
+                "cluster.members: {members} masters survive no more than {} do",
+                members - 1
+            ));
+        }
+        if is_cluster && *disks == Disks::Faulty {
+            return Err("cluster: disks that fail are those of a store alone, without nodes".to_owned());
+        }
+        if let Some(plan) = self.workloads.iter().find(|plan| plan.kind.needs_nodes() != is_cluster) {
+            let kind = plan.kind.name();
+            return Err(match is_cluster {
+                true => format!("workloads: {kind} asks a store alone: leave `nodes` out under cluster"),
+                false => format!("workloads: {kind} needs nodes: write `nodes: 3` under cluster"),
+            });
+        }
+        let unsuited = |entry: &Entry| match is_cluster {
+            true => !entry.fault.suits_clusters(),
+            false => entry.fault.needs_machines() || matches!(entry.of, Of::Node | Of::Nodes),
+        };
+        if let Some(entry) = self.plan(self.seed).iter().find(|entry| unsuited(entry)) {
+            let fault = entry.fault.name();
+            return Err(match is_cluster {
+                true => format!("faults: {fault} befalls members of a store alone, without nodes"),
+                false => {
+                    format!("faults: {fault} of {:?} needs nodes: write `nodes: 3` under cluster", entry.of)
+                }
+            });
         }
         Ok(())
     }

@@ -10,13 +10,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Disks, Experiment};
+use super::{ClusterShape, Disks, Experiment};
 use crate::checker::{self, Verdict, liveness, vacuity};
 use crate::cluster::group::{Group, Shape, System, channel};
+use crate::cluster::machines::Machines;
+use crate::cluster::site::Site;
 use crate::history::{History, Phase, Recorder};
 use crate::nemesis::Nemesis;
 use crate::nemesis::schedule::{Entry, moments};
-use crate::workload::{self, Target, hash};
+use crate::workload::{self, Target, hash, platform};
 
 /// How often is looked at members and clients.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -109,15 +111,7 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> anyhow::Result<Run> {
     progress.send_modify(|progress| progress.stage = "starting");
-    let shape = Shape {
-        system: options.system.clone(),
-        keeper: options.keeper.clone(),
-        members: experiment.cluster.members,
-        flags: experiment.cluster.flags.iter().chain(&options.flags).cloned().collect(),
-        parent: options.parent.clone(),
-        faulty_disks: experiment.cluster.disks == Disks::Faulty,
-    };
-    let group = Group::start(shape).await?;
+    let site = make(experiment, options).await?;
     let began = Instant::now();
     let mut recorders = Vec::new();
     for (number, plan) in experiment.workloads.iter().enumerate() {
@@ -130,7 +124,7 @@ pub async fn run(
         options,
         progress,
         stop,
-        group,
+        site,
         recorders,
         faults,
         began,
@@ -142,12 +136,35 @@ pub async fn run(
     running.finish().await
 }
 
+async fn make(experiment: &Experiment, options: &Options) -> anyhow::Result<Site> {
+    let ClusterShape { members, nodes, disks, flags } = &experiment.cluster;
+    let more_flags = flags.iter().chain(&options.flags).cloned().collect();
+    if *nodes > 0 {
+        ensure!(
+            matches!(options.system, System::Barque(_)),
+            "a cluster with nodes is made by `barque up`: there is no other target"
+        );
+        let sizes = [u8::try_from(*members)?, u8::try_from(*nodes)?];
+        let up = || Machines::up(&options.keeper, &options.parent, sizes, more_flags);
+        return Ok(Site::Cluster(Box::new(tokio::task::block_in_place(up)?)));
+    }
+    let shape = Shape {
+        system: options.system.clone(),
+        keeper: options.keeper.clone(),
+        members: *members,
+        flags: more_flags,
+        parent: options.parent.clone(),
+        faulty_disks: *disks == Disks::Faulty,
+    };
+    Ok(Site::Store(Box::new(Group::start(shape).await?)))
+}
+
 struct Running<'a> {
     experiment: &'a Experiment,
     options: &'a Options,
     progress: &'a watch::Sender<Progress>,
     stop: &'a CancellationToken,
-    group: Group,
+    site: Site,
     recorders: Vec<(String, Recorder, PathBuf)>,
     faults: Recorder,
     began: Instant,
@@ -162,19 +179,10 @@ struct Running<'a> {
 impl Running<'_> {
     async fn finish(mut self) -> anyhow::Result<Run> {
         let stop_load = CancellationToken::new();
-        let _stops_when_dropped = stop_load.clone().drop_guard();
-        let tasks = TaskTracker::new();
-        for (number, plan) in self.experiment.workloads.iter().enumerate() {
-            let target = Target {
-                endpoints: self.group.clients(),
-                channel,
-                timeout: self.experiment.timeout,
-                recorder: self.recorders[number].1.clone(),
-                stop: stop_load.clone(),
-                seed: self.options.seed,
-            };
-            workload::run(plan, number, &target, &tasks);
-        }
+        let look_no_more = CancellationToken::new();
+        let _stop_when_dropped = [&stop_load, &look_no_more].map(|token| token.clone().drop_guard());
+        let (tasks, observers) = (TaskTracker::new(), TaskTracker::new());
+        self.load([&stop_load, &look_no_more], &tasks, &observers)?;
         self.seen = vec![0; self.recorders.len()];
         self.steady().await?;
 
@@ -183,7 +191,7 @@ impl Running<'_> {
         let mut nemesis = Nemesis::new(self.faults.clone(), random);
         self.break_it(&plan, &mut nemesis).await;
         self.stage("healing");
-        let healing = tokio::time::timeout(FAULT_TIMEOUT, nemesis.heal(&mut self.group)).await;
+        let healing = tokio::time::timeout(FAULT_TIMEOUT, nemesis.heal(&mut self.site)).await;
         healing.context("the cluster could not be healed in time")??;
         let healed_ns = self.faults.now_ns();
         let held_up = self.experiment.workloads.iter().map(|plan| plan.kind.held_up()).max();
@@ -193,12 +201,56 @@ impl Running<'_> {
         self.stage("judging");
         stop_load.cancel();
         tasks.close();
-        let drained = tokio::time::timeout(DRAIN, tasks.wait()).await.is_ok();
-        ensure!(drained, "clients did not end within {DRAIN:?}");
+        // Clients of a cluster wait for what they asked for, and until it is gone again.
+        let patience = match self.site.as_machines() {
+            Some(_) => DRAIN + self.experiment.converge_within * 3,
+            None => DRAIN,
+        };
+        let drained = tokio::time::timeout(patience, tasks.wait()).await.is_ok();
+        ensure!(drained, "clients did not end within {patience:?}");
+        look_no_more.cancel();
+        observers.close();
+        let drained = tokio::time::timeout(DRAIN, observers.wait()).await.is_ok();
+        ensure!(drained, "observers did not end within {DRAIN:?}");
         let first = self.recorders.first().context("an experiment has a workload")?.1.clone();
-        let converged = hash::compare(&self.group, &first, CONVERGE).await;
+        let converged = match &self.site {
+            Site::Store(group) => hash::compare(group, &first, CONVERGE).await,
+            Site::Cluster(machines) => tokio::task::block_in_place(|| machines.agree(CONVERGE)),
+        };
         self.note_ends();
         self.judge(plan, healed_ns, converged)
+    }
+
+    /// Starts the clients of every plan, and what looks on beside them.
+    fn load(
+        &self,
+        [stop, look_no_more]: [&CancellationToken; 2],
+        tasks: &TaskTracker,
+        observers: &TaskTracker,
+    ) -> anyhow::Result<()> {
+        for (number, plan) in self.experiment.workloads.iter().enumerate() {
+            let recorder = self.recorders[number].1.clone();
+            let (timeout, seed) = (self.experiment.timeout, self.options.seed);
+            if let Some(machines) = self.site.as_machines() {
+                let target = platform::Target {
+                    kubeconfig: machines.kubeconfig(),
+                    servers: machines.servers(),
+                    cluster: machines.cluster().to_owned(),
+                    timeout,
+                    converge: self.experiment.converge_within,
+                    recorder,
+                    stop: stop.clone(),
+                    look_no_more: look_no_more.clone(),
+                    seed,
+                };
+                platform::run(plan, number, &target, tasks, observers)?;
+                continue;
+            }
+            let endpoints = self.site.clients();
+            let target = Target { endpoints, channel, timeout, recorder, stop: stop.clone(), seed };
+            workload::run(plan, number, &target, tasks);
+        }
+        Ok(())
     }
 
     fn stage(&self, stage: &'static str) {
@@ -217,7 +269,7 @@ impl Running<'_> {
                 ensure!(
                     answered[number] || Instant::now() < deadline,
                     "before any fault, nothing was acknowledged to {name} within {within:?}{}",
-                    self.group.log_tail(0)
+                    self.site.log_tail(0)
                 );
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -239,9 +291,9 @@ impl Running<'_> {
             }
             let work = async {
                 if begins {
-                    nemesis.begin(&mut self.group, &plan[number], number).await;
+                    nemesis.begin(&mut self.site, &plan[number], number).await;
                 } else {
-                    nemesis.end(&mut self.group, number).await;
+                    nemesis.end(&mut self.site, number).await;
                 }
             };
             // What takes longer is recorded as what did not happen.
@@ -281,10 +333,10 @@ impl Running<'_> {
     }
 
     async fn ask_who_leads(&mut self) {
-        let Ok(Some(leader)) = tokio::time::timeout(LEADER_INTERVAL, self.group.leader()).await else {
+        let Ok(Some(leader)) = tokio::time::timeout(LEADER_INTERVAL, self.site.leader()).await else {
             return;
         };
-        let name = self.group.name(leader).to_owned();
+        let name = self.site.name(leader).to_owned();
         if self.leaders.last().is_none_or(|(_, last)| *last != name) {
             self.leaders.push((self.faults.now_ns(), name));
         }
@@ -292,9 +344,9 @@ impl Running<'_> {
 
     /// A member that ends by itself is started again, as whoever looks after it would do.
     fn note_ends(&mut self) {
-        for (number, what) in self.group.unexpected_ends() {
+        for (number, what) in self.site.unexpected_ends() {
             self.ends.push(what);
-            if let Err(error) = self.group.launch(number) {
+            if let Err(error) = self.site.launch(number) {
                 self.ends.push(format!("{error:#}"));
             }
         }
@@ -361,7 +413,7 @@ impl Running<'_> {
                 self.ends.len(),
                 "members ended on failing disks, as they should",
             ),
-            None => Verdict::valid("no-member-ends", self.group.size(), "no member ended by itself"),
+            None => Verdict::valid("no-member-ends", self.site.nodes().end, "no member ended by itself"),
         });
         Ok(Run {
             experiment: self.experiment.clone(),

@@ -9,19 +9,19 @@
 //! reads are switched on. Clocks belong into the simulation.
 
 mod disks;
+mod machines;
 mod networks;
 mod processes;
 pub mod schedule;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cluster::group::Group;
+use crate::cluster::site::Site;
 use crate::history::{NEMESIS, Recorder};
 use schedule::{Entry, Of};
 
@@ -87,6 +87,10 @@ pub enum Fault {
     Defragment,
     /// Leadership is handed over.
     MoveLeader,
+    /// A machine's process and all that runs on it are gone at once, and it is off the network; it is on again at its end.
+    PowerOff,
+    /// A node is cordoned and its pods are evicted, as an operator does it; it takes pods again at its end.
+    Drain,
 }
 
 /// Every fault, with one line for people.
@@ -120,6 +124,12 @@ pub const FAULTS: &[(Fault, &str, &str)] = &[
     (Fault::Compact, "compact", "forget history up to now"),
     (Fault::Defragment, "defragment", "a member defragments"),
     (Fault::MoveLeader, "move-leader", "hand leadership over to another member"),
+    (
+        Fault::PowerOff,
+        "power-off",
+        "a machine of a cluster and all its pods are gone; it is on again at the end",
+    ),
+    (Fault::Drain, "drain", "cordon a node of a cluster and evict its pods; uncordon it at the end"),
 ];
 
 impl Fault {
@@ -134,6 +144,21 @@ impl Fault {
             self,
             Self::DiskErrorOnce | Self::DiskError | Self::DiskFull | Self::LoseUnsynced | Self::PowerCut
         )
+    }
+
+    /// Whether it can befall the machines of a whole cluster.
+    pub fn suits_clusters(self) -> bool {
+        use Fault::*;
+        self.needs_machines()
+            || matches!(
+                self,
+                Kill | KillAll | Pause | Terminate | RollingRestart | KillWhileBooting | Isolate
+            )
+    }
+
+    /// Whether it can befall nothing else.
+    pub fn needs_machines(self) -> bool {
+        matches!(self, Self::PowerOff | Self::Drain)
     }
 
     /// Whether the members' directories must lie on disks that can fail.
@@ -177,15 +202,17 @@ impl Nemesis {
     }
 
     /// Begins the fault of an entry; `number` names it until its end. One that cannot be carried out is recorded as such.
-    pub async fn begin(&mut self, group: &mut Group, entry: &Entry, number: usize) {
-        let targets = self.targets(group, entry).await;
-        let names: Vec<&str> = targets.iter().map(|target| group.name(*target)).collect();
+    pub async fn begin(&mut self, site: &mut Site, entry: &Entry, number: usize) {
+        let targets = self.targets(site, entry).await;
+        let names: Vec<&str> = targets.iter().map(|target| site.name(*target)).collect();
         let value = json!({"phase": "begin", "targets": names, "number": number});
-        let held = group.links.held();
-        let hits = group.disk_hits();
-        match self.inflict(group, entry, &targets).await {
+        let held = site.held();
+        let hits = site.disk_hits();
+        match self.inflict(site, entry, &targets).await {
             Ok(busy) => {
-                let note = if is_proven_at_end(entry.fault) { "begin" } else { "fire" };
+                // A machine's only link is cut or not; what is held back on links can be counted.
+                let is_proven = site.as_machines().is_some() || !is_proven_at_end(entry.fault);
+                let note = if is_proven { "fire" } else { "begin" };
                 self.note(entry.fault, note, value, None);
                 self.active.push((number, Active { fault: entry.fault, targets, held, hits, busy }));
             }
@@ -194,16 +221,16 @@ impl Nemesis {
     }
 
     /// Ends the fault of that number.
-    pub async fn end(&mut self, group: &mut Group, number: usize) {
+    pub async fn end(&mut self, site: &mut Site, number: usize) {
         let Some(at) = self.active.iter().position(|(other, _)| *other == number) else { return };
         let (_, mut active) = self.active.remove(at);
         drop(active.busy.take());
         let had_effect = match active.fault {
-            fault if fault.needs_disks() => group.disk_hits() > active.hits,
-            _ => group.links.held() > active.held,
+            fault if fault.needs_disks() => site.disk_hits() > active.hits,
+            _ => site.held() > active.held,
         };
-        let undone = self.undo(group, &active).await;
-        let names: Vec<&str> = active.targets.iter().map(|target| group.name(*target)).collect();
+        let undone = self.undo(site, &active).await;
+        let names: Vec<&str> = active.targets.iter().map(|target| site.name(*target)).collect();
         let value = json!({"phase": "end", "targets": names, "number": number});
         if is_proven_at_end(active.fault) && had_effect {
             self.note(active.fault, "fire", value.clone(), None);
@@ -215,14 +242,12 @@ impl Nemesis {
     ///
     /// # Errors
     /// When a member cannot be started.
-    pub async fn heal(&mut self, group: &mut Group) -> anyhow::Result<()> {
+    pub async fn heal(&mut self, site: &mut Site) -> anyhow::Result<()> {
         let numbers: Vec<usize> = self.active.iter().map(|(number, _)| *number).collect();
         for number in numbers {
-            self.end(group, number).await;
+            self.end(site, number).await;
         }
-        group.links.heal();
-        group.heal_disks();
-        group.start_all().context("a member cannot be started again")
+        site.heal()
     }
 
     /// Only notes with the word *fire* prove that a fault had an effect.
@@ -232,30 +257,33 @@ impl Nemesis {
         self.recorder.info(NEMESIS, &name, value, error);
     }
 
-    async fn targets(&mut self, group: &Group, entry: &Entry) -> Vec<usize> {
-        let running = group.running();
+    async fn targets(&mut self, site: &mut Site, entry: &Entry) -> Vec<usize> {
+        let (members, nodes): (Vec<usize>, Vec<usize>) =
+            site.running().into_iter().partition(|number| *number < site.members());
         let any = |random: &mut StdRng, among: &[usize]| {
             (!among.is_empty()).then(|| among[random.random_range(0..among.len())])
         };
         let of = match (entry.fault, &entry.of) {
             // Between a leader that reaches everybody and its followers nothing would be cut.
             (Fault::Bridge, Of::One) => &Of::Follower,
+            (Fault::Drain, Of::Node | Of::Nodes | Of::Member(_)) => &entry.of,
+            (Fault::Drain, _) => &Of::Node,
             (_, of) => of,
         };
         match of {
-            Of::Leader => match group.leader().await {
+            Of::Leader => match site.leader().await {
                 Some(leader) => vec![leader],
-                None => any(&mut self.random, &running).into_iter().collect(),
+                None => any(&mut self.random, &members).into_iter().collect(),
             },
             Of::Follower => {
-                let leader = group.leader().await;
-                let others: Vec<usize> = running.into_iter().filter(|n| Some(*n) != leader).collect();
+                let leader = site.leader().await;
+                let others: Vec<usize> = members.into_iter().filter(|n| Some(*n) != leader).collect();
                 any(&mut self.random, &others).into_iter().collect()
             }
-            Of::One => any(&mut self.random, &running).into_iter().collect(),
+            Of::One => any(&mut self.random, &members).into_iter().collect(),
             Of::Minority => {
-                let mut rest = running;
-                let count = (group.size() - 1) / 2;
+                let mut rest = members;
+                let count = (site.members() - 1) / 2;
                 let mut chosen = Vec::new();
                 while let Some(one) = any(&mut self.random, &rest).filter(|_| chosen.len() < count) {
                     rest.retain(|other| *other != one);
@@ -263,15 +291,17 @@ impl Nemesis {
                 }
                 chosen
             }
-            Of::Majority => running.into_iter().take(group.size() / 2 + 1).collect(),
-            Of::All => running,
-            Of::Member(name) => (0..group.size()).filter(|n| group.name(*n) == name).collect(),
+            Of::Majority => members.into_iter().take(site.members() / 2 + 1).collect(),
+            Of::All => members,
+            Of::Node => any(&mut self.random, &nodes).into_iter().collect(),
+            Of::Nodes => nodes,
+            Of::Member(name) => (0..site.nodes().end).filter(|n| site.name(*n) == name).collect(),
         }
     }
 
     async fn inflict(
         &mut self,
-        group: &mut Group,
+        site: &mut Site,
         entry: &Entry,
         targets: &[usize],
     ) -> anyhow::Result<Option<tokio_util::sync::DropGuard>> {
@@ -279,34 +309,40 @@ impl Nemesis {
         anyhow::ensure!(!targets.is_empty(), "no member to do it to");
         match entry.fault {
             Kill | KillAll | Pause | Terminate | RollingRestart | KillWhileBooting => {
-                processes::inflict(group, entry, targets, &mut self.random).await.map(|()| None)
+                processes::inflict(site, entry, targets, &mut self.random).await.map(|()| None)
             }
             Compact | Defragment | MoveLeader => {
-                processes::maintain(group, entry.fault, targets).await.map(|()| None)
+                processes::maintain(site.group()?, entry.fault, targets).await.map(|()| None)
             }
-            fault if fault.needs_disks() => disks::inflict(group, entry, targets).map(|()| None),
-            _ => networks::inflict(group, entry, targets),
+            fault if fault.needs_disks() => disks::inflict(site.group()?, entry, targets).map(|()| None),
+            fault if fault.needs_machines() || site.as_machines().is_some() => {
+                machines::inflict(site.machines()?, fault, targets).await.map(|()| None)
+            }
+            _ => networks::inflict(site.group()?, entry, targets),
         }
     }
 
-    async fn undo(&mut self, group: &mut Group, active: &Active) -> anyhow::Result<()> {
+    async fn undo(&mut self, site: &mut Site, active: &Active) -> anyhow::Result<()> {
         use Fault::*;
         match active.fault {
             HalfOpen => {
-                networks::undo(group);
-                processes::start_again(group, &active.targets)
+                networks::undo(site.group()?);
+                processes::start_again(site, &active.targets)
             }
             Kill | KillAll | Terminate | KillWhileBooting | LoseUnsynced | PowerCut | TornWrite => {
-                processes::start_again(group, &active.targets)
+                processes::start_again(site, &active.targets)
             }
-            Pause => processes::resume(group, &active.targets),
+            Pause => processes::resume(site, &active.targets),
             RollingRestart | Compact | Defragment | MoveLeader => Ok(()),
             fault if fault.needs_disks() => {
-                disks::undo(group, &active.targets);
-                processes::start_again(group, &active.targets)
+                disks::undo(site.group()?, &active.targets);
+                processes::start_again(site, &active.targets)
+            }
+            fault if fault.needs_machines() || site.as_machines().is_some() => {
+                machines::undo(site.machines()?, fault, &active.targets).await
             }
             _ => {
-                networks::undo(group);
+                networks::undo(site.group()?);
                 Ok(())
             }
         }

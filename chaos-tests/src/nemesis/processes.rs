@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Fault;
 use super::schedule::Entry;
 use crate::cluster::group::Group;
+use crate::cluster::site::Site;
 
 /// Deaths of a member while it starts.
 const BOOTS: usize = 4;
@@ -25,46 +26,47 @@ const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAINTENANCE_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn inflict(
-    group: &mut Group,
+    site: &mut Site,
     entry: &Entry,
     targets: &[usize],
     random: &mut StdRng,
 ) -> anyhow::Result<()> {
     match entry.fault {
         Fault::KillAll => {
-            let all = group.running();
-            ensure!(all.into_iter().filter(|number| group.kill(*number)).count() > 0, "no member ran");
+            let all: Vec<usize> = site.running().into_iter().filter(|n| *n < site.members()).collect();
+            ensure!(all.into_iter().filter(|number| site.kill(*number)).count() > 0, "no member ran");
         }
         Fault::Pause => {
             for target in targets {
-                group.signal(*target, Signal::SIGSTOP)?;
+                site.signal(*target, Signal::SIGSTOP)?;
             }
         }
         Fault::Terminate => {
             for target in targets {
-                group.terminate(*target).await?;
+                site.terminate(*target).await?;
             }
         }
         Fault::RollingRestart => {
-            for number in group.running() {
-                group.terminate(number).await?;
-                group.launch(number)?;
-                group.wait_healthy().await?;
+            let members = site.running().into_iter().filter(|n| *n < site.members()).collect::<Vec<_>>();
+            for number in members {
+                site.terminate(number).await?;
+                site.launch(number)?;
+                site.wait_healthy().await?;
             }
         }
         Fault::KillWhileBooting => {
             for target in targets {
-                group.kill(*target);
+                site.kill(*target);
                 for _ in 0..BOOTS {
-                    group.launch(*target)?;
+                    site.launch(*target)?;
                     tokio::time::sleep(Duration::from_millis(random.random_range(1..BOOT_MS_MAX))).await;
-                    group.kill(*target);
+                    site.kill(*target);
                 }
             }
         }
         _ => {
             for target in targets {
-                ensure!(group.kill(*target), "{} did not run", group.name(*target));
+                ensure!(site.kill(*target), "{} did not run", site.name(*target));
             }
         }
     }
@@ -72,18 +74,18 @@ pub(super) async fn inflict(
 }
 
 /// Starts those that do not run. All do after a fault of everybody.
-pub(super) fn start_again(group: &mut Group, targets: &[usize]) -> anyhow::Result<()> {
+pub(super) fn start_again(site: &mut Site, targets: &[usize]) -> anyhow::Result<()> {
     for target in targets {
-        if !group.running().contains(target) {
-            group.launch(*target)?;
+        if !site.running().contains(target) {
+            site.launch(*target)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn resume(group: &Group, targets: &[usize]) -> anyhow::Result<()> {
+pub(super) fn resume(site: &Site, targets: &[usize]) -> anyhow::Result<()> {
     for target in targets {
-        group.signal(*target, Signal::SIGCONT)?;
+        site.signal(*target, Signal::SIGCONT)?;
     }
     Ok(())
 }

@@ -23,7 +23,11 @@ pub enum Of {
     Majority,
     /// Everybody.
     All,
-    /// The one of that name, as in `m2`.
+    /// Any node of a cluster.
+    Node,
+    /// All nodes of a cluster.
+    Nodes,
+    /// The one of that name, as in `m2`, or in a cluster `master-2` or `node-2`.
     Member(String),
 }
 
@@ -37,12 +41,18 @@ impl<'de> Deserialize<'de> for Of {
             "minority" => Self::Minority,
             "majority" => Self::Majority,
             "all" => Self::All,
-            name if name.strip_prefix('m').is_some_and(|number| number.parse::<u8>().is_ok()) => {
+            "node" => Self::Node,
+            "nodes" => Self::Nodes,
+            name if ["m", "master-", "node-"]
+                .iter()
+                .any(|word| name.strip_prefix(word).is_some_and(|number| number.parse::<u8>().is_ok())) =>
+            {
                 Self::Member(text)
             }
             other => {
                 let reason = format!(
-                    "{other:?} is nobody: write leader, follower, one, minority, majority, all, or a member as m2"
+                    "{other:?} is nobody: write leader, follower, one, minority, majority, all, node, nodes, or a name as \
+                     m2, master-2, node-2"
                 );
                 return Err(serde::de::Error::custom(reason));
             }
@@ -127,6 +137,9 @@ pub struct Random {
     /// How long each lasts at most.
     #[serde(default = "default_lasting", deserialize_with = "duration")]
     pub lasting: Duration,
+    /// Whom, drawn as well; without it the leader, a follower or anybody.
+    #[serde(default)]
+    pub of: Vec<Of>,
 }
 
 fn default_every() -> Duration {
@@ -157,6 +170,7 @@ pub fn draw(random: &Random, seed: u64, duration: Duration) -> Vec<Entry> {
         }
         let Some(fault) = next.pop() else { return plan };
         let of = match numbers.random_range(0..10) {
+            number if !random.of.is_empty() => random.of[number % random.of.len()].clone(),
             0..4 => Of::Leader,
             4..6 => Of::Follower,
             _ => Of::One,

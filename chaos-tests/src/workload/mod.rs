@@ -1,8 +1,8 @@
 //! What runs against a cluster while it is broken, and records what it asked and was told.
 //!
-//! Over the Kubernetes API: [`creates`]. Over etcd's protocol: the others, run by [`run`]. Each is a number of clients that
-//! follow any member and go to the next when one fails; none ever sends a request twice. What each records is what the
-//! checker of the same name reads.
+//! Over the Kubernetes API: [`creates`], and those of whole clusters ([`platform`]). Over etcd's protocol: the others, run by
+//! [`run`]. Each is a number of clients that follow any member and go to the next when one fails; none ever sends a request
+//! twice. What each records is what the checker of the same name reads.
 
 pub mod append;
 pub mod bank;
@@ -10,10 +10,12 @@ pub mod creates;
 pub mod hash;
 pub mod lease;
 pub mod lock;
+pub mod platform;
 pub mod put_get;
 pub mod register;
 mod session;
 pub mod set;
+mod voice;
 pub mod watch;
 
 use std::net::SocketAddr;
@@ -54,9 +56,22 @@ pub enum Kind {
     Lock,
     /// Elections; their leaders hold what locks' holders hold.
     Election,
+    /// Pods are made and deleted.
+    Pods,
+    /// Deployments are scaled and rolled out.
+    Deployment,
+    /// Pods of StatefulSets are deleted, and come again under their names.
+    StatefulSet,
+    /// Jobs are begun and followed to their end.
+    Job,
+    /// Groups of pods that are of use only together.
+    Gang,
 }
 
-/// All of them.
+/// Those of whole clusters.
+pub const CLUSTER_KINDS: [Kind; 5] = [Kind::Pods, Kind::Deployment, Kind::StatefulSet, Kind::Job, Kind::Gang];
+
+/// Those of a store alone.
 pub const KINDS: [Kind; 9] = [
     Kind::Register,
     Kind::Append,
@@ -82,7 +97,17 @@ impl Kind {
             Self::Lease => "lease",
             Self::Lock => "lock",
             Self::Election => "election",
+            Self::Pods => "pods",
+            Self::Deployment => "deployment",
+            Self::StatefulSet => "stateful-set",
+            Self::Job => "job",
+            Self::Gang => "gang",
         }
+    }
+
+    /// Whether it needs nodes beside the store.
+    pub fn needs_nodes(self) -> bool {
+        CLUSTER_KINDS.contains(&self)
     }
 
     /// How much longer than others it may do nothing after healing: whoever held something when a fault came holds it
@@ -152,6 +177,10 @@ pub fn run(plan: &Plan, number: usize, target: &Target, tasks: &TaskTracker) {
             Kind::Lease => tasks.spawn(lease::work(session)),
             Kind::Lock => tasks.spawn(lock::work(session, lock::Door::Lock)),
             Kind::Election => tasks.spawn(lock::work(session, lock::Door::Election)),
+            // An experiment that has one of these has a whole cluster.
+            Kind::Pods | Kind::Deployment | Kind::StatefulSet | Kind::Job | Kind::Gang => {
+                continue;
+            }
         };
     }
 }

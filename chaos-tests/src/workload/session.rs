@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::Target;
+use super::voice::Voice;
 
 /// Largest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -53,7 +54,7 @@ pub struct Session {
     target: Target,
     /// Tells clients apart, and is where each begins.
     pub index: usize,
-    process: i64,
+    voice: Voice,
     at: usize,
     channel: Channel,
     pause: Duration,
@@ -69,9 +70,9 @@ impl Session {
         Self {
             channel: (target.channel)(target.endpoints[at]),
             random: StdRng::seed_from_u64(target.seed ^ (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            voice: Voice::new(target.recorder.clone(), process),
             target: target.clone(),
             index,
-            process,
             at,
             pause,
             next: Instant::now(),
@@ -157,29 +158,23 @@ impl Session {
 
     /// A call begins.
     pub fn invoke(&self, f: &str, value: Value) {
-        self.target.recorder.invoke(self.process, f, value);
+        self.voice.invoke(f, value);
     }
 
     /// It was done.
     pub fn ok(&self, f: &str, value: Value) {
-        self.target.recorder.ok(self.process, f, value);
+        self.voice.ok(f, value);
     }
 
     /// It was not, or nobody knows. The client goes to the next member, and to a new name if its last call may still be carried
     /// out.
     pub fn failed(&mut self, f: &str, value: Value, failure: Failure) {
-        match failure {
-            Failure::NotDone(text) => self.target.recorder.fail(self.process, f, value, text),
-            Failure::Unknown(text) => {
-                self.target.recorder.info(self.process, f, value, Some(text));
-                self.process += 1;
-            }
-        }
+        self.voice.failed(f, value, failure);
         self.move_on();
     }
 
     /// It was refused by a comparison: certain, and no reason to leave this member.
     pub fn refused(&self, f: &str, value: Value) {
-        self.target.recorder.fail(self.process, f, value, "the comparison did not hold");
+        self.voice.fail(f, value, "the comparison did not hold");
     }
 }

@@ -55,8 +55,13 @@ fn append_lists() {
 }
 
 #[test]
-fn sets_banks_locks_leases_revisions_hashes_pods() {
+fn sets_banks_locks_leases_revisions_hashes() {
     run(include_str!("../../testdata/others.txt"));
+}
+
+#[test]
+fn pods() {
+    run(include_str!("../../testdata/pods.txt"));
 }
 
 #[test]

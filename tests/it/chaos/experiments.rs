@@ -187,6 +187,20 @@ fn what_is_no_experiment_is_refused_with_its_reason() {
             "is nobody",
         ),
         ("name: x\nworkload: [{kind: register}]\nduration: 2s", "workload"),
+        ("name: x\nworkloads: [{kind: pods}]\nduration: 2s", "nodes: 3"),
+        ("name: x\ncluster: {nodes: 1}\nworkloads: [{kind: register}]\nduration: 2s", "leave `nodes` out"),
+        (
+            "name: x\nworkloads: [{kind: register}]\nfaults: [{at: 1s, fault: power-off}]\nduration: 2s",
+            "power-off of One needs nodes",
+        ),
+        (
+            "name: x\ncluster: {nodes: 1}\nworkloads: [{kind: pods}]\nfaults: [{at: 1s, fault: ring}]\nduration: 2s",
+            "ring befalls members of a store alone",
+        ),
+        (
+            "name: x\ncluster: {members: 2, nodes: 1}\nworkloads: [{kind: pods}]\nduration: 2s",
+            "2 masters survive no more than 1 do",
+        ),
     ] {
         let ended = experiment(directory.path(), yaml, &[]);
         assert_eq!(ended.code, Some(1), "{yaml}");

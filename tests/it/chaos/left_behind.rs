@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use chaos_tests::cluster::faulty_disk::FaultyDisk;
 
+use crate::cluster;
 use crate::support::{barque, eventually, text};
 
 /// Processes whose command line names the directory.
@@ -22,15 +23,10 @@ fn mounts(directory: &Path) -> usize {
     table.lines().filter(|line| line.contains(text(directory))).count()
 }
 
-#[test]
-fn a_killed_experiment_leaves_nothing() {
+/// Kills an experiment once so many processes bear its directory's name, and waits until nothing of it is left.
+fn kill_and_look(yaml: &str, processes_least: usize, mounts_least: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let disks = if FaultyDisk::missing().is_none() { "faulty" } else { "machine" };
     let file = directory.path().join("experiment.yaml");
-    let yaml = format!(
-        "name: killed\ncluster: {{disks: {disks}}}\nworkloads: [{{kind: register}}]\n\
-         faults: [{{at: 100ms, fault: pause, of: follower, for: 60s}}]\nduration: 2m\n"
-    );
     std::fs::write(&file, yaml).unwrap();
     let place = tempfile::tempdir().unwrap();
     let output = directory.path().join("reports");
@@ -43,15 +39,37 @@ fn a_killed_experiment_leaves_nothing() {
         .unwrap();
     let history = output.join("killed-1/faults.jsonl");
     eventually(|| history.exists().then_some(()));
-    // Three members, the keeper, and the experiment itself.
-    eventually(|| (processes(place.path()).len() >= 5).then_some(()));
-    if disks == "faulty" {
-        assert_eq!(mounts(place.path()), 3);
-    }
+    eventually(|| (processes(place.path()).len() >= processes_least).then_some(()));
+    assert!(mounts(place.path()) >= mounts_least);
     experiment.kill().unwrap();
     experiment.wait().unwrap();
     eventually(|| (processes(place.path()).is_empty() && mounts(place.path()) == 0).then_some(()));
     eventually(|| (std::fs::read_dir(place.path()).unwrap().count() == 0).then_some(()));
+}
+
+#[test]
+fn a_killed_experiment_leaves_nothing() {
+    let (disks, mounts) = if FaultyDisk::missing().is_none() { ("faulty", 3) } else { ("machine", 0) };
+    let yaml = format!(
+        "name: killed\ncluster: {{disks: {disks}}}\nworkloads: [{{kind: register}}]\n\
+         faults: [{{at: 100ms, fault: pause, of: follower, for: 60s}}]\nduration: 2m\n"
+    );
+    // Three members, the keeper, and the experiment itself.
+    kill_and_look(&yaml, 5, mounts);
+}
+
+#[test]
+fn a_killed_experiment_takes_its_cluster_with_it() {
+    if cluster::skipped("a_killed_experiment_takes_its_cluster_with_it") {
+        return;
+    }
+    let _turn = cluster::turn();
+    let before = runtime::net::netns::list().unwrap();
+    let yaml = "name: killed\ncluster: {members: 1, nodes: 1}\nworkloads: [{kind: pods}]\n\
+                faults: [{at: 100ms, fault: isolate, of: node, for: 60s}]\nduration: 2m\n";
+    // A master, a node, the endpoint, the keeper, and the experiment itself.
+    kill_and_look(yaml, 5, 0);
+    eventually(|| (runtime::net::netns::list().unwrap() == before).then_some(()));
 }
 
 #[test]

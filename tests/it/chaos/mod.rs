@@ -3,6 +3,7 @@
 mod experiments;
 mod left_behind;
 mod mutants;
+mod pods;
 
 use std::path::{Path, PathBuf};
 

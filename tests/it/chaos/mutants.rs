@@ -3,6 +3,7 @@
 //! They are compiled into the tests' own program only (`raft_store::mutants`).
 
 use super::{experiment, lacks_disks};
+use crate::cluster;
 
 /// Runs that a mutant may survive.
 const RUNS: u64 = 8;
@@ -81,4 +82,42 @@ duration: 3s
 recover_within: 3s
 ";
     caught("end-leases-early", yaml, &["lease-never-early"]);
+}
+
+#[test]
+fn a_dead_nodes_pods_that_begin_again_too_early_are_caught() {
+    if cluster::skipped("a_dead_nodes_pods_that_begin_again_too_early_are_caught") {
+        return;
+    }
+    let yaml = "
+name: mutant
+cluster: {members: 1, nodes: 2}
+workloads: [{kind: stateful-set, clients: 2, rate: 1}]
+faults: [{at: 2s, fault: isolate, of: node, for: 6s}]
+duration: 8s
+converge_within: 20s
+";
+    let _turn = cluster::turn();
+    caught("forget-dead-nodes", yaml, &["one-instance"]);
+}
+
+#[test]
+fn nodes_that_are_given_more_than_they_hold_are_caught() {
+    if cluster::skipped("nodes_that_are_given_more_than_they_hold_are_caught") {
+        return;
+    }
+    // Each client has four pods of 150 millicores at a time: more than this machine has.
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let yaml = format!(
+        "
+name: mutant
+cluster: {{members: 1, nodes: 1}}
+workloads: [{{kind: pods, clients: {}, rate: 4}}]
+duration: 4s
+converge_within: 5s
+",
+        processors * 2 + 2
+    );
+    let _turn = cluster::turn();
+    caught("forget-requests", &yaml, &["capacity"]);
 }

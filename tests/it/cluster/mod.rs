@@ -4,6 +4,7 @@
 
 mod attach;
 mod balancers;
+mod bandwidth;
 pub(crate) mod books;
 mod by_hand;
 mod clients;
@@ -45,6 +46,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One cluster at a time: they share this machine's processors.
 static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The turn of a test that makes its cluster by other means.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.blocking_lock()
+}
 
 static PANICS: Once = Once::new();
 
@@ -150,6 +156,7 @@ impl Lab {
             master_nodes: false,
             virtual_address: false,
             load_balancer_addresses: 0,
+            master_flags: Vec::new(),
         };
         change(&mut options);
         let cluster = Cluster::up(options.clone()).unwrap();

@@ -112,6 +112,31 @@ impl Session {
         std::fs::read_dir(dir).map_or(0, |entries| entries.flatten().count())
     }
 
+    /// Every condition of nodes, pods and Deployments has its type, one of three words, and the times that its kind keeps.
+    fn conditions_are_lists_of_words(&self) {
+        for (kind, beside) in
+            [("nodes", Some("lastHeartbeatTime")), ("pods", Some("lastProbeTime")), ("deployments", None)]
+        {
+            let list: serde_json::Value =
+                serde_json::from_str(&self.run(&format!("get {kind} -o json"))).unwrap();
+            let objects = list["items"].as_array().unwrap();
+            assert!(!objects.is_empty(), "there are {kind}");
+            for object in objects {
+                let conditions = object["status"]["conditions"].as_array().expect("a list");
+                assert!(!conditions.is_empty(), "{object:#}");
+                for condition in conditions {
+                    let word = condition["status"].as_str().unwrap_or_default();
+                    assert!(["True", "False", "Unknown"].contains(&word), "{kind}: {condition}");
+                    assert!(condition["type"].is_string() && condition["lastTransitionTime"].is_string());
+                    assert!(
+                        beside.is_none_or(|beside| condition.get(beside).is_some()),
+                        "{kind}: {condition}"
+                    );
+                }
+            }
+        }
+    }
+
     fn node_status(&self, node: &str) -> String {
         let row = self.run(&format!("get node {node} --no-headers"));
         row.split_whitespace().nth(1).unwrap_or_default().to_owned()
@@ -190,6 +215,15 @@ async fn a_dead_nodes_pods_move_and_none_is_there_twice_when_it_is_back() {
     session.run("scale deployment hello --replicas=4");
     session.until("a pod waits", |s| (!s.pods("later").is_empty()).then_some(())).await;
     assert!(session.pods("later").iter().all(|row| row.status == "Pending"), "{:?}", session.pods("later"));
+    // As it is shown right after it was made, before any pod is ready.
+    session
+        .until("its counters tell of the pod", |session| {
+            let row = session.run("get deployment later --no-headers");
+            let words: Vec<&str> = row.split_whitespace().collect();
+            (words[..4] == ["later", "0/1", "1", "0"]).then_some(())
+        })
+        .await;
+    session.conditions_are_lists_of_words();
     session.lab.cluster.complete().unwrap();
     session.run("rollout status deployment later --timeout=60s");
     let all = session.ready(4, "nowhere").await;
