@@ -220,6 +220,14 @@ fn is_waiting(pod: &Pod) -> bool {
     node.is_none_or(str::is_empty)
 }
 
+/// A mistake that tests switch on.
+fn without_requests(mut pod: Pod) -> Pod {
+    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        container.resources = None;
+    }
+    pod
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -236,12 +244,4 @@ mod tests {
         assert_eq!((budget.allowed, budget.disrupted.contains("p1")), (2, true));
         assert_eq!(budget.selector.to_string(), "app=web");
     }
-}
-
-/// A mistake that tests switch on.
-fn without_requests(mut pod: Pod) -> Pod {
-    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
-        container.resources = None;
-    }
-    pod
 }

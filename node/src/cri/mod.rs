@@ -71,7 +71,7 @@ pub async fn run(config: CriConfig, shutdown: CancellationToken) -> Result<(), E
     let incoming = UnixListenerStream::new(listen(&config.socket)?);
     tracing::info!(socket = %config.socket.display(), streaming = %address, "serving the container runtime interface");
     let service = service::Service { core: Arc::clone(&core), streams };
-    let images = images::Images(core);
+    let images = images::Images(Arc::clone(&core));
     let served = tonic::transport::Server::builder()
         .add_service(RuntimeServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(ImageServiceServer::new(images).max_decoding_message_size(REQUEST_BYTES_MAX))
@@ -84,6 +84,7 @@ pub async fn run(config: CriConfig, shutdown: CancellationToken) -> Result<(), E
         () = shutdown.cancelled() => {}
     }
     drop(fs::remove_file(&config.socket));
+    core.close().await;
     tracing::info!("the CRI server stopped; containers go on");
     Ok(())
 }

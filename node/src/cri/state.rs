@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use proto::cri::ContainerEventType;
 use runtime::{Runtime, RuntimeConfig};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::CriConfig;
@@ -48,6 +50,9 @@ pub(super) struct Core {
     pub(super) sandbox_records: Records<SandboxRecord>,
     pub(super) container_records: Records<ContainerRecord>,
     pub(super) events: broadcast::Sender<Happened>,
+    /// Who waits for ends of containers that nobody asks about, until the server's own.
+    watchers: TaskTracker,
+    over: CancellationToken,
 }
 
 /// What a container does, of its record and the runtime together.
@@ -97,6 +102,8 @@ impl Core {
             network,
             sandbox_records,
             container_records,
+            watchers: TaskTracker::new(),
+            over: CancellationToken::new(),
         };
         if let Err(error) = core.remove_leftovers() {
             tracing::warn!(%error, "not everything that a crash left could be removed; the next start tries again");
@@ -211,7 +218,8 @@ impl Core {
         tokio::task::spawn_blocking(move || work(&core)).await.expect("calls do not panic")
     }
 
-    /// Waits until a container has ended, which is then written down. False: not until the deadline.
+    /// Waits until a container has ended, which is then written down. False: not until the deadline, or, without one, not while
+    /// this server serves.
     pub(super) async fn wait(self: &Arc<Self>, id: &str, deadline: Option<Instant>) -> Result<bool, Status> {
         loop {
             let asked = id.to_owned();
@@ -227,14 +235,19 @@ impl Core {
                     Err(_) => tokio::time::sleep(WATCH_RETRY).await,
                 }
             };
-            match deadline {
-                None => ended.await,
-                Some(at) => {
-                    if tokio::time::timeout_at(at.into(), ended).await.is_err() {
-                        let asked = id.to_owned();
-                        return self.blocking(move |core| core.settle(&asked)).await;
-                    }
+            let until = async {
+                match deadline {
+                    None => std::future::pending().await,
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
                 }
+            };
+            tokio::select! {
+                () = ended => {}
+                () = until => {
+                    let asked = id.to_owned();
+                    return self.blocking(move |core| core.settle(&asked)).await;
+                }
+                () = self.over.cancelled(), if deadline.is_none() => return Ok(false),
             }
         }
     }
@@ -242,11 +255,18 @@ impl Core {
     /// Sees to it that a container's end is noticed.
     pub(super) fn watch(self: &Arc<Self>, id: String) {
         let core = Arc::clone(self);
-        tokio::spawn(async move {
+        self.watchers.spawn(async move {
             if let Err(error) = core.wait(&id, None).await {
                 tracing::warn!(container = %id, %error, "a container's end will only be seen when it is asked for");
             }
         });
+    }
+
+    /// Ends what goes on by itself, and waits for that: whoever serves next is alone with the records.
+    pub(super) async fn close(&self) {
+        self.over.cancel();
+        self.watchers.close();
+        self.watchers.wait().await;
     }
 }
 
