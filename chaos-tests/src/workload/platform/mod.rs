@@ -1,8 +1,8 @@
 //! Workloads of whole clusters: pods, and what keeps pods.
 //!
 //! Clients ask any master over the Kubernetes API, go to the next when one fails, and never send a request twice. Beside them two
-//! observers look on for as long as a run lasts: one follows every pod through the API, version by version ([`observer`]),
-//! one asks the kernel which of them really run ([`instances`]). At the end each client waits until what it asked for
+//! observers look on for as long as a run lasts: one follows every pod through the API, version by version (`observer`),
+//! one asks the kernel which of them really run (`instances`). At the end each client waits until what it asked for
 //! is there, then removes it and waits until it is gone; both are operations of the history.
 
 mod deployment;
