@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde_json::Value;
-
-use super::Verdict;
-use crate::history::{End, Operation};
+use super::{Verdict, pods};
+use crate::history::Operation;
 
 /// The property's name.
 pub const PROPERTY: &str = "all-or-none";
@@ -24,17 +22,10 @@ pub fn check(operations: &[Operation]) -> Verdict {
     // By group, and by revision: the pods that were bound in it.
     let mut bound: HashMap<&str, BTreeMap<u64, Vec<&Operation>>> = HashMap::new();
     let mut seen: HashSet<&str> = HashSet::new();
-    let mut told: Vec<(u64, &Value, &Operation)> = Vec::new();
-    for operation in operations.iter().filter(|operation| operation.f == "pods" && operation.end == End::Ok) {
-        for pod in operation.told.as_array().into_iter().flatten() {
-            told.extend(pod["revision"].as_u64().map(|revision| (revision, pod, operation)));
-        }
-    }
-    told.sort_by_key(|(revision, ..)| *revision);
-    for (revision, pod, operation) in told {
-        let word = |name: &str| pod[name].as_str().unwrap_or_default();
-        if needs.contains_key(word("group")) && !word("node").is_empty() && seen.insert(word("uid")) {
-            bound.entry(word("group")).or_default().entry(revision).or_default().push(operation);
+    for pod in pods::observations(operations) {
+        let group = pod.word("group");
+        if needs.contains_key(group) && !pod.word("node").is_empty() && seen.insert(pod.word("uid")) {
+            bound.entry(group).or_default().entry(pod.revision).or_default().push(pod.told);
         }
     }
     for (group, revisions) in &bound {

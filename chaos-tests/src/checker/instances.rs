@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::Verdict;
+use super::{Verdict, pods};
 use crate::history::{End, Operation};
 
 /// The name of the property of identities.
@@ -63,11 +63,10 @@ fn one_instance(looks: &[&Operation]) -> Verdict {
 }
 
 fn where_bound(looks: &[&Operation], operations: &[Operation]) -> Verdict {
-    let told = operations.iter().filter(|operation| operation.f == "pods" && operation.end == End::Ok);
-    let bound: HashMap<&str, &str> = told
-        .flat_map(|operation| operation.told.as_array().into_iter().flatten())
-        .map(|pod| (word(pod, "uid"), word(pod, "node")))
-        .filter(|(uid, node)| !uid.is_empty() && !node.is_empty())
+    let bound: HashMap<&str, &str> = pods::observations(operations)
+        .iter()
+        .map(|pod| (pod.word("uid"), pod.word("node")))
+        .filter(|(_, node)| !node.is_empty())
         .collect();
     let mut checked = 0;
     for look in looks {

@@ -27,28 +27,35 @@ pub const NEVER_TOO_MANY: &str = "never-too-many";
 /// The name of the property of the end of a run.
 pub const SETTLES: &str = "settles";
 
-struct Observation<'a> {
-    revision: u64,
-    value: &'a Value,
-    told: &'a Operation,
+/// One version of a pod, as somebody was told of it.
+pub(super) struct Observation<'a> {
+    pub(super) revision: u64,
+    pub(super) value: &'a Value,
+    pub(super) told: &'a Operation,
+}
+
+/// Everything that was told of pods and nodes.
+fn told(operations: &[Operation]) -> impl Iterator<Item = (&Value, &Operation)> {
+    let tellings = operations.iter().filter(|operation| operation.f == "pods" && operation.end == End::Ok);
+    tellings.flat_map(|told| told.told.as_array().into_iter().flatten().map(move |value| (value, told)))
+}
+
+/// Every version of every pod that was told of, in the order of revisions.
+pub(super) fn observations(operations: &[Operation]) -> Vec<Observation<'_>> {
+    let of_pods = told(operations).filter(|(value, _)| value["capacity"].is_null());
+    let seen = of_pods
+        .filter_map(|(value, told)| Some(Observation { revision: value["revision"].as_u64()?, value, told }));
+    let mut seen: Vec<Observation<'_>> = seen.collect();
+    seen.sort_by_key(|observation| observation.revision);
+    seen
 }
 
 /// Judges all observations.
 pub fn check(operations: &[Operation]) -> Vec<Verdict> {
-    let mut seen: Vec<Observation<'_>> = Vec::new();
-    let mut capacity: HashMap<&str, i64> = HashMap::new();
-    for told in operations.iter().filter(|operation| operation.f == "pods" && operation.end == End::Ok) {
-        for value in told.told.as_array().into_iter().flatten() {
-            match (value["capacity"].as_i64(), value["node"].as_str(), value["revision"].as_u64()) {
-                (Some(most), Some(node), _) => {
-                    capacity.insert(node, most);
-                }
-                (None, _, Some(revision)) => seen.push(Observation { revision, value, told }),
-                _ => {}
-            }
-        }
-    }
-    seen.sort_by_key(|observation| observation.revision);
+    let seen = observations(operations);
+    let capacity: HashMap<&str, i64> = told(operations)
+        .filter_map(|(value, _)| Some((value["node"].as_str()?, value["capacity"].as_i64()?)))
+        .collect();
     let mut verdicts = vec![one_binding(&seen), within_capacity(&seen, &capacity), gone_is_gone(&seen)];
     let has = |f: &str| operations.iter().any(|operation| operation.f == f);
     if has("create-pod") {
@@ -64,7 +71,7 @@ pub fn check(operations: &[Operation]) -> Vec<Verdict> {
 }
 
 impl<'a> Observation<'a> {
-    fn word(&self, name: &str) -> &'a str {
+    pub(super) fn word(&self, name: &str) -> &'a str {
         self.value[name].as_str().unwrap_or_default()
     }
 

@@ -67,7 +67,7 @@ pub struct Machines {
     masters: usize,
     cluster: Cluster,
     // Last: it waits until everything is gone.
-    keeper: Keeper,
+    _keeper: Keeper,
 }
 
 impl Machines {
@@ -102,7 +102,7 @@ impl Machines {
             serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
         let masters = machines.iter().filter(|machine| machine.role == "master").count();
         let pids = vec![None; machines.len()];
-        let mut all = Self { machines, pids, masters, cluster, keeper };
+        let mut all = Self { machines, pids, masters, cluster, _keeper: keeper };
         for number in 0..all.size() {
             all.pids[number] = Some(all.cluster.pid(all.name(number))?);
         }
@@ -364,11 +364,6 @@ impl Machines {
         let text = self.cluster.log(self.name(number));
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| format!("\n  {line}")).collect()
-    }
-
-    /// Where the experiment's files lie.
-    pub fn directory(&self) -> &Path {
-        self.keeper.directory()
     }
 }
 

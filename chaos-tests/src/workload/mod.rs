@@ -10,6 +10,7 @@ pub mod creates;
 pub mod hash;
 pub mod lease;
 pub mod lock;
+mod pace;
 pub mod platform;
 pub mod put_get;
 pub mod register;

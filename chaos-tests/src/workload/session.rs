@@ -9,14 +9,14 @@ use proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use proto::etcd::etcdserverpb::watch_client::WatchClient;
 use proto::etcd::v3electionpb::election_client::ElectionClient;
 use proto::etcd::v3lockpb::lock_client::LockClient;
+use rand::Rng as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
-use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::Target;
+use super::pace::{Pace, random_of};
 use super::voice::Voice;
 
 /// Largest answer that is taken.
@@ -57,8 +57,7 @@ pub struct Session {
     voice: Voice,
     at: usize,
     channel: Channel,
-    pause: Duration,
-    next: Instant,
+    pace: Pace,
     /// What this client chooses by.
     pub random: StdRng,
 }
@@ -69,24 +68,18 @@ impl Session {
         let at = index % target.endpoints.len();
         Self {
             channel: (target.channel)(target.endpoints[at]),
-            random: StdRng::seed_from_u64(target.seed ^ (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            random: random_of(target.seed, index),
             voice: Voice::new(target.recorder.clone(), process),
             target: target.clone(),
             index,
             at,
-            pause,
-            next: Instant::now(),
+            pace: Pace::new(target.stop.clone(), pause),
         }
     }
 
     /// Waits for this client's next turn; false when it is time to end.
     pub async fn turn(&mut self) -> bool {
-        self.next = (self.next + self.pause).max(Instant::now());
-        tokio::select! {
-            biased;
-            () = self.target.stop.cancelled() => false,
-            () = tokio::time::sleep_until(self.next) => true,
-        }
+        self.pace.turn().await
     }
 
     /// Whether it is time to end.

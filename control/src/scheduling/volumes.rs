@@ -83,7 +83,10 @@ impl Storage {
         let class = self.classes.get("", &claim.class);
         let class = class.filter(|class| class.value()["volumeBindingMode"] == "WaitForFirstConsumer");
         let class = class.ok_or("pod has unbound immediate PersistentVolumeClaims")?;
-        let is_made_anywhere = class.value()["provisioner"] == local_volume::DRIVER;
+        if class.value()["provisioner"] == local_volume::DRIVER {
+            // Where nothing fits, a volume is made.
+            return Ok(());
+        }
         let free: Vec<Volume> = self
             .volumes
             .list()
@@ -91,9 +94,6 @@ impl Storage {
             .filter_map(|object| Volume::read(object.decode().ok()?, object.value()))
             .filter(|volume| volume.claim.is_none() && !volume.is_deleting && fits(volume, &claim))
             .collect();
-        if is_made_anywhere {
-            return Ok(());
-        }
         if free.is_empty() {
             return Err("node(s) didn't find available persistent volumes to bind".to_owned());
         }

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use http::Method;
+use rand::Rng as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{LABEL, Target};
 use crate::client::Client;
 use crate::workload::Failure;
+use crate::workload::pace::{Pace, random_of};
 use crate::workload::voice::Voice;
 
 /// All that is made is made here.
@@ -25,8 +26,7 @@ pub(super) struct Session {
     voice: Voice,
     at: usize,
     client: Client,
-    pause: Duration,
-    next: Instant,
+    pace: Pace,
     random: StdRng,
 }
 
@@ -35,13 +35,12 @@ impl Session {
         let at = index % target.servers.len();
         Ok(Self {
             client: target.client()?.at(target.servers[at]),
-            random: StdRng::seed_from_u64(target.seed ^ (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+            random: random_of(target.seed, index),
             voice: Voice::new(target.recorder.clone(), process),
             target: target.clone(),
             index,
             at,
-            pause,
-            next: Instant::now(),
+            pace: Pace::new(target.stop.clone(), pause),
         })
     }
 
@@ -56,12 +55,7 @@ impl Session {
 
     /// Waits for this client's next turn; false when it is time to end.
     pub(super) async fn turn(&mut self) -> bool {
-        self.next = (self.next + self.pause).max(Instant::now());
-        tokio::select! {
-            biased;
-            () = self.target.stop.cancelled() => false,
-            () = tokio::time::sleep_until(self.next) => true,
-        }
+        self.pace.turn().await
     }
 
     /// A number between nothing and `until`.
