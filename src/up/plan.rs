@@ -410,8 +410,8 @@ mod tests {
     fn args(name: &str, masters: u8, nodes: u8) -> UpArgs {
         // Between bars, because a name may hold anything here.
         let line =
-            format!("barque|up|--name|{name}|--data-dir|/tmp/data|--masters|{masters}|--nodes|{nodes}");
-        match Cli::parse_from(line.split('|')).command {
+            format!("barque|up|--name={name}|--data-dir|/tmp/data|--masters|{masters}|--nodes|{nodes}");
+        match Cli::try_parse_from(line.split('|')).unwrap().command {
             Command::Up(args) => args,
             other => panic!("{other:?}"),
         }
