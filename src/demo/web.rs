@@ -1,7 +1,7 @@
 //! `barque demo web`: a web server of the files in a directory, and the commands that end it.
 //!
 //! `-s quit` lets answers under way come to their end, `-s stop` does not; both find the server by its pid file. TERM
-//! and INT are as `stop`, QUIT is as `quit`.
+//! and INT are as `stop`, QUIT is as `quit`; after a QUIT, TERM changes nothing.
 
 use std::fs;
 use std::net::IpAddr;
@@ -100,8 +100,8 @@ async fn serve(args: &WebArgs) -> anyhow::Result<()> {
     print_line(format_args!("serving {} on port {}", args.root.display(), args.port));
     let (answers, stop) = (TaskTracker::new(), CancellationToken::new());
     tokio::select! {
-        () = answer_all(&listener, &args.root, (&answers, &stop)) => {}
-        name = signals.next() => print_line(format_args!("SIG{name}: ending at once")),
+        biased;
+        // First: `-s quit` in a pre-stop hook is followed by TERM at once, and on a busy machine both are found together.
         _ = quit.recv() => {
             print_line(format_args!("SIGQUIT: ending after {} connections", answers.len()));
             drop(listener);
@@ -117,6 +117,8 @@ async fn serve(args: &WebArgs) -> anyhow::Result<()> {
             let _long = tokio::time::timeout(DRAIN_TIME_MAX, sent).await;
             print_line(format_args!("every answer is sent"));
         }
+        name = signals.next() => print_line(format_args!("SIG{name}: ending at once")),
+        () = answer_all(&listener, &args.root, (&answers, &stop)) => {}
     }
     Ok(())
 }

@@ -4,6 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::{Running, barque, eventually, free_address, run, text};
 
 fn ask(port: u16, method: &str, path: &str) -> Option<String> {
@@ -63,6 +66,22 @@ fn the_web_server_serves_files_of_its_directory_and_is_told_to_end() {
     let refused = run(&["demo", "web", "--pid-file", text(&pid), "-s", "stop"]);
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("is no process id"), "{}", refused.stderr);
+}
+
+/// A pre-stop hook that says `-s quit` is followed by TERM before a busy machine lets the server see either.
+#[test]
+fn the_web_server_ends_gracefully_when_the_end_is_told_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let pid = directory.path().join("pid");
+    for _ in 0..10 {
+        let mut server = Running::start(&mut serve(directory.path(), &pid, free_address().port()));
+        assert!(server.line().starts_with("serving "));
+        for signal in [Signal::SIGSTOP, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGCONT] {
+            kill(Pid::from_raw(server.child.id().cast_signed()), signal).unwrap();
+        }
+        assert!(server.line().starts_with("SIGQUIT: "));
+        assert_eq!(eventually(|| server.child.try_wait().unwrap()).code(), Some(0));
+    }
 }
 
 fn serve(root: &Path, pid: &Path, port: u16) -> std::process::Command {
