@@ -10,6 +10,7 @@
 //! bounded; more wait. When the agent ends, requests under way have [`DRAIN_MAX`].
 
 mod certificates;
+mod http2;
 mod proxy;
 mod table;
 

@@ -1,9 +1,9 @@
 //! One request: to whom it goes, and how it gets there.
 //!
-//! Requests go on as HTTP/1.1 with their host and path as they came; members that are for one connection only (RFC 9110
-//! section 7.6.1) stay behind, `X-Forwarded-*` say who asked for what, replacing whatever the caller claimed. Where a
-//! connection cannot be had the next endpoint is asked, before anything of the request is lost. Upgrades (WebSocket) become
-//! plain streams in both directions.
+//! Requests go on as HTTP/1.1, or as HTTP/2 where the Service says so, with their host and path as they came; members
+//! that are for one connection only (RFC 9110 section 7.6.1) stay behind, `X-Forwarded-*` say who asked for what,
+//! replacing whatever the caller claimed. Where a connection cannot be had the next endpoint is asked, before anything
+//! of the request is lost. Upgrades (WebSocket) become plain streams in both directions.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, LOCATION, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
@@ -23,10 +23,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use streams::hops;
 use tokio::sync::watch;
 
+use super::http2::{Connections, Failure};
 use super::table::{Backend, Table};
 
 /// How long an endpoint may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take from the request to the head of its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many endpoints are asked for a connection.
@@ -34,6 +35,7 @@ const ATTEMPTS_MAX: usize = 3;
 /// Idle connections kept to one endpoint.
 const IDLE_MAX: usize = 32;
 
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -54,6 +56,7 @@ pub(super) struct Caller {
 pub(super) struct Proxy {
     table: watch::Receiver<Arc<Table>>,
     client: Client<HttpConnector, Lent>,
+    http2: Connections,
 }
 
 impl Proxy {
@@ -65,7 +68,7 @@ impl Proxy {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_MAX)
             .build(connector);
-        Self { table, client }
+        Self { table, client, http2: Connections::default() }
     }
 
     /// Answers a request, somehow.
@@ -103,10 +106,12 @@ impl Proxy {
                 return said(StatusCode::SERVICE_UNAVAILABLE, &format!("{}: {absence}", backend.name));
             }
         };
-        let upgrade = hops::upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+        let may_upgrade = request.version() == Version::HTTP_11 && !backend.is_http2;
+        let upgrade = hops::upgrade(request.headers()).filter(|_| may_upgrade);
         let upgrade = upgrade.cloned();
         let switching = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        let takes_trailers = parts.headers.get(TE).is_some_and(|value| value == TRAILERS);
         hops::strip(&mut parts.headers);
         // Answered here already.
         parts.headers.remove(EXPECT);
@@ -118,9 +123,23 @@ impl Proxy {
             let mut onward = Request::new(body.clone());
             *onward.method_mut() = parts.method.clone();
             *onward.headers_mut() = parts.headers.clone();
-            let Some(uri) = uri(endpoint, &path) else { continue };
+            // In HTTP/2 the host stands in the target.
+            let named = onward.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+            let target = named.filter(|_| backend.is_http2).unwrap_or_else(|| endpoint.to_string());
+            let Some(uri) = uri(&target, &path) else { continue };
             *onward.uri_mut() = uri;
-            match tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(onward)).await {
+            let answered =
+                async {
+                    if backend.is_http2 {
+                        as_http2(&mut onward, takes_trailers);
+                        return self.http2.send(endpoint, onward).await.map_err(|failure| {
+                            (matches!(failure, Failure::NoConnection), failure.to_string())
+                        });
+                    }
+                    let asked = self.client.request(onward).await;
+                    asked.map_err(|error| (error.is_connect(), with_cause(&error)))
+                };
+            match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
                 Err(_) => {
                     let words =
                         format!("{}: {endpoint} did not answer within {ANSWER_TIMEOUT:?}", backend.name);
@@ -140,13 +159,11 @@ impl Proxy {
                     }
                     return response.map(Either::Left);
                 }
-                Ok(Err(error)) => {
-                    tracing::debug!(backend = backend.name, %endpoint, ?error, "an endpoint did not answer");
-                    last = format!(
-                        "{endpoint} {}",
-                        if error.is_connect() { "cannot be connected to" } else { "broke off" }
-                    );
-                    if !error.is_connect() {
+                Ok(Err((is_untouched, error))) => {
+                    tracing::debug!(backend = backend.name, %endpoint, error, "an endpoint did not answer");
+                    let what = if is_untouched { "cannot be connected to" } else { "broke off" };
+                    last = format!("{endpoint} {what}");
+                    if !is_untouched {
                         break;
                     }
                 }
@@ -162,12 +179,28 @@ fn authority(request: &Request<Incoming>) -> Option<Authority> {
     request.uri().authority().cloned().or_else(header)
 }
 
-fn uri(endpoint: SocketAddr, path: &PathAndQuery) -> Option<Uri> {
+fn uri(authority: &str, path: &PathAndQuery) -> Option<Uri> {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = endpoint.to_string().parse().ok();
+    parts.authority = authority.parse().ok();
     parts.path_and_query = Some(path.clone());
     Uri::from_parts(parts).ok()
+}
+
+/// Whoever wants trailers has to say so on this connection, too.
+fn as_http2(request: &mut Request<Lent>, takes_trailers: bool) {
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(HOST);
+    if takes_trailers {
+        request.headers_mut().insert(TE, TRAILERS);
+    }
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_cause(source)),
+        None => error.to_string(),
+    }
 }
 
 /// Says who asked for what.

@@ -16,6 +16,7 @@ use k8s_openapi::api::networking::v1::{
 };
 
 use super::certificates::Certificates;
+use super::http2;
 use crate::network::cluster::Known;
 
 /// What is known of a Service, by namespace and name.
@@ -49,6 +50,8 @@ pub(super) struct Backend {
     pub(super) name: String,
     /// Where there is nobody: why.
     pub(super) endpoints: Result<Vec<SocketAddr>, Absence>,
+    /// They are spoken to in HTTP/2.
+    pub(super) is_http2: bool,
     turn: AtomicUsize,
 }
 
@@ -68,8 +71,22 @@ pub(super) enum Absence {
 }
 
 impl Backend {
-    fn new(name: String, endpoints: Result<Vec<SocketAddr>, Absence>) -> Self {
-        Self { name, endpoints, turn: AtomicUsize::new(0) }
+    fn absent(name: &str, absence: Absence) -> Self {
+        let (name, turn) = (name.to_owned(), AtomicUsize::new(0));
+        Self { name, endpoints: Err(absence), is_http2: false, turn }
+    }
+
+    /// Who stands behind a port of a Service.
+    fn of(name: String, known: Option<Known>, wanted: &IngressServiceBackend) -> Self {
+        let port = known.as_ref().ok_or(Absence::NoService).and_then(|known| port(known, wanted));
+        let (endpoints, is_http2) = match (&known, port) {
+            (Some(known), Ok(port)) => {
+                (endpoints(known, port), port.app_protocol.as_deref() == Some(http2::APP_PROTOCOL))
+            }
+            (_, Err(absence)) => (Err(absence), false),
+            (None, _) => (Err(Absence::NoService), false),
+        };
+        Self { name, endpoints, is_http2, turn: AtomicUsize::new(0) }
     }
 
     /// At most so many endpoints, each request beginning with the next.
@@ -175,7 +192,7 @@ impl Backends<'_> {
 
     fn get(&mut self, namespace: &str, backend: &IngressBackend) -> Arc<Backend> {
         let Some(service) = &backend.service else {
-            return Arc::new(Backend::new("a resource".to_owned(), Err(Absence::Resource)));
+            return Arc::new(Backend::absent("a resource", Absence::Resource));
         };
         let port = service.port.as_ref();
         let port_text = match port {
@@ -185,14 +202,13 @@ impl Backends<'_> {
         };
         let name = format!("{namespace}/{}:{port_text}", service.name);
         let known = self.known.entry(name.clone());
-        let endpoints = || endpoints((self.lookup)(namespace, &service.name), service);
-        Arc::clone(known.or_insert_with(|| Arc::new(Backend::new(name, endpoints()))))
+        let found = || Backend::of(name, (self.lookup)(namespace, &service.name), service);
+        Arc::clone(known.or_insert_with(|| Arc::new(found())))
     }
 }
 
-/// The ready endpoints of a Service's port.
-fn endpoints(known: Option<Known>, wanted: &IngressServiceBackend) -> Result<Vec<SocketAddr>, Absence> {
-    let known = known.ok_or(Absence::NoService)?;
+/// The port that is meant.
+fn port<'a>(known: &'a Known, wanted: &IngressServiceBackend) -> Result<&'a ServicePort, Absence> {
     let spec = known.service.as_ref().and_then(|service| service.spec.as_ref()).ok_or(Absence::NoService)?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return Err(Absence::External);
@@ -202,7 +218,11 @@ fn endpoints(known: Option<Known>, wanted: &IngressServiceBackend) -> Result<Vec
         Some(ServiceBackendPort { number: Some(number), .. }) => port.port == *number,
         _ => false,
     };
-    let port = spec.ports.iter().flatten().find(is_wanted).ok_or(Absence::NoPort)?;
+    spec.ports.iter().flatten().find(is_wanted).ok_or(Absence::NoPort)
+}
+
+/// The ready endpoints of a Service's port.
+fn endpoints(known: &Known, port: &ServicePort) -> Result<Vec<SocketAddr>, Absence> {
     let port_name = port.name.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     for slice in known.slices.values() {

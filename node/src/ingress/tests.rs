@@ -1,5 +1,9 @@
 //! Real sockets on both sides of the proxy.
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -7,9 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::network::cluster::Known;
 
-/// A Service whose endpoints are these, each in a slice of its own.
-fn known(endpoints: &[SocketAddr]) -> Known {
-    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+/// A Service whose endpoints are these, each in a slice of its own; what its port says of itself beside.
+fn known(endpoints: &[SocketAddr], app_protocol: Option<&str>) -> Known {
+    let port = json!({"port": 80, "appProtocol": app_protocol});
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [port]}});
     let slice = |at: &SocketAddr| {
         let slice = json!({"addressType": "IPv4", "ports": [{"port": at.port()}],
             "endpoints": [{"addresses": [at.ip().to_string()]}]});
@@ -23,12 +28,15 @@ fn known(endpoints: &[SocketAddr]) -> Known {
 
 /// A node's door, behind which every request goes to these endpoints; where it is.
 async fn door(endpoints: &[SocketAddr], stop: &CancellationToken) -> SocketAddr {
+    door_to(known(endpoints, None), stop).await
+}
+
+async fn door_to(known: Known, stop: &CancellationToken) -> SocketAddr {
     let ingress: Ingress = serde_json::from_value(json!({
         "metadata": {"name": "i", "namespace": "d"},
         "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}},
     }))
     .unwrap();
-    let known = known(endpoints);
     let table = Table::compile(&[Arc::new(ingress)], &|_, _| Some(known.clone()), Arc::default());
     let (_sender, newest) = watch::channel(Arc::new(table));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -149,5 +157,66 @@ async fn an_upgrade_becomes_a_stream() {
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     stream.write_all(b"hello!").await.unwrap();
     assert_eq!(read_until(&mut stream, "!").await, "HELLO!");
+    stop.cancel();
+}
+
+/// Answers in HTTP/2 alone: with what it was asked for, and with the status of a remote call behind that.
+async fn calls(stream: TcpStream) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let (parts, body) = request.into_parts();
+        let header = |name: &str| {
+            parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned()
+        };
+        let words = format!(
+            "{:?} {} te={} host={} by={}",
+            parts.version,
+            parts.uri,
+            header("te"),
+            header("host"),
+            header("x-forwarded-host")
+        );
+        let said = body.collect().await?.to_bytes();
+        let frames = [
+            Ok::<_, hyper::Error>(Frame::data(Bytes::from(format!("{words} said={}", said.len())))),
+            Ok(Frame::trailers(HeaderMap::from_iter([(
+                HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static("0"),
+            )]))),
+        ];
+        Ok::<_, hyper::Error>(Response::new(StreamBody::new(futures_util::stream::iter(frames))))
+    });
+    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+#[tokio::test]
+async fn remote_calls_go_to_endpoints_that_speak_http2_with_their_trailers() {
+    let stop = CancellationToken::new();
+    let (dead, live) = (nobody().await, endpoint(calls).await);
+    let door = door_to(known(&[dead, live], Some("kubernetes.io/h2c")), &stop).await;
+    let stream = TcpStream::connect(door).await.unwrap();
+    let caller = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut caller, connection) = caller.await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..4 {
+        let request = Request::post("http://shop.example/pkg.Service/Method").header("te", "trailers");
+        let request = request.body(Full::new(Bytes::from_static(b"four"))).unwrap();
+        let answer = caller.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+        let words = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        let asked =
+            "HTTP/2.0 http://shop.example/pkg.Service/Method te=trailers host=- by=shop.example said=4";
+        assert_eq!(words, asked);
+    }
+    // A caller of the older kind is answered, too.
+    let seen =
+        ask(door, "GET /x HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n", "said=0").await;
+    assert!(seen.contains("HTTP/2.0 http://shop.example/x"), "{seen}");
+    // An endpoint that speaks HTTP/1.1 alone.
+    let old = door_to(known(&[endpoint(echo).await], Some("kubernetes.io/h2c")), &stop).await;
+    let refused = ask(old, "GET /end HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "broke off").await;
+    assert!(refused.starts_with("HTTP/1.1 502"), "{refused}");
     stop.cancel();
 }
