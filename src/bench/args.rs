@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::api::BenchApiArgs;
+use super::failover::BenchFailoverArgs;
 use super::network::BenchNetworkArgs;
 use super::pods::BenchPodsArgs;
 use super::scheduler::BenchSchedulerArgs;
@@ -25,6 +26,9 @@ pub(crate) enum BenchCommand {
     /// Sends requests of the Kubernetes API (get, list, watch, create, patch) to a cluster, or to three replicas of
     /// its own, and measures them.
     Api(BenchApiArgs),
+    /// Kills the leader of three replicas of its own, again and again, and measures how long no write is acknowledged
+    /// and no pod bound.
+    Failover(BenchFailoverArgs),
 }
 
 /// What to compare with.

@@ -18,6 +18,7 @@ mod args;
 mod caller;
 mod client;
 mod connection;
+pub(crate) mod failover;
 mod fanout;
 mod group;
 mod histogram;

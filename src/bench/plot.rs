@@ -103,6 +103,7 @@ fn panel(area: &Area<'_>, title: &str, cells: &[&Cell], series: Series<'_>) -> a
         .map_err(drawing)
 }
 
-fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
+/// What went wrong while a picture was drawn.
+pub(crate) fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }

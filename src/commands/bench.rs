@@ -12,6 +12,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Store(args) => event_loop.block_on(bench::run(args)),
         BenchCommand::Pods(args) => event_loop.block_on(bench::pods::run(args)),
         BenchCommand::Network(args) => bench::network::run(args),
+        BenchCommand::Failover(args) => event_loop.block_on(bench::failover::run(args)),
         BenchCommand::Api(args) => event_loop.block_on(bench::api::run(args)),
         BenchCommand::Scheduler(args) => event_loop.block_on(bench::scheduler::run(args)),
     }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use control::pki::{self, Authority, ControlToken, Credentials};
-use http::Method;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -19,7 +18,8 @@ use crate::client::Client;
 use crate::kubeconfig::Access;
 use crate::up::process::log_tail;
 
-const REPLICAS: usize = 3;
+/// How many replicas.
+pub(crate) const REPLICAS: usize = 3;
 /// Longest wait for the replicas to serve and lead.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a replica to end after TERM.
@@ -33,7 +33,7 @@ pub(crate) struct Cluster {
     directory: PathBuf,
     addresses: Vec<SocketAddr>,
     credentials: Credentials,
-    processes: Vec<Child>,
+    processes: Vec<Option<Child>>,
 }
 
 impl Cluster {
@@ -50,7 +50,6 @@ impl Cluster {
             Self { directory, addresses: free_addresses()?, credentials, processes: Vec::new() };
         let members: BTreeMap<String, SocketAddr> =
             (1..=REPLICAS).map(|number| format!("m{number}")).zip(cluster.addresses.clone()).collect();
-        let program = std::env::current_exe().context("cannot find out which file this program is")?;
         for (name, address) in &members {
             let mut config = json!({
                 "name": name, "dataDir": cluster.directory.join(name), "tokenFile": token_file,
@@ -62,23 +61,30 @@ impl Cluster {
             }
             let path = cluster.directory.join(format!("{name}.yaml"));
             fs::write(&path, serde_json::to_vec(&config)?)?;
-            let log = File::create(cluster.log(name)).context("cannot make a replica's log")?;
-            let process = Command::new(&program)
-                .args(["--log-level", "warn", "control", "--config"])
-                .arg(&path)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .context("cannot start a replica")?;
-            cluster.processes.push(process);
         }
-        cluster.wait_serving().await?;
+        for number in 0..REPLICAS {
+            let process = cluster.launch(number)?;
+            cluster.processes.push(Some(process));
+        }
+        cluster.wait_serving(&[0, 1, 2]).await?;
         Ok(cluster)
     }
 
-    fn log(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.log"))
+    fn launch(&self, number: usize) -> anyhow::Result<Child> {
+        let program = std::env::current_exe().context("cannot find out which file this program is")?;
+        let log = File::options().create(true).append(true).open(self.log(number));
+        Command::new(&program)
+            .args(["--log-level", "warn", "control", "--config"])
+            .arg(self.directory.join(format!("m{}.yaml", number + 1)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.context("cannot make a replica's log")?)
+            .spawn()
+            .context("cannot start a replica")
+    }
+
+    fn log(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("m{}.log", number + 1))
     }
 
     /// A client; clients are spread over the replicas by number.
@@ -89,7 +95,7 @@ impl Cluster {
 
     /// The replicas' processes.
     pub(crate) fn pids(&self) -> Vec<i32> {
-        self.processes.iter().filter_map(|process| i32::try_from(process.id()).ok()).collect()
+        self.processes.iter().flatten().filter_map(|process| i32::try_from(process.id()).ok()).collect()
     }
 
     /// Which of the replicas leads.
@@ -103,25 +109,46 @@ impl Cluster {
         anyhow::bail!("no replica leads")
     }
 
-    /// Kills a replica's process.
-    pub(crate) fn kill(&self, number: usize) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.processes[number].id())?;
-        kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill the leader")
+    /// The same once there is one.
+    pub(crate) async fn wait_leader(&self) -> anyhow::Result<usize> {
+        let begun = Instant::now();
+        loop {
+            match self.leader().await {
+                Err(error) if begun.elapsed() > START_TIMEOUT => return Err(error),
+                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+                leader => return leader,
+            }
+        }
     }
 
-    /// Until a write goes through at every replica, so that somebody leads and all follow.
-    async fn wait_serving(&mut self) -> anyhow::Result<()> {
+    /// Kills a replica's process.
+    pub(crate) fn kill(&self, number: usize) -> anyhow::Result<()> {
+        let process = self.processes[number].as_ref().context("this replica does not run")?;
+        let pid = i32::try_from(process.id())?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).context("cannot kill a replica")
+    }
+
+    /// Starts a replica that was killed, and waits until it serves.
+    pub(crate) async fn bring_back(&mut self, number: usize) -> anyhow::Result<()> {
+        if let Some(mut process) = self.processes[number].take() {
+            process.wait().context("cannot wait for a replica that was killed")?;
+        }
+        self.processes[number] = Some(self.launch(number)?);
+        self.wait_serving(&[number]).await
+    }
+
+    /// Until writes go through at these replicas, so that somebody leads and they follow.
+    async fn wait_serving(&mut self, replicas: &[usize]) -> anyhow::Result<()> {
         let begun = Instant::now();
-        for number in 0..REPLICAS {
-            let mut api = self.api(number)?;
-            let object =
-                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("b{number}")}});
-            while let Err(error) =
-                api.send(Method::POST, "/api/v1/namespaces/default/configmaps", &object).await
-            {
-                let ended = self.processes.iter_mut().any(|child| !matches!(child.try_wait(), Ok(None)));
+        for number in replicas {
+            let mut api = self.api(*number)?;
+            // A namespace is there from the beginning; who cannot read what a majority has, cannot mark it either.
+            let mark = json!({"metadata": {"annotations": {"bench.barque.io/turn": begun.elapsed().as_nanos().to_string()}}});
+            while let Err(error) = api.patch("/api/v1/namespaces/default", &mark).await {
+                let mut running = self.processes.iter_mut().flatten();
+                let ended = running.any(|child| !matches!(child.try_wait(), Ok(None)));
                 if ended || begun.elapsed() > START_TIMEOUT {
-                    let log = log_tail(&self.log(&format!("m{}", number + 1)));
+                    let log = log_tail(&self.log(*number));
                     return Err(error.context(format!("the replicas do not serve: {log}")));
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
@@ -133,13 +160,13 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for process in &self.processes {
+        for process in self.processes.iter().flatten() {
             if let Ok(pid) = i32::try_from(process.id()) {
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
         }
         let begun = Instant::now();
-        for process in &mut self.processes {
+        for process in self.processes.iter_mut().flatten() {
             while matches!(process.try_wait(), Ok(None)) && begun.elapsed() < STOP_TIMEOUT {
                 std::thread::sleep(POLL_INTERVAL);
             }

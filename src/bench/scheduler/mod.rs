@@ -16,7 +16,7 @@ mod measure;
 mod plot;
 mod report;
 mod run;
-mod workload;
+pub(crate) mod workload;
 
 pub(crate) use args::BenchSchedulerArgs;
 pub(crate) use run::run;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use plotters::prelude::*;
 
 use super::report::{Report, Row};
+use crate::bench::plot::drawing;
 
 const WIDTH: u32 = 1000;
 const ROW_HEIGHT: u32 = 40;
@@ -67,8 +68,4 @@ fn draw(rows: &[Row]) -> anyhow::Result<String> {
 
 fn floor(row: &Row) -> f64 {
     f64::from(row.floor_at_5000_nodes.unwrap_or(0))
-}
-
-fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow::anyhow!("{error}")
 }
