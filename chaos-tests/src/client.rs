@@ -3,6 +3,7 @@
 //! One connection, opened on first use and again after a failure. It never sends a request twice: whether a
 //! request that failed took effect is for the workload to think about.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -22,9 +24,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// No request may take longer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,10 +62,25 @@ struct UserEntry {
     key: String,
 }
 
+/// A connection to that address, of whatever kind.
+pub type Dial = fn(SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+
+/// What a connection does.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How a server is reached.
+#[derive(Clone)]
+enum Way {
+    Tls(Arc<ClientConfig>),
+    Other(Dial),
+}
+
 /// See the module.
 pub struct Client {
     server: SocketAddr,
-    tls: Arc<ClientConfig>,
+    way: Way,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -88,28 +105,37 @@ impl Client {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(vec![certificate], key)?;
-        Ok(Self { server, tls: Arc::new(tls), connection: None })
+        Ok(Self { server, way: Way::Tls(Arc::new(tls)), connection: None })
+    }
+
+    /// A client that is known by where it calls from: a simulation's.
+    pub fn without_credentials(server: SocketAddr, dial: Dial) -> Self {
+        Self { server, way: Way::Other(dial), connection: None }
     }
 
     /// Another client with the same credentials.
     pub fn another(&self) -> Self {
-        Self { server: self.server, tls: Arc::clone(&self.tls), connection: None }
+        self.at(self.server)
     }
 
     /// The same client for another server of the cluster.
     pub fn at(&self, server: SocketAddr) -> Self {
-        Self { server, tls: Arc::clone(&self.tls), connection: None }
+        Self { server, way: self.way.clone(), connection: None }
     }
 
     /// A connection on which nothing has been said yet.
     ///
     /// # Errors
     /// When there is none to be had.
-    pub async fn dial(&self) -> anyhow::Result<TlsStream<TcpStream>> {
+    pub async fn dial(&self) -> anyhow::Result<Box<dyn Stream>> {
+        let tls = match &self.way {
+            Way::Tls(tls) => Arc::clone(tls),
+            Way::Other(dial) => return Ok(dial(self.server).await?),
+        };
         let stream = TcpStream::connect(self.server).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::from(self.server.ip());
-        Ok(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?)
+        Ok(Box::new(TlsConnector::from(tls).connect(name, stream).await?))
     }
 
     /// Sends one request and returns the answer, whatever its status; one that is not JSON, as a string. The body of a PATCH

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use api::{Kind, Status};
+use raft_store::chance;
 use rand::Rng;
 use serde_json::Value;
 use streams::{PodStreams, StreamRequest, StreamTarget};
@@ -75,7 +76,7 @@ pub(crate) async fn of_service(
     if backends.is_empty() {
         return Err(none());
     }
-    let (address, port) = &backends[rand::rng().random_range(0..backends.len())];
+    let (address, port) = &backends[chance::rng().random_range(0..backends.len())];
     let ip = address["ip"].as_str().unwrap_or_default();
     let reference = &address["targetRef"];
     if reference["kind"] == "Pod" {

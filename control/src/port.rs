@@ -25,6 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -187,52 +188,72 @@ impl Connection {
             Some(Err(error)) => return tracing::debug!(%error, "a client certificate names nobody"),
         };
         let http2 = stream.get_ref().1.alpn_protocol() == Some(pki::ALPN_H2);
-        let services = self.services;
-        let used = Arc::new(AtomicBool::new(false));
-        let used_for_grpc = Arc::new(AtomicBool::new(false));
-        let (first_use, first_grpc) = (used.clone(), used_for_grpc.clone());
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            first_use.store(true, Ordering::Relaxed);
-            if is_grpc(&request) {
-                first_grpc.store(true, Ordering::Relaxed);
-            }
-            request.extensions_mut().insert(identity.clone());
-            if let Some(peer) = peer {
-                request.extensions_mut().insert(peer);
-            }
-            let services = services.clone();
-            async move { Ok::<_, Infallible>(services.call(request).await) }
-        });
-        // The protocol is what ALPN agreed on: guessing it would wait for the first bytes without a bound.
-        let builder = if http2 { builder().http2_only() } else { builder().http1_only() };
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let unused = async {
-            tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
-            if used.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-        };
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = unused => return tracing::debug!("a connection was not used"),
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let limit = async {
-                    tokio::time::sleep(GRPC_DRAIN).await;
-                    if !used_for_grpc.load(Ordering::Relaxed) {
-                        std::future::pending::<()>().await;
-                    }
-                };
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = limit => return,
-                }
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection ended early");
+        converse(stream, Caller { identity, peer, http2 }, self.services, self.stop).await;
+    }
+}
+
+/// Who is at the other end of a connection, and how they speak.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where, if that is known.
+    pub peer: Option<PeerAddress>,
+    /// HTTP/2, else HTTP/1.1.
+    pub http2: bool,
+}
+
+/// Answers on a connection whose other end is known, until it ends, or `stop` has been cancelled and what was asked is
+/// answered.
+pub async fn converse<S>(stream: S, caller: Caller, services: Services, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Caller { identity, peer, http2 } = caller;
+    let used = Arc::new(AtomicBool::new(false));
+    let used_for_grpc = Arc::new(AtomicBool::new(false));
+    let (first_use, first_grpc) = (used.clone(), used_for_grpc.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        first_use.store(true, Ordering::Relaxed);
+        if is_grpc(&request) {
+            first_grpc.store(true, Ordering::Relaxed);
         }
+        request.extensions_mut().insert(identity.clone());
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let services = services.clone();
+        async move { Ok::<_, Infallible>(services.call(request).await) }
+    });
+    // The protocol is what ALPN agreed on: guessing it would wait for the first bytes without a bound.
+    let builder = if http2 { builder().http2_only() } else { builder().http1_only() };
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let unused = async {
+        tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
+        if used.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = unused => return tracing::debug!("a connection was not used"),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let limit = async {
+                tokio::time::sleep(GRPC_DRAIN).await;
+                if !used_for_grpc.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = limit => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
 }
 

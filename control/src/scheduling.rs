@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use raft_store::chance;
+use rand::Rng as _;
 use scheduler::{Configuration, Outcome, PodInfo, Scheduler, SchedulerConfig};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -131,7 +133,7 @@ struct Shell {
 
 impl Shell {
     fn new(dependencies: Dependencies) -> Result<Self, scheduler::ConfigError> {
-        let config = SchedulerConfig::new(&dependencies.configuration, rand::random())?;
+        let config = SchedulerConfig::new(&dependencies.configuration, chance::rng().random())?;
         Ok(Self {
             feeds: Feeds::new(&dependencies),
             registry: dependencies.registry,

@@ -143,7 +143,8 @@ pub async fn run_telling(
     let stop = CancellationToken::new();
     let (agreed, disagreed) = agreement(&config, &store, &sealing, (&tasks, &stop));
     let parts = Above { authority, scheduler, security, sealing, agreed, leads };
-    let served = serve(&config, &store, parts, port, &tasks, &stop);
+    let services = assemble(&config, &store, parts, &tasks, &stop);
+    let served = tokio::spawn(port.serve(services, stop.clone()));
 
     let failure = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -215,15 +216,37 @@ fn security(config: &Config) -> Result<Security, Error> {
     })
 }
 
-/// Starts everything above the store.
-fn serve(
+/// Starts everything above a store that somebody else has opened, except the port: the caller serves what is returned
+/// ([`crate::port::converse`]). What lies in the store is not encrypted.
+///
+/// # Errors
+/// When the configuration names files that cannot be used.
+pub fn start_above(
+    config: &Config,
+    store: &Store,
+    authority: Arc<Authority>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Services, Error> {
+    let parts = Above {
+        authority,
+        scheduler: Arc::new(config.scheduler()?),
+        security: security(config)?,
+        sealing: Arc::default(),
+        agreed: watch::Sender::new(true).subscribe(),
+        leads: watch::Sender::new(false),
+    };
+    Ok(assemble(config, store, parts, tasks, stop))
+}
+
+/// Starts everything above the store; gives what is to be served.
+fn assemble(
     config: &Config,
     store: &Store,
     Above { authority, scheduler, security, sealing, agreed, leads }: Above,
-    port: Port,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> tokio::task::JoinHandle<()> {
+) -> Services {
     let below = RaftObjectStore::new(store.clone());
     let objects = SharedStore::new(SealedStore::new(below.clone(), sealing.clone(), agreed));
     let ranges =
@@ -279,8 +302,7 @@ fn serve(
         stop: stop.clone(),
     }));
     grpc::add_open_services(&mut routes, rest.clone(), &objects, tasks, stop);
-    let services = Services { rest, grpc: routes.routes(), gate };
-    tokio::spawn(port.serve(services, stop.clone()))
+    Services { rest, grpc: routes.routes(), gate }
 }
 
 /// Says whether this replica leads, until stopped; last that it does not.

@@ -7,7 +7,7 @@ mod admission;
 mod blocking;
 mod bootstrap;
 mod bundler;
-mod chance;
+pub mod chance;
 pub mod checkpoint;
 mod compactor;
 mod config;

@@ -15,12 +15,16 @@ pub enum Mutant {
     ForgetVote,
     /// Some changes are not told to watchers.
     DropWatchEvent,
+    /// The log is cut back as if the state were on disk.
+    PurgeBeforeCheckpoint,
     /// Leases end after half of their time.
     EndLeasesEarly,
     /// Pods of nodes that nobody hears of count as ended.
     ForgetDeadNodes,
     /// Pods are placed as if they asked for nothing.
     ForgetRequests,
+    /// Pods are bound whatever has become of them, and whoever leads.
+    BindWithoutFence,
 }
 
 /// Names, as `barque --test-mutant=NAME` takes them.
@@ -30,9 +34,11 @@ const NAMES: &[(&str, Mutant)] = &[
     ("skip-read-index", Mutant::SkipReadIndex),
     ("forget-vote", Mutant::ForgetVote),
     ("drop-watch-event", Mutant::DropWatchEvent),
+    ("purge-before-checkpoint", Mutant::PurgeBeforeCheckpoint),
     ("end-leases-early", Mutant::EndLeasesEarly),
     ("forget-dead-nodes", Mutant::ForgetDeadNodes),
     ("forget-requests", Mutant::ForgetRequests),
+    ("bind-without-fence", Mutant::BindWithoutFence),
 ];
 
 #[cfg(feature = "mutants")]

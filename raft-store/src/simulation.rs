@@ -5,8 +5,8 @@
 //! random (election timeouts above all) from numbers that [`seed`] begins. Everything else is the code that runs
 //! everywhere. On one event loop with a paused clock, with hash maps seeded too, a run is then a function of its seed.
 //!
-//! What is left out: checkpoints and snapshots have threads of their own, so a simulation sets their thresholds out of
-//! reach; a member that starts again reads its whole log.
+//! Checkpoints and received snapshots are files of the machine that runs the simulation: what was written of them is not
+//! lost with the power, as what the log had not flushed is.
 
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -23,6 +23,9 @@ use rand::{Rng as _, SeedableRng as _};
 use tonic::transport::Channel;
 
 pub use crate::wal::SimDisk;
+
+/// The longest that work takes which has a thread of its own otherwise.
+const MOMENT_MS_MAX: u64 = 40;
 
 /// The way to other members.
 #[derive(Clone, Copy)]
@@ -64,6 +67,11 @@ pub(crate) fn number() -> u64 {
     let Some(draws) = DRAWS.get() else { return rand::random() };
     DRAWS.set(Some(draws.wrapping_add(1)));
     StdRng::seed_from_u64(draws).random()
+}
+
+/// Lets some time go by: up to [`MOMENT_MS_MAX`].
+pub(crate) async fn moment() {
+    tokio::time::sleep(Duration::from_millis(number() % MOMENT_MS_MAX)).await;
 }
 
 /// The event loop as consensus sees it: tokio's, with chance from the simulation where there is one.

@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail, ensure};
 use chaos_tests::checker::{self, Outcome, Verdict, overall};
 use chaos_tests::cluster::faulty_disk::FaultyDisk;
 use chaos_tests::cluster::group::System;
-use chaos_tests::cluster::keeper;
+use chaos_tests::cluster::guest::Guest;
+use chaos_tests::cluster::keeper::{self, Duty};
 use chaos_tests::experiment::{self, Disks, Experiment, Options, Progress, Run};
 use chaos_tests::history::History;
 use chaos_tests::nemesis::FAULTS;
@@ -24,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::print;
+use crate::cli::ClusterArgs;
 use crate::signals::Signals;
+use crate::up::plan::Plan;
 
 /// Threads for links and clients; the members are processes of their own.
 const WORKER_THREADS_MAX: usize = 4;
@@ -77,6 +80,15 @@ pub(crate) struct PlaceArgs {
     /// The etcd to start.
     #[arg(long, value_name = "FILE", default_value = "etcd")]
     etcd_binary: PathBuf,
+
+    /// Break this running cluster of `barque up`, instead of one that is made for it. It is whole again at the end, also
+    /// when the experiment is killed or takes too long.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["target", "member_flags"])]
+    cluster: Option<String>,
+
+    /// Where the running cluster's files lie [default: where the cluster of that name is up].
+    #[arg(long, value_name = "DIR", requires = "cluster")]
+    data_dir: Option<PathBuf>,
 
     /// One more flag for each member, as in --member-flag=--snapshot-count=100.
     #[arg(long = "member-flag", value_name = "FLAG", allow_hyphen_values = true)]
@@ -143,6 +155,10 @@ pub(crate) struct KeepArgs {
     /// Take this cluster down too.
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+
+    /// Make a cluster whole that is not the experiment's.
+    #[arg(long, value_name = "JSON", conflicts_with = "cluster")]
+    restore: Option<String>,
 }
 
 /// Does it; the code tells the verdict.
@@ -158,7 +174,10 @@ pub(crate) fn run(command: &ChaosCommand) -> anyhow::Result<ExitCode> {
         ChaosCommand::List => print(&list()).map(|()| ExitCode::SUCCESS),
         ChaosCommand::Check(args) => check(args),
         ChaosCommand::Keep(args) => {
-            keeper::keep(&args.directory, args.cluster.as_deref()).map(|()| ExitCode::SUCCESS)
+            let restoration = args.restore.as_deref().map(serde_json::from_str).transpose();
+            let restoration = restoration.context("--restore: not what an experiment tells its keeper")?;
+            let duty = args.cluster.clone().map(Duty::TakeDown).or(restoration.map(Duty::Restore));
+            keeper::keep(&args.directory, duty.as_ref()).map(|()| ExitCode::SUCCESS)
         }
     }
 }
@@ -271,6 +290,7 @@ async fn run_one(
         output: output.clone(),
         seed,
         flags: place.member_flags.clone(),
+        guest: guest(place)?,
     };
     let (progress, watched) = watch::channel(Progress::default());
     let stop = CancellationToken::new();
@@ -290,11 +310,23 @@ async fn run_one(
     Ok((!stop.is_cancelled()).then(|| overall(&run.verdicts)))
 }
 
+/// The running cluster that is to be broken.
+fn guest(place: &PlaceArgs) -> anyhow::Result<Option<Guest>> {
+    let Some(name) = place.cluster.clone() else { return Ok(None) };
+    let plan = Plan::load(&ClusterArgs { name: name.clone(), data_dir: place.data_dir.clone() })?;
+    let data_dir =
+        plan.directory.parent().and_then(Path::parent).context("files of clusters lie together")?;
+    Ok(Some(Guest { name, data_dir: data_dir.to_owned() }))
+}
+
 /// The command that repeats a run.
 fn command(path: &Path, seed: u64, place: &PlaceArgs) -> String {
     let mut command = format!("barque chaos replay {seed} {}", path.display());
     if place.target == TargetSystem::Etcd {
         command += " --target etcd";
+    }
+    if let Some(cluster) = &place.cluster {
+        let _ = write!(command, " --cluster {cluster}");
     }
     for flag in &place.member_flags {
         let _ = write!(command, " --member-flag={flag}");

@@ -10,9 +10,12 @@ use chaos_tests::nemesis::schedule::{Entry, Of};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedSender;
 use turmoil::Sim;
 
+use crate::machine::{self, Machine};
 use crate::members::{Seat, name};
+use crate::steward::Order;
 
 /// The clients' host.
 pub(crate) const CLIENTS: &str = "clients";
@@ -30,23 +33,36 @@ struct Active {
 }
 
 /// Carries faults out.
+///
+/// It knows hosts by number: first the members, then the nodes.
 pub(crate) struct Nemesis {
     seats: Vec<Rc<Seat>>,
+    machines: Vec<Rc<Machine>>,
     random: StdRng,
     active: Vec<Active>,
-    /// Members that run.
+    /// Hosts that run.
     running: Vec<bool>,
     /// Deaths that were begun: at which step, whose.
     deaths: Vec<(u64, usize)>,
     /// Starts that were begun.
     starts: Vec<(u64, usize)>,
+    /// Members that are being replaced.
+    replaced: Vec<usize>,
     recorder: Recorder,
+    orders: UnboundedSender<Order>,
 }
 
 impl Nemesis {
-    pub(crate) fn new(seats: Vec<Rc<Seat>>, random: StdRng, recorder: Recorder) -> Self {
-        let running = vec![true; seats.len()];
-        Self { seats, random, active: Vec::new(), running, deaths: Vec::new(), starts: Vec::new(), recorder }
+    pub(crate) fn new(
+        seats: Vec<Rc<Seat>>,
+        machines: Vec<Rc<Machine>>,
+        random: StdRng,
+        recorder: Recorder,
+        orders: UnboundedSender<Order>,
+    ) -> Self {
+        let running = vec![true; seats.len() + machines.len()];
+        let (active, deaths, starts, replaced) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { seats, machines, random, active, running, deaths, starts, replaced, recorder, orders }
     }
 
     /// What was begun and is due at that step.
@@ -54,6 +70,9 @@ impl Nemesis {
         for (_, member) in take_due(&mut self.deaths, step) {
             self.kill(sim, member, true);
         }
+        let seats = &self.seats;
+        let admitted = self.replaced.extract_if(.., |member| !seats[*member].vacant.get());
+        self.starts.extend(admitted.map(|member| (step, member)));
         for (_, member) in take_due(&mut self.starts, step) {
             self.start(sim, member);
         }
@@ -63,7 +82,7 @@ impl Nemesis {
         let targets = self.targets(entry);
         match entry.fault {
             Fault::Kill | Fault::KillAll => targets.iter().for_each(|target| self.kill(sim, *target, false)),
-            Fault::LoseUnsynced | Fault::PowerCut => {
+            Fault::LoseUnsynced | Fault::PowerCut | Fault::PowerOff => {
                 targets.iter().for_each(|target| self.kill(sim, *target, true));
             }
             Fault::KillWhileBooting => {
@@ -87,9 +106,20 @@ impl Nemesis {
                     self.seats[*target].slowness.store(milliseconds, Ordering::Relaxed);
                 });
             }
+            Fault::Compact | Fault::Defragment | Fault::MoveLeader | Fault::ReplaceMember => {
+                for &target in &targets {
+                    if entry.fault == Fault::ReplaceMember {
+                        self.kill(sim, target, false);
+                        self.seats[target].vacate();
+                        self.replaced.push(target);
+                    }
+                    // Nobody hears it when the clients have ended, and then nothing is asked for any more.
+                    let _ = self.orders.send(Order { fault: entry.fault, target });
+                }
+            }
             _ => {}
         }
-        let names: Vec<String> = targets.iter().map(|target| name(*target)).collect();
+        let names: Vec<String> = targets.iter().map(|target| self.name(*target)).collect();
         self.note(entry.fault, json!({"phase": "begin", "targets": names, "number": number}));
         self.active.push(Active { number, entry: entry.clone(), targets });
         self.lay_links(sim);
@@ -101,7 +131,9 @@ impl Nemesis {
         let over = json!({"phase": "end", "number": number});
         self.recorder.ok(NEMESIS, active.entry.fault.name(), over);
         for target in active.targets {
-            self.seats[target].slowness.store(0, Ordering::Relaxed);
+            if let Some(seat) = self.seats.get(target) {
+                seat.slowness.store(0, Ordering::Relaxed);
+            }
             self.starts.push((step, target));
         }
         self.lay_links(sim);
@@ -116,8 +148,8 @@ impl Nemesis {
             let number = active.number;
             self.end(sim, step, number);
         }
-        for member in 0..self.seats.len() {
-            self.start(sim, member);
+        for host in 0..self.running.len() {
+            self.start(sim, host);
         }
         self.starts.clear();
     }
@@ -132,15 +164,29 @@ impl Nemesis {
         let any = self.random.random_range(0..size);
         match (&entry.of, leader) {
             (Of::All, _) => (0..size).collect(),
+            (Of::Node, _) => vec![size + self.random.random_range(0..self.machines.len())],
             (Of::Leader, Some(leader)) => vec![leader],
             (Of::Follower, Some(leader)) if any == leader => vec![(any + 1) % size],
             _ => vec![any],
         }
     }
 
+    fn name(&self, host: usize) -> String {
+        match host.checked_sub(self.seats.len()) {
+            None => name(host),
+            Some(node) => machine::name(node),
+        }
+    }
+
     fn kill(&mut self, sim: &mut Sim<'_>, member: usize, loses_power: bool) {
         if std::mem::take(&mut self.running[member]) {
-            sim.crash(name(member));
+            sim.crash(self.name(member));
+        }
+        if let Some(node) = member.checked_sub(self.seats.len()) {
+            if loses_power {
+                self.machines[node].lose_power();
+            }
+            return;
         }
         self.seats[member].leads.set(false);
         if loses_power {
@@ -149,18 +195,24 @@ impl Nemesis {
         }
     }
 
-    fn start(&mut self, sim: &mut Sim<'_>, member: usize) {
+    fn start(&mut self, sim: &mut Sim<'_>, host: usize) {
         let held = |active: &Active| {
             let fault = active.entry.fault;
             let kills = matches!(
                 fault,
-                Fault::Kill | Fault::KillAll | Fault::LoseUnsynced | Fault::PowerCut | Fault::TornWrite
+                Fault::Kill
+                    | Fault::KillAll
+                    | Fault::LoseUnsynced
+                    | Fault::PowerCut
+                    | Fault::TornWrite
+                    | Fault::PowerOff
             );
-            kills && active.targets.contains(&member)
+            kills && active.targets.contains(&host)
         };
-        if !self.running[member] && !self.active.iter().any(held) {
-            self.running[member] = true;
-            sim.bounce(name(member));
+        let is_vacant = self.seats.get(host).is_some_and(|seat| seat.vacant.get());
+        if !self.running[host] && !is_vacant && !self.active.iter().any(held) {
+            self.running[host] = true;
+            sim.bounce(self.name(host));
         }
     }
 
@@ -173,6 +225,7 @@ impl Nemesis {
                 sim.repair_oneway(name(a), name(b));
                 sim.set_link_max_message_latency(name(a), name(b), LATENCY_MAX);
             }
+            self.machines.iter().for_each(|machine| sim.repair(name(a), machine.name.as_str()));
         }
         for active in &self.active {
             for a in 0..size {
@@ -186,6 +239,16 @@ impl Nemesis {
                             name(b),
                             active.entry.delay + active.entry.jitter,
                         );
+                    }
+                }
+            }
+            if active.entry.fault == Fault::Isolate {
+                for (a, machine) in
+                    (0..size).flat_map(|a| self.machines.iter().map(move |machine| (a, machine)))
+                {
+                    let is_cut = |host: usize| active.targets.contains(&host);
+                    if is_cut(a) || is_cut(size + machine.number) {
+                        sim.partition(name(a), machine.name.as_str());
                     }
                 }
             }

@@ -13,15 +13,23 @@
 //!                                       └ shrink (which faults does it take?)
 //! ```
 //!
-//! Left out: checkpoints and snapshots, which have threads of their own; pods and controllers. Real processes have those.
+//! Checkpoints, received snapshots and changes of the membership are part of it; an operator ([`steward`]) asks for the latter, and
+//! for maintenance. Every tenth seed is a whole cluster: members have the control plane above their stores (registry, watches,
+//! scheduler, controllers, node sessions: `control`), and there are nodes, with agents (`agent`) that begin and end programs of
+//! simulated machines (`machine`) instead of containers. Left out: TLS, and clocks that run apart: all hosts have one.
 
+mod agent;
 pub mod chance;
 mod faults;
+mod machine;
+mod masters;
 mod members;
 mod net;
 pub mod plan;
 mod run;
 mod shrink;
+mod steward;
 
+pub use members::Settings;
 pub use run::{Outcome, run};
 pub use shrink::shrink;

@@ -23,6 +23,9 @@ struct Args {
     /// How many seeds.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// From one seed to the next. Every tenth seed is a whole cluster: --seed 10 --step 10 runs those alone.
+    #[arg(long, default_value_t = 1)]
+    step: u64,
     /// How many runs at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -86,16 +89,17 @@ fn tell(args: &Args, plan: &Plan, outcome: &Outcome) {
 
 /// Runs many seeds, each in a process; shows those that fail, and what it takes of the first one's faults.
 fn many(args: &Args) -> anyhow::Result<bool> {
-    let (next, operations, held) = (AtomicU64::new(args.seed), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (next, operations, held) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let failed: Mutex<Vec<u64>> = Mutex::default();
     let list = || failed.lock().unwrap_or_else(PoisonError::into_inner);
     let began = Instant::now();
     let work = || -> anyhow::Result<()> {
         loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= args.seed.saturating_add(args.seeds) || (args.fail_fast && !list().is_empty()) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= args.seeds || (args.fail_fast && !list().is_empty()) {
                 return Ok(());
             }
+            let seed = args.seed.saturating_add(number.saturating_mul(args.step));
             let (holds, text) = child(args, seed, args.faults.as_deref())?;
             let last = text.lines().last().and_then(|line| line.split_whitespace().next()?.parse().ok());
             operations.fetch_add(last.unwrap_or(0), Ordering::Relaxed);

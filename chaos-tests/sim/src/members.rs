@@ -8,19 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use control::pki::Authority;
 use raft_store::simulation::{Network, SimDisk, Simulation};
-use raft_store::{Config, Member, Store};
+use raft_store::{Config, Member, MemberId, Store};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::Server;
 use turmoil::net::TcpListener;
 
-use crate::{chance, net};
+use crate::{chance, masters, net};
 
 /// Where members listen for each other.
 const PEER_PORT: u16 = 2380;
 /// Where they listen for clients.
 pub(crate) const CLIENT_PORT: u16 = 2379;
+/// How often members compare what they hold.
+const HASH_CHECK_PERIOD: Duration = Duration::from_secs(2);
 /// The longest flush of a disk that is well.
 const FLUSH_MICROSECONDS: u64 = 1_500;
 
@@ -29,10 +32,37 @@ pub(crate) fn name(number: usize) -> String {
     format!("m{}", number + 1)
 }
 
+/// Where a member is found by the others.
+pub(crate) fn peer_address(number: usize) -> String {
+    format!("{}:{PEER_PORT}", name(number))
+}
+
+/// How members are set up, all alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Log entries from one checkpoint to the next.
+    pub checkpoint_entries: u64,
+    /// Of what a checkpoint covers, so many entries stay in the log.
+    pub log_entries_kept: u64,
+    /// The leader reads by its lease.
+    pub lease_reads: bool,
+}
+
 /// What outlives a member's process.
 pub(crate) struct Seat {
     number: usize,
+    pub(crate) id: Cell<MemberId>,
     directory: PathBuf,
+    settings: Settings,
+    members: usize,
+    /// Signs what the control plane above the store signs; none: there is none.
+    authority: Option<Arc<Authority>>,
+    /// Members as they were when this one came.
+    known: RefCell<BTreeMap<MemberId, Member>>,
+    /// It came after the others.
+    joins: Cell<bool>,
+    /// Who sat here is gone, and nobody has been taken in yet.
+    pub(crate) vacant: Cell<bool>,
     pub(crate) disk: RefCell<SimDisk>,
     /// What each flush takes longer, in milliseconds.
     pub(crate) slowness: Arc<AtomicU64>,
@@ -46,10 +76,24 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(number: usize, directory: PathBuf) -> Rc<Self> {
+    pub(crate) fn new(
+        number: usize,
+        directory: PathBuf,
+        members: usize,
+        settings: Settings,
+        authority: Option<Arc<Authority>>,
+    ) -> Rc<Self> {
+        let founder = |number: usize| (number as u64 + 1, Member::new(name(number), peer_address(number)));
         Rc::new(Self {
             number,
+            id: Cell::new(number as u64 + 1),
             directory,
+            settings,
+            members,
+            authority,
+            known: RefCell::new((0..members).map(founder).collect()),
+            joins: Cell::new(false),
+            vacant: Cell::new(false),
             disk: RefCell::new(SimDisk::default()),
             slowness: Arc::default(),
             flushes: Arc::default(),
@@ -59,14 +103,22 @@ impl Seat {
         })
     }
 
-    fn config(&self, members: usize) -> Config {
-        let all: BTreeMap<u64, Member> = (0..members)
-            .map(|number| {
-                let name = name(number);
-                let address = format!("{name}:{PEER_PORT}");
-                (number as u64 + 1, Member::new(name, address))
-            })
-            .collect();
+    /// Its process is gone, with all that it had written.
+    pub(crate) fn vacate(&self) {
+        self.vacant.set(true);
+        *self.disk.borrow_mut() = SimDisk::default();
+        // There is nothing before the member's first start.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+
+    /// Who sits here from now on may start: the group has taken them in.
+    pub(crate) fn admit(&self, members: BTreeMap<MemberId, Member>) {
+        *self.known.borrow_mut() = members;
+        self.joins.set(true);
+        self.vacant.set(false);
+    }
+
+    fn config(&self) -> Config {
         let (slowness, flushes) = (Arc::clone(&self.slowness), Arc::clone(&self.flushes));
         let own = self.number as u64;
         let flush_time = move || {
@@ -79,28 +131,33 @@ impl Seat {
             flush_time: Arc::new(flush_time),
             network: Network { channel: net::peer_channel, refuses: net::refuses },
         };
+        let known = self.known.borrow().clone();
         Config {
             simulation: Some(simulation),
-            checkpoint_entries: u64::MAX,
-            checkpoint_log_bytes: usize::MAX,
-            log_entries_kept: u64::MAX,
-            log_bytes_kept: usize::MAX,
-            hash_check_period: Duration::ZERO,
-            ..Config::new([7; 16], self.number as u64 + 1, all, self.directory.clone())
+            member: Member::new(name(self.number), peer_address(self.number)),
+            join: self.joins.get(),
+            checkpoint_entries: self.settings.checkpoint_entries,
+            log_entries_kept: self.settings.log_entries_kept,
+            lease_reads: self.settings.lease_reads,
+            hash_check_period: HASH_CHECK_PERIOD,
+            ..Config::new([7; 16], self.id.get(), known, self.directory.clone())
         }
     }
 
     /// A member's process, from its start to its end.
-    pub(crate) async fn live(self: Rc<Self>, members: usize) -> turmoil::Result {
+    pub(crate) async fn live(self: Rc<Self>) -> turmoil::Result {
         self.leads.set(false);
         self.doomed.set(false);
-        let store = Store::open(self.config(members)).await?;
+        let store = Store::open(self.config()).await?;
         let peers = TcpListener::bind(("0.0.0.0", PEER_PORT)).await?;
         let clients = TcpListener::bind(("0.0.0.0", CLIENT_PORT)).await?;
         let service = store.peer_service();
         let services = raft_store::etcd::services(&store);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(net::incoming(peers)));
         tokio::spawn(Server::builder().add_routes(services).serve_with_incoming(net::incoming(clients)));
+        if let Some(authority) = self.authority.clone() {
+            masters::start(&store, authority, &self.directory, self.number, self.members).await?;
+        }
         let seat = Rc::clone(&self);
         let mut leadership = WatchStream::new(store.watch_leadership());
         tokio::task::spawn_local(async move {

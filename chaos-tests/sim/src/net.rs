@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use chaos_tests::client;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, Stream};
@@ -45,6 +46,16 @@ pub(crate) fn peer_channel(address: &str) -> Channel {
 /// From client to member, as the workloads connect.
 pub(crate) fn client_channel(address: SocketAddr) -> Channel {
     lazily(&endpoint(&address.to_string()))
+}
+
+/// From client to master, for the Kubernetes API.
+pub(crate) fn api_stream(address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn client::Stream>>> {
+    async move {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+        let stream: Box<dyn client::Stream> = Box::new(connecting.await??);
+        Ok(stream)
+    }
+    .boxed()
 }
 
 /// Whether the host answers that nobody listens there.

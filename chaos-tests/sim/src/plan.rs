@@ -2,20 +2,26 @@
 
 use std::time::Duration;
 
+use crate::Settings;
 use chaos_tests::nemesis::Fault;
-use chaos_tests::nemesis::schedule::{Entry, Random, draw};
+use chaos_tests::nemesis::schedule::{Entry, Of, Random, draw};
 use chaos_tests::workload::{self, Kind};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 /// How long clients ask while faults come and go.
-pub const LOAD: Duration = Duration::from_secs(8);
+const LOAD: Duration = Duration::from_secs(8);
+/// How long a cluster has before that, until its nodes are ready.
+const WARM_UP: Duration = Duration::from_secs(2);
 /// How long they go on at least after everything was healed.
 const RECOVERY: Duration = Duration::from_secs(4);
 /// From one fault to the next, on average.
 const EVERY: Duration = Duration::from_millis(900);
 /// How long one lasts at most.
 const LASTING: Duration = Duration::from_millis(2_500);
+
+/// By then members have formed their group.
+const FORMED: Duration = Duration::from_millis(1_500);
 
 /// The faults that there are here.
 pub const FAULTS: &[Fault] = &[
@@ -33,7 +39,35 @@ pub const FAULTS: &[Fault] = &[
     Fault::LoseUnsynced,
     Fault::PowerCut,
     Fault::TornWrite,
+    Fault::Compact,
+    Fault::Defragment,
+    Fault::MoveLeader,
+    Fault::ReplaceMember,
 ];
+
+/// Those that there are where there are nodes.
+const CLUSTER_FAULTS: &[Fault] = &[
+    Fault::Kill,
+    Fault::Kill,
+    Fault::KillAll,
+    Fault::KillWhileBooting,
+    Fault::Isolate,
+    Fault::Isolate,
+    Fault::IsolateInbound,
+    Fault::IsolateOutbound,
+    Fault::Halves,
+    Fault::Delay,
+    Fault::CutClients,
+    Fault::DiskSlow,
+    Fault::LoseUnsynced,
+    Fault::PowerCut,
+    Fault::TornWrite,
+    Fault::MoveLeader,
+    Fault::PowerOff,
+];
+
+/// Every so many seeds there are nodes.
+const CLUSTER_EVERY: u64 = 10;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -42,6 +76,10 @@ pub struct Plan {
     pub seed: u64,
     /// How many members.
     pub members: usize,
+    /// How many nodes; without, members have their stores only.
+    pub nodes: usize,
+    /// How members are set up.
+    pub settings: Settings,
     /// What clients do.
     pub workloads: Vec<workload::Plan>,
     /// Faults, in the order of their beginnings.
@@ -52,7 +90,15 @@ impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
+        if seed.is_multiple_of(CLUSTER_EVERY) {
+            return Self::of_cluster(seed, random);
+        }
         let members = if random.random_bool(0.7) { 3 } else { 5 };
+        let settings = Settings {
+            checkpoint_entries: random.random_range(20..300),
+            log_entries_kept: random.random_range(0..100),
+            lease_reads: random.random_bool(0.3),
+        };
         let mut kinds = workload::KINDS.to_vec();
         let workloads = (0..2)
             .map(|_| {
@@ -69,7 +115,48 @@ impl Plan {
             })
             .collect();
         let faults = Random { faults: FAULTS.to_vec(), every: EVERY, lasting: LASTING, of: Vec::new() };
-        Self { seed, members, workloads, faults: draw(&faults, random.random(), LOAD) }
+        let mut faults = draw(&faults, random.random(), LOAD);
+        // The group must be there, and have at most one member less than it should at a time.
+        let mut may_replace = true;
+        for entry in faults.iter_mut().filter(|entry| entry.fault == Fault::ReplaceMember) {
+            if entry.at < FORMED || !std::mem::take(&mut may_replace) {
+                entry.fault = Fault::Kill;
+            }
+        }
+        Self { seed, members, nodes: 0, settings, workloads, faults }
+    }
+
+    /// Three masters and some nodes, with workloads of pods.
+    fn of_cluster(seed: u64, mut random: StdRng) -> Self {
+        let settings = Settings {
+            checkpoint_entries: random.random_range(50..600),
+            log_entries_kept: random.random_range(0..200),
+            lease_reads: random.random_bool(0.3),
+        };
+        let mut kinds = workload::CLUSTER_KINDS.to_vec();
+        let workloads = (0..2)
+            .map(|_| workload::Plan {
+                kind: kinds.swap_remove(random.random_range(0..kinds.len())),
+                clients: random.random_range(1..=2),
+                rate: random.random_range(1.0..6.0),
+            })
+            .collect();
+        let faults =
+            Random { faults: CLUSTER_FAULTS.to_vec(), every: EVERY, lasting: LASTING, of: Vec::new() };
+        let mut faults = draw(&faults, random.random(), LOAD);
+        for entry in &mut faults {
+            entry.at += WARM_UP;
+            let may_befall_nodes = matches!(entry.fault, Fault::Kill | Fault::Isolate);
+            if entry.fault == Fault::PowerOff || (may_befall_nodes && random.random_bool(0.5)) {
+                entry.of = Of::Node;
+            }
+        }
+        Self { seed, members: 3, nodes: random.random_range(2..=4), settings, workloads, faults }
+    }
+
+    /// How long clients ask while faults come and go.
+    pub fn load(&self) -> Duration {
+        if self.nodes == 0 { LOAD } else { WARM_UP + LOAD }
     }
 
     /// How long clients go on after everything was healed.
@@ -92,6 +179,14 @@ impl Plan {
             .iter()
             .map(|entry| format!("{} at {:.1} s", entry.fault.name(), entry.at.as_secs_f64()))
             .collect();
-        format!("{} members; {}; {}", self.members, workloads.join(" and "), faults.join(", "))
+        let Settings { checkpoint_entries, log_entries_kept, lease_reads } = self.settings;
+        format!(
+            "{} members, {} nodes, checkpoints after {checkpoint_entries} entries, {log_entries_kept} kept{}; {}; {}",
+            self.members,
+            self.nodes,
+            if lease_reads { ", lease reads" } else { "" },
+            workloads.join(" and "),
+            faults.join(", ")
+        )
     }
 }

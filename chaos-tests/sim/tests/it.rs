@@ -21,7 +21,7 @@ fn a_seed_is_a_run() {
         let (_, text) = simulate(&["--seed", seed]);
         text.lines().find(|line| line.contains("trace")).unwrap().to_owned()
     };
-    for seed in ["1", "2", "3", "7", "8"] {
+    for seed in ["1", "2", "3", "7", "8", "10", "20"] {
         assert_eq!(trace(seed), trace(seed), "seed {seed}");
     }
     assert_ne!(trace("1"), trace("2"));
@@ -35,12 +35,19 @@ fn the_store_holds() {
 }
 
 fn is_caught(mutant: &str) {
-    let (output, text) =
-        simulate(&["--mutant", mutant, "--seeds", SEEDS_TO_CATCH, "--jobs", "2", "--fail-fast"]);
+    is_caught_among(mutant, &["--seeds", SEEDS_TO_CATCH]);
+}
+
+fn is_caught_in_clusters(mutant: &str) {
+    is_caught_among(mutant, &["--seed", "200", "--step", "10", "--seeds", SEEDS_TO_CATCH]);
+}
+
+fn is_caught_among(mutant: &str, seeds: &[&str]) {
+    let (output, text) = simulate(&[&["--mutant", mutant, "--jobs", "2", "--fail-fast"], seeds].concat());
     assert_eq!(output.status.code(), Some(1), "{text}");
     println!(
         "measured: {mutant}: {}",
-        text.lines().find(|line| line.contains("Invalid")).unwrap_or_default()
+        text.lines().find(|line| line.contains("Invalid") || line.contains("Error")).unwrap_or_default()
     );
 }
 
@@ -62,6 +69,26 @@ fn a_lease_that_ends_early_is_caught() {
 #[test]
 fn a_change_that_watchers_are_not_told_of_is_caught() {
     is_caught("drop-watch-event");
+}
+
+#[test]
+fn a_pod_that_is_bound_by_who_leads_no_more_is_caught() {
+    is_caught_in_clusters("bind-without-fence");
+}
+
+#[test]
+fn a_pod_that_counts_as_ended_with_its_node_is_caught() {
+    is_caught_in_clusters("forget-dead-nodes");
+}
+
+#[test]
+fn nodes_that_are_given_more_than_they_can_hold_are_caught() {
+    is_caught_in_clusters("forget-requests");
+}
+
+#[test]
+fn a_log_that_is_cut_back_too_early_is_caught() {
+    is_caught("purge-before-checkpoint");
 }
 
 /// And what failed is found with fewer faults, by the command that is printed.

@@ -77,7 +77,7 @@ pub fn check(operations: &[Operation]) -> Vec<Verdict> {
         streams.iter().find_map(|stream| resumable(stream, &reference)),
         streams.iter().find_map(|stream| bookmarks(stream, &reference)),
         agreed(&streams),
-        previous(&reference),
+        previous(&streams, &reference),
     ];
     let verdict = |(property, found): (&str, Option<Violation<'_>>)| match found {
         Some((explanation, operations)) => Verdict::invalid(property, count, explanation).showing(operations),
@@ -232,11 +232,34 @@ fn agreed<'a>(streams: &[Stream<'a>]) -> Option<Violation<'a>> {
     None
 }
 
-/// Each event against the one before it of the same key, if that was delivered too.
-fn previous<'a>(reference: &Reference<'_>) -> Option<Violation<'a>> {
-    let mut last: HashMap<&str, &Value> = HashMap::new();
+/// Revisions of which everything was delivered by one stream or another: the first and the last of each piece. What lies between
+/// pieces was compacted before any watcher saw it.
+fn covered(streams: &[Stream<'_>]) -> Vec<(u64, u64)> {
+    let reached = |stream: &Stream<'_>| {
+        let events = stream.events.iter().map(|event| event.at.0);
+        events.chain(stream.answers.iter().filter_map(|answer| bookmark(answer))).max()
+    };
+    let mut all: Vec<(u64, u64)> =
+        streams.iter().filter_map(|stream| Some((stream.from, reached(stream)?))).collect();
+    all.sort_unstable();
+    let mut pieces: Vec<(u64, u64)> = Vec::new();
+    for (from, reached) in all {
+        match pieces.last_mut() {
+            Some((_, end)) if from <= *end + 1 => *end = reached.max(*end),
+            _ => pieces.push((from, reached)),
+        }
+    }
+    pieces
+}
+
+/// Each event against the one before it of the same key, if that was delivered too and nothing between was missed by all.
+fn previous<'a>(streams: &[Stream<'_>], reference: &Reference<'_>) -> Option<Violation<'a>> {
+    let pieces = covered(streams);
+    let mut last: HashMap<&str, (u64, &Value)> = HashMap::new();
     for ((revision, key), event) in reference {
-        let before = last.insert(key, event);
+        let is_next = |before: u64| pieces.iter().any(|(from, end)| *from <= before && revision <= end);
+        let before = last.insert(key, (*revision, event)).filter(|(before, _)| is_next(*before));
+        let before = before.map(|(_, event)| event);
         let prev = &event["prev"];
         let version = event["version"].as_u64().unwrap_or(0);
         let is_put = event["type"] == "put";

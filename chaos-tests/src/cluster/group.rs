@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::faulty_disk::FaultyDisk;
 use super::keeper::Keeper;
 use super::links::Links;
+use crate::nemesis::membership;
 
 /// Longest wait for a group to form, or for a member to come back.
 pub const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +33,8 @@ const PORT_ATTEMPTS_MAX: usize = 200;
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for one answer about a member's health.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait until a new member is taken in.
+const TAKE_IN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often is looked.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Lines of a log that are shown.
@@ -73,6 +76,10 @@ struct Member {
     peer: SocketAddr,
     data_dir: PathBuf,
     disk: Option<FaultyDisk>,
+    /// It came after the others.
+    joins: bool,
+    /// The id of the one who was here and is gone; nobody has been taken in yet.
+    lost: Option<u64>,
     process: Option<Child>,
 }
 
@@ -121,6 +128,8 @@ impl Group {
                 listen_peer,
                 client: links.open(number, listen_client, true).await?,
                 peer: links.open(number, listen_peer, false).await?,
+                joins: false,
+                lost: None,
                 process: None,
             });
         }
@@ -133,7 +142,8 @@ impl Group {
     /// When the program cannot be started.
     pub fn start_all(&mut self) -> anyhow::Result<()> {
         for number in 0..self.members.len() {
-            if self.members[number].process.is_none() {
+            let member = &self.members[number];
+            if member.process.is_none() && member.lost.is_none() {
                 self.launch(number)?;
             }
         }
@@ -198,6 +208,7 @@ impl Group {
     /// When the program cannot be started.
     pub fn launch(&mut self, number: usize) -> anyhow::Result<()> {
         ensure!(self.members[number].process.is_none(), "{} runs already", self.name(number));
+        ensure!(self.members[number].lost.is_none(), "{} was not taken in yet", self.name(number));
         let log = File::options()
             .create(true)
             .append(true)
@@ -233,7 +244,8 @@ impl Group {
             .args(["--listen-peer-urls", &format!("http://{}", member.listen_peer)])
             .args(["--initial-advertise-peer-urls", &format!("http://{}", member.peer)])
             .args(["--initial-cluster", &all.join(",")])
-            .args(["--initial-cluster-token", "chaos", "--initial-cluster-state", "new"]);
+            .args(["--initial-cluster-token", "chaos"])
+            .args(["--initial-cluster-state", if member.joins { "existing" } else { "new" }]);
         command
     }
 
@@ -260,6 +272,53 @@ impl Group {
         let _ended = process.kill();
         let _reaped = process.wait();
         ran
+    }
+
+    /// Ends a member as a crash does; nobody starts it with its data again. [`take_in`](Self::take_in) puts a new member
+    /// in its place.
+    ///
+    /// # Errors
+    /// When it does not answer who it is.
+    pub async fn lose(&mut self, number: usize) -> anyhow::Result<()> {
+        let status = self.status(number).await.context("the member does not answer")?;
+        self.kill(number);
+        let member = &mut self.members[number];
+        let id = status.header.unwrap_or_default().member_id;
+        member.lost = Some(id);
+        member.data_dir.set_file_name(format!("{}-after-{id:x}", member.name));
+        Ok(())
+    }
+
+    /// Has the others take in, and starts, an empty member at the place of each that is lost.
+    ///
+    /// # Errors
+    /// When they do not within [`TAKE_IN_TIMEOUT`]; it can be tried again.
+    pub async fn take_in(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + TAKE_IN_TIMEOUT;
+        let lost: Vec<(usize, u64)> =
+            (0..self.size()).filter_map(|number| Some((number, self.members[number].lost?))).collect();
+        for (number, id) in lost {
+            let url = format!("http://{}", self.members[number].peer);
+            let running = self.running();
+            for asked in running.iter().cycle() {
+                let step = membership::exchange(self.direct(*asked), id, &url);
+                match tokio::time::timeout(ASK_TIMEOUT, step).await {
+                    Ok(Ok(Some(_))) => break,
+                    Ok(Ok(None)) => {}
+                    Ok(Err(_)) | Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+                }
+                ensure!(
+                    Instant::now() < deadline,
+                    "the others did not take {} in within {TAKE_IN_TIMEOUT:?}",
+                    self.name(number)
+                );
+            }
+            ensure!(!running.is_empty(), "nobody is there to take {} in", self.name(number));
+            self.members[number].lost = None;
+            self.members[number].joins = true;
+            self.launch(number)?;
+        }
+        Ok(())
     }
 
     /// Ends a member in an orderly way.

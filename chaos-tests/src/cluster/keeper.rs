@@ -1,11 +1,13 @@
 //! Nothing outlives an experiment, not even one that is killed.
 //!
 //! A keeper is a small process of its own: `barque chaos keep`. Everything that a group starts belongs to the keeper's
-//! process group. It waits on a pipe that only the experiment holds; when that ends, in whatever way, the keeper kills the group,
-//! takes down the cluster that the experiment made, unmounts what lies under the experiment's directory, and removes it.
+//! process group. It waits on a pipe that only the experiment holds; when that ends, in whatever way, the keeper kills the
+//! group, takes down the cluster that the experiment made, or makes the one whole that was not its own, unmounts what lies
+//! under the experiment's directory, and removes it.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,11 +16,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgrp};
+use nix::unistd::{Pid, getpgrp, getppid};
+
+use super::guest::Restoration;
 
 /// What every experiment's directory is called, with a number after it. A keeper removes nothing else.
-const PREFIX: &str = "barque-chaos-";
+pub(super) const PREFIX: &str = "barque-chaos-";
 /// Longest wait for killed processes to go.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for a cluster to be taken down, and how often that is tried.
@@ -26,6 +31,8 @@ const DOWN_PATIENCE: Duration = Duration::from_secs(120);
 const DOWN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often is looked.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The longest wait between two looks at the time.
+const POLL_MAX: Duration = Duration::from_secs(1);
 
 /// The keeper of one experiment. Dropping it has everything cleaned up, and waits for that.
 #[derive(Debug)]
@@ -51,6 +58,15 @@ impl Keeper {
         Self::start_with(program, parent, &["--cluster", cluster])
     }
 
+    /// The same for an experiment that breaks a cluster of somebody else.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_for_guest(program: &Path, parent: &Path, end: &Restoration) -> anyhow::Result<Self> {
+        let end = serde_json::to_string(end).context("a restoration is plain data")?;
+        Self::start_with(program, parent, &["--restore", &end])
+    }
+
     fn start_with(program: &Path, parent: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let unique = format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>());
         let directory = parent.join(unique);
@@ -61,7 +77,7 @@ impl Keeper {
             .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(if more.is_empty() { Stdio::null() } else { Stdio::inherit() })
             .process_group(0)
             .spawn();
         let process = match started {
@@ -92,11 +108,20 @@ impl Drop for Keeper {
     }
 }
 
+/// What has to be done for a whole cluster at an experiment's end.
+#[derive(Debug, Clone)]
+pub enum Duty {
+    /// Take the cluster of that name down, which was made in the directory.
+    TakeDown(String),
+    /// Make a cluster whole that somebody else made.
+    Restore(Restoration),
+}
+
 /// `barque chaos keep DIRECTORY`: waits for the end of standard input, then cleans up.
 ///
 /// # Errors
 /// When something stays.
-pub fn keep(directory: &Path, cluster: Option<&str>) -> anyhow::Result<()> {
+pub fn keep(directory: &Path, duty: Option<&Duty>) -> anyhow::Result<()> {
     let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     ensure!(name.starts_with(PREFIX), "{} is not the directory of an experiment", directory.display());
     ensure!(
@@ -104,8 +129,10 @@ pub fn keep(directory: &Path, cluster: Option<&str>) -> anyhow::Result<()> {
         "this process does not lead a group of its own; `barque chaos run` starts it so"
     );
     // Ctrl-C in a terminal reaches the experiment, whose end is what counts here; other signals are not caught.
-    let mut rest = Vec::new();
-    let _broken = std::io::stdin().read_to_end(&mut rest);
+    match duty {
+        Some(Duty::Restore(restoration)) => wait_for_end(restoration.limit)?,
+        _ => drop(std::io::stdin().read_to_end(&mut Vec::new())),
+    }
     let deadline = Instant::now() + PATIENCE;
     loop {
         let processes = others_of_group(Pid::this())?;
@@ -121,8 +148,10 @@ pub fn keep(directory: &Path, cluster: Option<&str>) -> anyhow::Result<()> {
         ensure!(Instant::now() < deadline, "processes {processes:?} do not end");
         std::thread::sleep(POLL_INTERVAL);
     }
-    if let Some(cluster) = cluster {
-        take_down(directory, cluster)?;
+    match duty {
+        Some(Duty::TakeDown(cluster)) => take_down(directory, cluster)?,
+        Some(Duty::Restore(restoration)) => restore(restoration)?,
+        None => {}
     }
     unmount_under(directory)?;
     match fs::remove_dir_all(directory) {
@@ -133,6 +162,43 @@ pub fn keep(directory: &Path, cluster: Option<&str>) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Until the experiment has ended. One that takes longer than it may is killed.
+fn wait_for_end(limit: Duration) -> anyhow::Result<()> {
+    let (experiment, deadline) = (getppid(), Instant::now() + limit);
+    let stdin = std::io::stdin();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).min(POLL_MAX);
+        let mut watched = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) if stdin.lock().read(&mut [0; 16])? == 0 => return Ok(()),
+            Ok(_) => {}
+            Err(errno) => bail!("cannot wait for the experiment's end: {errno}"),
+        }
+        if Instant::now() >= deadline && getppid() == experiment {
+            let _gone = kill(experiment, Signal::SIGKILL);
+        }
+    }
+}
+
+/// As often as needed: masters that were just started take requests a moment later.
+fn restore(restoration: &Restoration) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let deadline = Instant::now() + DOWN_PATIENCE;
+    let name = &restoration.guest.name;
+    while let Err(error) = restoration.carry_out(&program) {
+        if Instant::now() >= deadline {
+            let why = format!(
+                "cluster {name} is not whole after the experiment: {error:#}; `barque up --name {name}`"
+            );
+            let _closed = writeln!(std::io::stderr(), "barque: {why}");
+            bail!(why);
+        }
+        std::thread::sleep(DOWN_INTERVAL);
+    }
+    Ok(())
 }
 
 /// As often as needed: an `up` that outlives the experiment has to end first.

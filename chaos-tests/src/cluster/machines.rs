@@ -6,7 +6,7 @@
 //! directory.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -59,15 +59,18 @@ struct Machine {
     link: String,
 }
 
-/// See the module. Masters come first in the numbers, then nodes. Dropping it removes everything.
+/// See the module. Masters come first in the numbers, then nodes. Dropping it removes everything, or makes it whole where
+/// somebody else made it.
 pub struct Machines {
     machines: Vec<Machine>,
     /// The process of each, while it is to run.
     pids: Vec<Option<i32>>,
     masters: usize,
     cluster: Cluster,
-    // Last: it waits until everything is gone.
-    _keeper: Keeper,
+    /// What says that nobody else breaks this cluster. The keeper waits for its end.
+    _lock: Option<File>,
+    // Last: it waits until everything is gone, or whole.
+    _keeper: Option<Keeper>,
 }
 
 impl Machines {
@@ -95,18 +98,32 @@ impl Machines {
             load_balancer_addresses: 0,
             master_flags,
         };
-        let cluster = Cluster::up(options)?;
+        let mut all = Self::of(Cluster::up(options)?)?;
+        all._keeper = Some(keeper);
+        for number in 0..all.size() {
+            ensure!(all.pids[number].is_some(), "{} has ended{}", all.name(number), all.log_tail(number));
+        }
+        Ok(all)
+    }
+
+    /// The machines of a cluster that is there, whatever of it runs.
+    pub(super) fn of(cluster: Cluster) -> anyhow::Result<Self> {
         let path = cluster.directory().join("plan.json");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let Plan { machines } =
             serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
         let masters = machines.iter().filter(|machine| machine.role == "master").count();
         let pids = vec![None; machines.len()];
-        let mut all = Self { machines, pids, masters, cluster, _keeper: keeper };
+        let mut all = Self { machines, pids, masters, cluster, _lock: None, _keeper: None };
         for number in 0..all.size() {
-            all.pids[number] = Some(all.cluster.pid(all.name(number))?);
+            all.pids[number] = all.cluster.pid(all.name(number)).ok().filter(|pid| !has_ended(*pid));
         }
         Ok(all)
+    }
+
+    /// Has somebody look after the cluster when this is dropped.
+    pub(super) fn keep(&mut self, keeper: Keeper, lock: File) {
+        (self._keeper, self._lock) = (Some(keeper), Some(lock));
     }
 
     /// The cluster's name, unique on this machine.
@@ -263,6 +280,20 @@ impl Machines {
     pub fn power_on(&mut self, number: usize) -> anyhow::Result<()> {
         self.mend(number)?;
         self.launch(number)
+    }
+
+    /// Mends every link and starts every machine's process that does not run.
+    ///
+    /// # Errors
+    /// When one of them cannot be had back.
+    pub fn heal(&mut self) -> anyhow::Result<()> {
+        for number in 0..self.size() {
+            self.mend(number)?;
+            if self.pids[number].is_none() {
+                self.launch(number).context("a machine cannot be started again")?;
+            }
+        }
+        Ok(())
     }
 
     fn run_directory(&self, number: usize) -> PathBuf {

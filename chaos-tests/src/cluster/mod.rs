@@ -1,13 +1,15 @@
 //! Clusters of real processes.
 //!
 //! Owns a cluster made by `barque up`, with handles to its processes ([`Cluster`]) and to the machines that they are on
-//! ([`machines`]), and groups of a store's members whose every link and disk can be made to fail ([`group`]). Promises that dropping a [`Cluster`] runs `barque down`, whatever
-//! happened to it before, and that what a group started ends with the process that started it, even if that is killed
-//! ([`keeper`]).
+//! ([`machines`]), and groups of a store's members whose every link and disk can be made to fail ([`group`]). Promises that
+//! dropping a [`Cluster`] runs `barque down`, whatever happened to it before, that what a group started ends with the
+//! process that started it, even if that is killed ([`keeper`]), and that a cluster of somebody else is whole afterwards
+//! ([`guest`]).
 
 pub mod disk;
 pub mod faulty_disk;
 pub mod group;
+pub mod guest;
 pub mod keeper;
 pub mod links;
 pub mod machines;
@@ -58,6 +60,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Cluster {
     options: Options,
+    /// Somebody else made it, and keeps it.
+    is_guest: bool,
 }
 
 #[derive(Deserialize)]
@@ -71,9 +75,26 @@ impl Cluster {
     /// # Errors
     /// With what `barque up` said.
     pub fn up(options: Options) -> anyhow::Result<Self> {
-        let cluster = Self { options };
+        let cluster = Self { options, is_guest: false };
         cluster.complete()?;
         Ok(cluster)
+    }
+
+    /// A cluster that somebody else made: it is not taken down when this is dropped.
+    fn of_somebody(binary: &Path, name: &str, data_dir: &Path) -> Self {
+        let options = Options {
+            binary: binary.to_owned(),
+            name: name.to_owned(),
+            data_dir: data_dir.to_owned(),
+            port: 0,
+            masters: 0,
+            nodes: 0,
+            master_nodes: false,
+            virtual_address: false,
+            load_balancer_addresses: 0,
+            master_flags: Vec::new(),
+        };
+        Self { options, is_guest: true }
     }
 
     /// Runs `up` again, which starts the processes that are not running, and waits until all is Ready.
@@ -226,6 +247,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.is_guest {
+            return;
+        }
         // After `down` this says that there is nothing; there is nobody to tell of a failure.
         let _ = self.barque(&["down"]);
     }

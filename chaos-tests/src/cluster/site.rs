@@ -196,15 +196,7 @@ impl Site {
                 group.heal_disks();
                 group.start_all().context("a member cannot be started again")
             }
-            Self::Cluster(machines) => tokio::task::block_in_place(|| {
-                for number in 0..machines.size() {
-                    machines.mend(number)?;
-                    if !machines.running().contains(&number) {
-                        machines.launch(number).context("a machine cannot be started again")?;
-                    }
-                }
-                Ok(())
-            }),
+            Self::Cluster(machines) => tokio::task::block_in_place(|| machines.heal()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The run of one experiment: make, load, break, heal, look, judge.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -12,7 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{ClusterShape, Disks, Experiment};
 use crate::checker::{self, Verdict, liveness, vacuity};
+use crate::client::Client;
 use crate::cluster::group::{Group, Shape, System, channel};
+use crate::cluster::guest::Guest;
 use crate::cluster::machines::Machines;
 use crate::cluster::site::Site;
 use crate::history::{History, Phase, Recorder};
@@ -33,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// Longest wait for one fault to begin or end; some restart every member.
 const FAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where pods are made in a cluster of an experiment's own.
+const NAMESPACE: &str = "default";
+
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -48,6 +54,8 @@ pub struct Options {
     pub seed: u64,
     /// More flags for each member.
     pub flags: Vec<String>,
+    /// A cluster that is there already, and is broken instead of one that is made for this.
+    pub guest: Option<Guest>,
 }
 
 /// How far a run is.
@@ -111,7 +119,7 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> anyhow::Result<Run> {
     progress.send_modify(|progress| progress.stage = "starting");
-    let site = make(experiment, options).await?;
+    let (site, namespace) = make(experiment, options).await?;
     let began = Instant::now();
     let mut recorders = Vec::new();
     for (number, plan) in experiment.workloads.iter().enumerate() {
@@ -125,6 +133,7 @@ pub async fn run(
         progress,
         stop,
         site,
+        namespace,
         recorders,
         faults,
         began,
@@ -136,8 +145,24 @@ pub async fn run(
     running.finish().await
 }
 
-async fn make(experiment: &Experiment, options: &Options) -> anyhow::Result<Site> {
+/// What is broken, and where pods are made.
+async fn make(experiment: &Experiment, options: &Options) -> anyhow::Result<(Site, String)> {
     let ClusterShape { members, nodes, disks, flags } = &experiment.cluster;
+    if let Some(guest) = &options.guest {
+        ensure!(
+            *nodes > 0,
+            "{} breaks a store alone: a whole cluster needs `nodes` under `cluster`",
+            experiment.name
+        );
+        ensure!(
+            flags.is_empty() && options.flags.is_empty(),
+            "a cluster that runs already has its flags: leave `flags` and --member-flag out"
+        );
+        let visit = guest.visit(&options.keeper, &options.parent, time_box(experiment));
+        let (machines, namespace) = visit.await?;
+        return Ok((Site::Cluster(Box::new(machines)), namespace));
+    }
+    let namespace = NAMESPACE.to_owned();
     let more_flags = flags.iter().chain(&options.flags).cloned().collect();
     if *nodes > 0 {
         ensure!(
@@ -146,7 +171,7 @@ async fn make(experiment: &Experiment, options: &Options) -> anyhow::Result<Site
         );
         let sizes = [u8::try_from(*members)?, u8::try_from(*nodes)?];
         let up = || Machines::up(&options.keeper, &options.parent, sizes, more_flags);
-        return Ok(Site::Cluster(Box::new(tokio::task::block_in_place(up)?)));
+        return Ok((Site::Cluster(Box::new(tokio::task::block_in_place(up)?)), namespace));
     }
     let shape = Shape {
         system: options.system.clone(),
@@ -156,7 +181,19 @@ async fn make(experiment: &Experiment, options: &Options) -> anyhow::Result<Site
         parent: options.parent.clone(),
         faulty_disks: *disks == Disks::Faulty,
     };
-    Ok(Site::Store(Box::new(Group::start(shape).await?)))
+    Ok((Site::Store(Box::new(Group::start(shape).await?)), namespace))
+}
+
+/// How long an experiment may take at the very most, whatever becomes of it.
+fn time_box(experiment: &Experiment) -> Duration {
+    let Experiment { steady_within, duration, recover_within, converge_within, .. } = experiment;
+    *steady_within
+        + *duration
+        + *recover_within
+        + *converge_within * 3
+        + FAULT_TIMEOUT * 2
+        + DRAIN * 2
+        + CONVERGE
 }
 
 struct Running<'a> {
@@ -165,6 +202,8 @@ struct Running<'a> {
     progress: &'a watch::Sender<Progress>,
     stop: &'a CancellationToken,
     site: Site,
+    /// Where pods are made.
+    namespace: String,
     recorders: Vec<(String, Recorder, PathBuf)>,
     faults: Recorder,
     began: Instant,
@@ -233,8 +272,9 @@ impl Running<'_> {
             let (timeout, seed) = (self.experiment.timeout, self.options.seed);
             if let Some(machines) = self.site.as_machines() {
                 let target = platform::Target {
-                    kubeconfig: machines.kubeconfig(),
+                    client: Arc::new(Client::from_kubeconfig(&machines.kubeconfig())?),
                     servers: machines.servers(),
+                    namespace: self.namespace.clone(),
                     cluster: machines.cluster().to_owned(),
                     timeout,
                     converge: self.experiment.converge_within,
@@ -243,7 +283,7 @@ impl Running<'_> {
                     look_no_more: look_no_more.clone(),
                     seed,
                 };
-                platform::run(plan, number, &target, tasks, observers)?;
+                platform::run(plan, number, &target, tasks, observers);
                 continue;
             }
             let endpoints = self.site.clients();

@@ -40,7 +40,7 @@ pub(super) async fn undo(machines: &mut Machines, fault: Fault, targets: &[usize
 }
 
 /// Marks a node, by whichever master takes the word.
-async fn cordon(machines: &Machines, node: usize, unschedulable: bool) -> anyhow::Result<()> {
+pub(crate) async fn cordon(machines: &Machines, node: usize, unschedulable: bool) -> anyhow::Result<()> {
     let path = format!("/api/v1/nodes/{}", machines.name(node));
     let patch = json!({"spec": {"unschedulable": unschedulable}});
     let deadline = Instant::now() + DRAIN_PATIENCE;

@@ -9,7 +9,8 @@
 //! reads are switched on. Clocks belong into the simulation.
 
 mod disks;
-mod machines;
+pub(crate) mod machines;
+pub mod membership;
 mod networks;
 mod processes;
 pub mod schedule;
@@ -87,6 +88,8 @@ pub enum Fault {
     Defragment,
     /// Leadership is handed over.
     MoveLeader,
+    /// A member is lost with its data: it is taken out of the group, and an empty one is taken in at its place.
+    ReplaceMember,
     /// A machine's process and all that runs on it are gone at once, and it is off the network; it is on again at its end.
     PowerOff,
     /// A node is cordoned and its pods are evicted, as an operator does it; it takes pods again at its end.
@@ -124,6 +127,11 @@ pub const FAULTS: &[(Fault, &str, &str)] = &[
     (Fault::Compact, "compact", "forget history up to now"),
     (Fault::Defragment, "defragment", "a member defragments"),
     (Fault::MoveLeader, "move-leader", "hand leadership over to another member"),
+    (
+        Fault::ReplaceMember,
+        "replace-member",
+        "lose a member and its data, take it out of the group and an empty one in",
+    ),
     (
         Fault::PowerOff,
         "power-off",
@@ -247,7 +255,12 @@ impl Nemesis {
         for number in numbers {
             self.end(site, number).await;
         }
-        site.heal()
+        site.heal()?;
+        match site.group() {
+            Ok(group) => group.take_in().await,
+            // The members of a cluster are never lost.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Only notes with the word *fire* prove that a fault had an effect.
@@ -314,6 +327,7 @@ impl Nemesis {
             Compact | Defragment | MoveLeader => {
                 processes::maintain(site.group()?, entry.fault, targets).await.map(|()| None)
             }
+            ReplaceMember => processes::replace(site.group()?, targets).await.map(|()| None),
             fault if fault.needs_disks() => disks::inflict(site.group()?, entry, targets).map(|()| None),
             fault if fault.needs_machines() || site.as_machines().is_some() => {
                 machines::inflict(site.machines()?, fault, targets).await.map(|()| None)
@@ -334,6 +348,7 @@ impl Nemesis {
             }
             Pause => processes::resume(site, &active.targets),
             RollingRestart | Compact | Defragment | MoveLeader => Ok(()),
+            ReplaceMember => site.group()?.take_in().await,
             fault if fault.needs_disks() => {
                 disks::undo(site.group()?, &active.targets);
                 processes::start_again(site, &active.targets)

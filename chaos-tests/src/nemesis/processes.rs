@@ -113,6 +113,15 @@ pub(super) async fn maintain(group: &Group, fault: Fault, targets: &[usize]) -> 
     }
 }
 
+/// Loses a member with its data and has an empty one take its place. If the others cannot do that now, they do at the fault's
+/// end.
+pub(super) async fn replace(group: &mut Group, targets: &[usize]) -> anyhow::Result<()> {
+    group.lose(*targets.first().context("no member to lose")?).await?;
+    // The end of the fault says why not, if it fails then, too.
+    let _ = group.take_in().await;
+    Ok(())
+}
+
 async fn compact(group: &Group, target: usize) -> anyhow::Result<()> {
     let mut kv = KvClient::new(group.direct(target));
     let request = pb::RangeRequest { key: b"compact".as_slice().into(), ..Default::default() };

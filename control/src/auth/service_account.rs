@@ -11,6 +11,7 @@ use std::sync::Arc;
 use api::{Kind, Status, object};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use raft_store::chance;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
@@ -263,7 +264,7 @@ fn decode<T: for<'a> Deserialize<'a>>(text: &str) -> Option<T> {
 }
 
 fn random_id() -> String {
-    let bytes: [u8; 16] = rand::rng().random();
+    let bytes: [u8; 16] = chance::rng().random();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

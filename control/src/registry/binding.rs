@@ -6,6 +6,7 @@
 //! again, and finding the pod on the very node that was asked for is success.
 
 use api::{Kind, Status, object};
+use raft_store::mutants::{self, Mutant};
 use serde_json::{Value, json};
 
 use super::create::encode;
@@ -100,6 +101,10 @@ impl Registry {
             match change(binding, stored.as_ref(), &now) {
                 Ok(Change::Write(mut transaction)) => {
                     transaction.fence = fence;
+                    if mutants::is(Mutant::BindWithoutFence) {
+                        transaction.conditions.clear();
+                        transaction.fence = None;
+                    }
                     transactions.push(transaction);
                     results.push(None);
                 }

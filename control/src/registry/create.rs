@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::{Kind, Status, object};
 use bytes::Bytes;
+use raft_store::chance;
 use rand::Rng;
 use serde_json::{Value, json};
 
@@ -99,7 +100,7 @@ impl Registry {
         for attempt in 1..=attempts {
             let mut object = object.clone();
             if generated {
-                let name = api::name::generate(object::generate_name(&object), rand::rng().random());
+                let name = api::name::generate(object::generate_name(&object), chance::rng().random());
                 object::set_name(&mut object, &name);
             }
             match self.create_named(kind, namespace, object, options).await {
@@ -383,7 +384,7 @@ pub(super) fn encode(object: &Value) -> Bytes {
 
 /// A random UUID (version 4, RFC 9562).
 pub(super) fn new_uid() -> String {
-    let mut bytes: [u8; 16] = rand::rng().random();
+    let mut bytes: [u8; 16] = chance::rng().random();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = |range: std::ops::Range<usize>| -> String {

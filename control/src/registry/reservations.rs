@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 
 use api::{Cause, Kind, Status, object};
 use bytes::Bytes;
+use raft_store::chance;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
@@ -160,7 +161,7 @@ impl Registry {
         }
         let ranges = self.service_ranges().clone();
         let count = ranges.count();
-        let start = rand::rng().random_range(0..count);
+        let start = chance::rng().random_range(0..count);
         for step in 0..LOOKS_MAX.min(usize::try_from(count).unwrap_or(LOOKS_MAX)) {
             let address = ranges.nth(1 + (start + step as u128) % count);
             if address != ranges.first() && self.is_free(format!("{ADDRESSES}{address}")).await? {
@@ -173,7 +174,7 @@ impl Registry {
         let (low, high) = (*ranges.node_ports.start(), *ranges.node_ports.end());
         let span = usize::from(high - low) + 1;
         let wanted = object["spec"]["ports"].as_array().map_or(0, Vec::len).max(PORTS_USUAL_MAX) + SPARE;
-        let start = rand::rng().random_range(0..span);
+        let start = chance::rng().random_range(0..span);
         for step in 0..LOOKS_MAX.min(span) {
             let port = low + ((start + step) % span) as u16;
             let mut is_free = true;

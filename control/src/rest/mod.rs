@@ -48,6 +48,7 @@ use futures_util::FutureExt;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
+use raft_store::chance;
 use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -441,6 +442,6 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = ["audit-id", "x-request-id"].iter().find_map(|name| headers.get(*name)?.to_str().ok());
     match given.filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX) {
         Some(id) => id.to_owned(),
-        None => format!("{:032x}", rand::rng().random::<u128>()),
+        None => format!("{:032x}", chance::rng().random::<u128>()),
     }
 }

@@ -11,6 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use raft_store::chance;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -52,7 +53,7 @@ pub(super) fn respond(
     timeout: Option<Duration>,
     stop: CancellationToken,
 ) -> Response<Body> {
-    let time = timeout.unwrap_or_else(|| WATCH_TIME_MIN.mul_f64(rand::rng().random_range(1.0..2.0)));
+    let time = timeout.unwrap_or_else(|| WATCH_TIME_MIN.mul_f64(chance::rng().random_range(1.0..2.0)));
     let deadline = Instant::now() + time;
     let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -2,21 +2,24 @@
 //!
 //! Applying never waits for it: the thread copies what changed in small chunks, under the lock that readers share, and
 //! writes without. Requests that arrive while one write is under way are served together by the next.
+//! A simulation, which has one thread, writes in a task, all at once, with time going by before and after.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, RwLock};
 use std::thread;
 
 use state_machine::Position;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::oneshot;
 
 use super::codec;
 use super::state_machine::State;
 use super::types::SnapshotMeta;
 use crate::checkpoint::{self, Checkpoint};
+use crate::mutants::{self, Mutant};
 
 /// Requests that wait for the thread; they are served together.
 const REQUESTS_MAX: usize = 64;
@@ -28,22 +31,28 @@ type Reply = oneshot::Sender<Result<SnapshotMeta, String>>;
 
 /// A handle to the thread. The thread ends with the last handle.
 pub(crate) struct Checkpointer {
-    requests: SyncSender<Option<Reply>>,
+    requests: Sender<Option<Reply>>,
     durable_index: Arc<AtomicU64>,
 }
 
 impl Checkpointer {
     /// `installed` is the received snapshot that a checkpoint makes superfluous.
     pub(crate) fn start(checkpoint: Checkpoint, state: Arc<RwLock<State>>, installed: PathBuf) -> Self {
-        let (requests, waiting) = mpsc::sync_channel(REQUESTS_MAX);
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         let durable_index = Arc::new(AtomicU64::new(0));
         let durable = Arc::clone(&durable_index);
         let worker = Worker { checkpoint, state, installed, durable_index: durable, written: None };
+        let handle = Self { requests, durable_index };
+        #[cfg(feature = "simulation")]
+        if crate::simulation::is_on() {
+            tokio::spawn(worker.run_in_task(waiting));
+            return handle;
+        }
         thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || worker.run(&waiting))
+            .spawn(move || worker.run(waiting))
             .expect("a thread can be started while the process starts");
-        Self { requests, durable_index }
+        handle
     }
 
     /// Applied index of the newest checkpoint that this process has written.
@@ -57,7 +66,7 @@ impl Checkpointer {
         let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the checkpoint thread has ended");
         self.requests.try_send(Some(reply)).map_err(|error| match error {
             TrySendError::Full(_) => io::Error::other("too many requests for a checkpoint wait already"),
-            TrySendError::Disconnected(_) => ended(),
+            TrySendError::Closed(_) => ended(),
         })?;
         let written = done.await.map_err(|_| ended())?;
         written.map_err(io::Error::other)
@@ -66,6 +75,20 @@ impl Checkpointer {
     /// Asks for a checkpoint without waiting; with many requests waiting one more is not needed.
     pub(crate) fn write_in_background(&self) {
         let _ = self.requests.try_send(None);
+    }
+}
+
+/// What a write led to, and who is to hear of it.
+struct Answers {
+    replies: Vec<Reply>,
+    result: Result<SnapshotMeta, String>,
+}
+
+impl Answers {
+    fn send(self) {
+        for reply in self.replies {
+            let _ = reply.send(self.result.clone());
+        }
     }
 }
 
@@ -79,17 +102,32 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, waiting: &Receiver<Option<Reply>>) {
-        while let Ok(first) = waiting.recv() {
-            let replies: Vec<Reply> = std::iter::once(first).chain(waiting.try_iter()).flatten().collect();
-            let result = self.write();
-            if let Err(error) = &result {
-                tracing::error!(%error, "cannot write a checkpoint; the log is kept until one succeeds");
-            }
-            for reply in replies {
-                let _ = reply.send(result.clone());
-            }
+    fn run(mut self, mut waiting: Receiver<Option<Reply>>) {
+        while let Some(first) = waiting.blocking_recv() {
+            self.serve(first, &mut waiting).send();
         }
+    }
+
+    #[cfg(feature = "simulation")]
+    async fn run_in_task(mut self, mut waiting: Receiver<Option<Reply>>) {
+        while let Some(first) = waiting.recv().await {
+            crate::simulation::moment().await;
+            let answers = self.serve(first, &mut waiting);
+            // The state is on disk, and nobody has been told yet.
+            crate::simulation::moment().await;
+            answers.send();
+        }
+    }
+
+    /// One write, for all who wait.
+    fn serve(&mut self, first: Option<Reply>, waiting: &mut Receiver<Option<Reply>>) -> Answers {
+        let also = std::iter::from_fn(|| waiting.try_recv().ok());
+        let replies = std::iter::once(first).chain(also).flatten().collect();
+        let result = self.write();
+        if let Err(error) = &result {
+            tracing::error!(%error, "cannot write a checkpoint; the log is kept until one succeeds");
+        }
+        Answers { replies, result }
     }
 
     fn write(&mut self) -> Result<SnapshotMeta, String> {
@@ -99,6 +137,10 @@ impl Worker {
             (state.machine.take_dirty(), meta)
         };
         if !delta.full && self.written.is_some() && self.written == delta.header.applied {
+            return Ok(meta);
+        }
+        if mutants::is(Mutant::PurgeBeforeCheckpoint) && self.written.is_some() {
+            self.durable_index.store(meta.last_log_id.map_or(0, |id| id.index), Ordering::Relaxed);
             return Ok(meta);
         }
         let extra = codec::meta_to_record(&meta);

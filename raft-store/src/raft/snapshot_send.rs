@@ -25,6 +25,7 @@ use super::codec;
 use super::peer_client::PeerClient;
 use super::snapshot_transfer::{self, CHUNK_BYTES, CHUNKS_IN_FLIGHT_MAX, SnapshotData};
 use super::types::{SnapshotMeta, Vote};
+use crate::blocking::{self, Pieces};
 
 /// Chunks that are kept behind the newest. More than a connection's flow control lets be on its way.
 const CHUNKS_KEPT_MAX: usize = 32;
@@ -212,9 +213,8 @@ impl Transfer {
     /// Begins to encode. What is sent is the state as it is now, which may be newer than what the caller knows of;
     /// `meta` describes a file's content.
     pub(crate) fn begin(vote: Vote, meta: SnapshotMeta, data: SnapshotData) -> Self {
-        let (tx, pieces) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
-        tokio::task::spawn_blocking(move || {
-            let mut pieces = PieceWriter { tx, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
+        let pieces = blocking::make_pieces(CHUNKS_IN_FLIGHT_MAX, move |pieces| {
+            let mut pieces = PieceWriter { pieces, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
             let sent = match data {
                 SnapshotData::Live(state) => {
                     snapshot_transfer::encode_live(&state, &mut pieces, |meta, out| {
@@ -323,14 +323,13 @@ impl Source {
 
 /// Cuts what is written into pieces of a chunk each.
 struct PieceWriter {
-    tx: mpsc::Sender<Piece>,
+    pieces: Pieces<Piece>,
     buffer: BytesMut,
 }
 
 impl PieceWriter {
     fn pass(&mut self, piece: Piece) -> io::Result<()> {
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody sends it any more");
-        self.tx.blocking_send(piece).map_err(gone)
+        self.pieces.put(piece)
     }
 }
 

@@ -22,12 +22,12 @@ use futures_util::Stream;
 use prost::Message;
 use proto::raft as wire;
 use state_machine::{SnapshotError, SnapshotWriter, StateMachine};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::codec;
 use super::state_machine::State;
 use super::types::{CommittedLeaderId, Member, MemberId, SnapshotMeta};
+use crate::blocking::{self, Pieces};
 
 const MAGIC: &[u8; 8] = b"BARQSNP1";
 /// Of the encoded state, in one message.
@@ -100,24 +100,23 @@ pub(crate) fn encode_live<W: Write>(
 pub(crate) fn stream_file(
     state: Arc<RwLock<State>>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let (tx, rx) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
-    tokio::task::spawn_blocking(move || {
+    let pieces = blocking::make_pieces(CHUNKS_IN_FLIGHT_MAX, move |pieces| {
         let hash = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut file = FileWriter { tx, hash, bytes: 0, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
+        let mut file = FileWriter { pieces, hash, bytes: 0, buffer: BytesMut::with_capacity(CHUNK_BYTES) };
         let written = encode_live(&state, &mut file, |meta, file| file.write_all(&file_head(meta)));
         let sent = written.and_then(|()| file.finish());
         if let Err(error) = sent {
             tracing::warn!(%error, "a snapshot for a client was not sent to its end");
             // The client, if it is still there, must not take what it has for a whole file.
-            let _ = file.tx.blocking_send(Err(error));
+            let _ = file.pieces.put(Err(error));
         }
     });
-    ReceiverStream::new(rx)
+    ReceiverStream::new(pieces)
 }
 
 /// Cuts what is written into pieces and hashes it.
 struct FileWriter {
-    tx: mpsc::Sender<io::Result<Bytes>>,
+    pieces: Pieces<io::Result<Bytes>>,
     hash: ring::digest::Context,
     bytes: usize,
     buffer: BytesMut,
@@ -127,16 +126,14 @@ impl FileWriter {
     fn send(&mut self) -> io::Result<()> {
         let piece = self.buffer.split().freeze();
         self.hash.update(&piece);
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone");
-        self.tx.blocking_send(Ok(piece)).map_err(gone)
+        self.pieces.put(Ok(piece))
     }
 
     fn finish(&mut self) -> io::Result<()> {
         self.write_all(&[0; FILE_BLOCK_BYTES][..self.bytes.next_multiple_of(FILE_BLOCK_BYTES) - self.bytes])?;
         self.flush()?;
         let hash = Bytes::copy_from_slice(self.hash.clone().finish().as_ref());
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone");
-        self.tx.blocking_send(Ok(hash)).map_err(gone)
+        self.pieces.put(Ok(hash))
     }
 }
 

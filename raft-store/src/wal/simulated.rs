@@ -4,6 +4,7 @@
 //! simulation says, then it is written and its requests are completed. When the member's event loop ends, as a process does when
 //! it is killed, what was taken or queued and not written is lost.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ impl Wal {
         flush_time: FlushTime,
     ) -> Result<(Self, Recovered), Error> {
         let counters = Arc::new(Counters::default());
-        let supply = |preparer| Ok(Inline { preparer, failed: None });
+        let supply = |preparer| Ok(Inline { preparer, next: None, failed: None });
         let (mut writer, recovered) = open_writer(disk, options, &counters, supply)?;
         let queue = Arc::new(Queue::new(options.queue_bytes_max, Arc::clone(&counters)));
         let (shared, disk) = (Arc::clone(&queue), disk.clone());
@@ -50,20 +51,31 @@ impl Wal {
     }
 }
 
-/// Segments made when they are needed.
-struct Inline<D> {
+/// Segments made when they are ordered.
+struct Inline<D: Disk> {
     preparer: Preparer<D>,
+    next: Option<Segment<D::File>>,
     /// A segment could not be retired: the log ends with the next that is needed.
     failed: Option<Error>,
 }
 
 impl<D: Disk> Supply<D::File> for Inline<D> {
-    fn order(&mut self, _: Order) {}
+    fn order(&mut self, order: Order) {
+        if self.next.is_none() && self.failed.is_none() {
+            match self.preparer.prepare(order, || true) {
+                Ok(segment) => self.next = Some(segment),
+                Err(error) => self.failed = Some(error),
+            }
+            self.preparer.counters.next_ready.store(self.next.is_some(), Relaxed);
+        }
+    }
 
     fn take(&mut self, order: Order) -> Result<Segment<D::File>, Error> {
-        match self.failed.take() {
-            Some(failed) => Err(failed),
-            None => self.preparer.prepare(order, || true),
+        self.order(order);
+        match (self.failed.take(), self.next.take()) {
+            (Some(failed), _) => Err(failed),
+            (None, Some(segment)) => Ok(segment),
+            (None, None) => Err(Error::Closed),
         }
     }
 

@@ -112,6 +112,25 @@ recover_within: 8s
 }
 
 #[test]
+fn members_that_are_lost_are_replaced_by_empty_ones() {
+    holds(
+        "
+name: lost-members
+cluster: {flags: [--snapshot-count=50]}
+workloads:
+  - {kind: append, clients: 4, rate: 40}
+  - {kind: watch, clients: 3, rate: 40}
+faults:
+  - {at: 1s, fault: replace-member, of: follower, for: 2s}
+  - {at: 4s, fault: replace-member, of: leader, for: 2s}
+  - {at: 5s, fault: compact}
+duration: 8s
+recover_within: 8s
+",
+    );
+}
+
+#[test]
 fn disks_without_power_keep_what_was_acknowledged() {
     if lacks_disks() {
         return;

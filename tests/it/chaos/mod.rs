@@ -1,6 +1,7 @@
 //! `barque chaos`, from outside: experiments on real processes, each family of faults once; the mutants; what is left behind.
 
 mod experiments;
+mod guests;
 mod left_behind;
 mod mutants;
 mod pods;

@@ -10,33 +10,56 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CLUSTER, IDENTITY, NODE, Target, UID};
+use super::{CLUSTER, IDENTITY, NODE, Target, UID, observer};
+use crate::history::Recorder;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(25);
 
 /// One process of a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Instance {
-    identity: String,
-    uid: String,
-    node: String,
-    pid: i32,
+pub struct Instance {
+    /// The pod's name.
+    pub identity: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// Where it runs.
+    pub node: String,
+    /// The process.
+    pub pid: i32,
 }
 
-pub(super) async fn work(target: Target, process: i64) {
-    let mut last: Option<BTreeSet<Instance>> = None;
+/// Records what runs, whenever that changes.
+pub struct Instances {
+    recorder: Recorder,
+    process: i64,
+    last: Option<BTreeSet<Instance>>,
+}
+
+impl Instances {
+    /// For the history of the plan of that number.
+    pub fn new(recorder: Recorder, plan: usize) -> Self {
+        Self { recorder, process: observer(plan, 2), last: None }
+    }
+
+    /// This is what runs; nobody looks after the last time.
+    pub fn note(&mut self, seen: BTreeSet<Instance>, is_last: bool) {
+        if is_last || self.last.as_ref() != Some(&seen) {
+            self.recorder.invoke(self.process, "instances", Value::Null);
+            self.recorder.ok(self.process, "instances", told(&seen, is_last));
+            self.last = Some(seen);
+        }
+    }
+}
+
+pub(super) async fn work(target: Target, plan: usize) {
+    let mut instances = Instances::new(target.recorder.clone(), plan);
     loop {
         let is_last = tokio::select! {
             () = target.look_no_more.cancelled() => true,
             () = tokio::time::sleep(INTERVAL) => false,
         };
-        let seen = look(&target.cluster);
-        if is_last || last.as_ref() != Some(&seen) {
-            target.recorder.invoke(process, "instances", Value::Null);
-            target.recorder.ok(process, "instances", told(&seen, is_last));
-            last = Some(seen);
-        }
+        instances.note(look(&target.cluster), is_last);
         if is_last {
             return;
         }

@@ -15,7 +15,7 @@ mod session;
 mod stateful_set;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{CLIENTS_MAX, Kind, PROCESSES, Plan};
+use crate::client::Client;
 use crate::history::Recorder;
+pub use instances::{Instance, Instances};
 use session::Session;
 
 /// The label by which a client finds its own.
@@ -39,11 +41,13 @@ const NODE: &str = "CHAOS_NODE";
 /// What all clients of a run need.
 #[derive(Clone)]
 pub struct Target {
-    /// The administrator's credentials.
-    pub kubeconfig: PathBuf,
+    /// The administrator's.
+    pub client: Arc<Client>,
     /// Where masters serve.
     pub servers: Vec<SocketAddr>,
-    /// Tells this cluster's containers from all others.
+    /// Where everything is made.
+    pub namespace: String,
+    /// Tells this cluster's containers from all others; empty: they are no processes of this machine.
     pub cluster: String,
     /// The longest wait for an answer.
     pub timeout: Duration,
@@ -60,24 +64,15 @@ pub struct Target {
 }
 
 /// Starts the clients of a plan among `clients`, and its observers among `observers`.
-///
-/// # Errors
-/// When the kubeconfig cannot be used.
-pub fn run(
-    plan: &Plan,
-    number: usize,
-    target: &Target,
-    clients: &TaskTracker,
-    observers: &TaskTracker,
-) -> anyhow::Result<()> {
-    // Observers have the last names of the plan's.
-    let observer = |n: usize| (number * CLIENTS_MAX + CLIENTS_MAX - n) as i64 * PROCESSES;
-    observers.spawn(observer::work(target.clone(), target.client()?, observer(1)));
-    observers.spawn(instances::work(target.clone(), observer(2)));
+pub fn run(plan: &Plan, number: usize, target: &Target, clients: &TaskTracker, observers: &TaskTracker) {
+    observers.spawn(observer::work(target.clone(), target.client.another(), observer(number, 1)));
+    if !target.cluster.is_empty() {
+        observers.spawn(instances::work(target.clone(), number));
+    }
     for client in 0..plan.clients.clamp(1, CLIENTS_MAX - 2) {
         let index = number * CLIENTS_MAX + client;
         let pause = Duration::from_secs_f64(1.0 / plan.rate.clamp(0.01, 1e6));
-        let session = Session::new(target, index, index as i64 * PROCESSES, pause)?;
+        let session = Session::new(target, index, index as i64 * PROCESSES, pause);
         match plan.kind {
             Kind::Deployment => clients.spawn(deployment::work(session)),
             Kind::StatefulSet => clients.spawn(stateful_set::work(session)),
@@ -86,13 +81,11 @@ pub fn run(
             _ => clients.spawn(pods::work(session)),
         };
     }
-    Ok(())
 }
 
-impl Target {
-    fn client(&self) -> anyhow::Result<crate::client::Client> {
-        crate::client::Client::from_kubeconfig(&self.kubeconfig)
-    }
+/// An observer's name in the history: observers have the last ones of a plan.
+fn observer(plan: usize, number: usize) -> i64 {
+    (plan * CLIENTS_MAX + CLIENTS_MAX - number) as i64 * PROCESSES
 }
 
 /// What every pod is made of: metadata and spec. It leaves a node a second after that fell silent.

@@ -56,7 +56,9 @@ impl Observer {
         let path = format!("{PODS}?watch=1&allowWatchBookmarks=true&resourceVersion={version}");
         let opened = tokio::time::timeout(self.target.timeout, self.client.lines(&path)).await;
         let mut events = opened.context("no answer in time")??;
-        while let Some(event) = events.next().await? {
+        // Whoever is silent for long may be cut off without a word.
+        let silence_max = self.target.timeout * 2;
+        while let Some(event) = tokio::time::timeout(silence_max, events.next()).await?? {
             self.take(&event)?;
         }
         Ok(())
@@ -75,7 +77,7 @@ impl Observer {
         let version =
             list["metadata"]["resourceVersion"].as_str().context("a list has a version")?.to_owned();
         let pods = list["items"].as_array().context("a list has items")?;
-        let told: Vec<Value> = pods.iter().map(|pod| observation(pod, false)).collect();
+        let told: Vec<Value> = pods.iter().map(|pod| self.observation(pod, false)).collect();
         let there: Vec<&str> = told.iter().filter_map(|pod| pod["uid"].as_str()).collect();
         let mut gone: Vec<Value> = Vec::new();
         for (uid, last) in &self.known {
@@ -96,8 +98,8 @@ impl Observer {
     fn take(&mut self, event: &Value) -> anyhow::Result<()> {
         let object = &event["object"];
         match event["type"].as_str() {
-            Some("ADDED" | "MODIFIED") => self.note(observation(object, false)),
-            Some("DELETED") => self.note(observation(object, true)),
+            Some("ADDED" | "MODIFIED") => self.note(self.observation(object, false)),
+            Some("DELETED") => self.note(self.observation(object, true)),
             Some("BOOKMARK") => {}
             _ => {
                 if object["code"].as_i64() == Some(GONE) {
@@ -123,31 +125,33 @@ impl Observer {
         self.record(vec![pod]);
     }
 
+    /// What the checks need to know of a pod.
+    fn observation(&self, pod: &Value, is_gone: bool) -> Value {
+        let (meta, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
+        // Pods of others count for what nodes can hold, and are nobody's here.
+        let is_own = meta["namespace"] == self.target.namespace.as_str();
+        let requests = spec["containers"].as_array().into_iter().flatten().map(|container| {
+            let cpu = &container["resources"]["requests"]["cpu"];
+            millicores(cpu.as_str().unwrap_or("0"))
+        });
+        json!({
+            "uid": meta["uid"],
+            "name": meta["name"],
+            "label": is_own.then(|| &meta["labels"][LABEL]),
+            "group": meta["labels"][GROUP_LABEL],
+            "node": spec["nodeName"].as_str().unwrap_or_default(),
+            "cpu": requests.sum::<i64>(),
+            "revision": meta["resourceVersion"].as_str().and_then(|version| version.parse::<u64>().ok()),
+            "phase": status["phase"],
+            "ending": !meta["deletionTimestamp"].is_null(),
+            "gone": is_gone,
+        })
+    }
+
     fn record(&self, told: Vec<Value>) {
         self.target.recorder.invoke(self.process, "pods", Value::Null);
         self.target.recorder.ok(self.process, "pods", Value::Array(told));
     }
-}
-
-/// What the checks need to know of a pod.
-fn observation(pod: &Value, is_gone: bool) -> Value {
-    let (meta, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
-    let requests = spec["containers"].as_array().into_iter().flatten().map(|container| {
-        let cpu = &container["resources"]["requests"]["cpu"];
-        millicores(cpu.as_str().unwrap_or("0"))
-    });
-    json!({
-        "uid": meta["uid"],
-        "name": meta["name"],
-        "label": meta["labels"][LABEL],
-        "group": meta["labels"][GROUP_LABEL],
-        "node": spec["nodeName"].as_str().unwrap_or_default(),
-        "cpu": requests.sum::<i64>(),
-        "revision": meta["resourceVersion"].as_str().and_then(|version| version.parse::<u64>().ok()),
-        "phase": status["phase"],
-        "ending": !meta["deletionTimestamp"].is_null(),
-        "gone": is_gone,
-    })
 }
 
 fn capacity(node: &Value) -> Option<Value> {

@@ -14,8 +14,6 @@ use crate::workload::Failure;
 use crate::workload::pace::{Pace, random_of};
 use crate::workload::voice::Voice;
 
-/// All that is made is made here.
-const NAMESPACE: &str = "default";
 /// Between two looks at the end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -31,17 +29,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(target: &Target, index: usize, process: i64, pause: Duration) -> anyhow::Result<Self> {
+    pub(super) fn new(target: &Target, index: usize, process: i64, pause: Duration) -> Self {
         let at = index % target.servers.len();
-        Ok(Self {
-            client: target.client()?.at(target.servers[at]),
+        Self {
+            client: target.client.at(target.servers[at]),
             random: random_of(target.seed, index),
             voice: Voice::new(target.recorder.clone(), process),
             target: target.clone(),
             index,
             at,
             pace: Pace::new(target.stop.clone(), pause),
-        })
+        }
     }
 
     /// What this client's objects are labelled with.
@@ -89,7 +87,7 @@ impl Session {
 
     async fn call(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let only_reads = method == Method::GET;
-        let path = format!("{}/{path}", collection_root(path));
+        let path = format!("{}/{path}", collection_root(path, &self.target.namespace));
         let answer =
             tokio::time::timeout(self.target.timeout, self.client.request(method, &path, body)).await;
         let failure = match answer {
@@ -166,14 +164,14 @@ impl Session {
     }
 }
 
-/// Where a collection of this namespace lies: the group of those kinds that are used here.
-fn collection_root(path: &str) -> String {
+/// Where a collection of a namespace lies: the group of those kinds that are used here.
+fn collection_root(path: &str, namespace: &str) -> String {
     let root = match path.split(['/', '?']).next() {
         Some("deployments" | "statefulsets") => "/apis/apps/v1",
         Some("jobs") => "/apis/batch/v1",
         _ => "/api/v1",
     };
-    format!("{root}/namespaces/{NAMESPACE}")
+    format!("{root}/namespaces/{namespace}")
 }
 
 /// Whether every pod of a list is ready, and none is on its way out.

@@ -16,6 +16,8 @@ use proto::node::{
     AttachRequest, ContainerTarget, ExecRequest, LogsRequest, MeasurementsRequest, OpenStream,
     PortForwardRequest, StreamFrame, measurements_request, open_stream,
 };
+use raft_store::chance;
+use rand::Rng as _;
 use streams::wire;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -74,7 +76,7 @@ impl NodeSessions {
         let Some(mailbox) = self.mailbox(node) else {
             return Err(unreachable("it has no session at this replica; try again in a moment".to_owned()));
         };
-        let stream_id = format!("{:032x}", rand::random::<u128>());
+        let stream_id = format!("{:032x}", chance::rng().random::<u128>());
         let (ready, opened) = oneshot::channel();
         self.inner.streams.insert(stream_id.clone(), Waiting { node: node.to_owned(), ready });
         let _entry = Entry { table: &self.inner.streams, stream_id: &stream_id };

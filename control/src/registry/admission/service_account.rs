@@ -4,6 +4,7 @@
 
 use api::object::MIRROR_ANNOTATION;
 use api::{Kind, Status, object};
+use raft_store::chance;
 use rand::Rng as _;
 use serde_json::{Map, Value, json};
 
@@ -80,7 +81,7 @@ fn mount_token(spec: &mut Map<String, Value>) {
     let names = volumes.filter_map(|volume| volume["name"].as_str());
     let known = names.filter(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned).next();
     let is_known = known.is_some();
-    let volume = known.unwrap_or_else(|| api::name::generate(VOLUME_PREFIX, rand::rng().random()));
+    let volume = known.unwrap_or_else(|| api::name::generate(VOLUME_PREFIX, chance::rng().random()));
     let mut is_used = false;
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
