@@ -14,6 +14,9 @@ use simulation::plan::Plan;
 use simulation::{Outcome, run, shrink};
 use tracing_subscriber::filter::LevelFilter;
 
+/// So many seeds are told of at a time.
+const TOLD_EVERY: u64 = 100;
+
 /// Runs the store in a simulation, one run for each seed.
 #[derive(Parser)]
 struct Args {
@@ -103,6 +106,14 @@ fn many(args: &Args) -> anyhow::Result<bool> {
             let (holds, text) = child(args, seed, args.faults.as_deref())?;
             let last = text.lines().last().and_then(|line| line.split_whitespace().next()?.parse().ok());
             operations.fetch_add(last.unwrap_or(0), Ordering::Relaxed);
+            if number > 0 && number.is_multiple_of(TOLD_EVERY) {
+                let (failed, seconds) = (list().len(), began.elapsed().as_secs());
+                let _closed = writeln!(
+                    std::io::stderr(),
+                    "{number} of {} seeds begun after {seconds} s, {failed} did not hold",
+                    args.seeds
+                );
+            }
             if holds {
                 held.fetch_add(1, Ordering::Relaxed);
             } else {

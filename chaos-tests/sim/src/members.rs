@@ -18,6 +18,8 @@ use turmoil::net::TcpListener;
 
 use crate::{chance, masters, net};
 
+/// Members of a group at most.
+pub const SEATS_MAX: usize = 5;
 /// Where members listen for each other.
 const PEER_PORT: u16 = 2380;
 /// Where they listen for clients.
@@ -37,7 +39,7 @@ pub(crate) fn peer_address(number: usize) -> String {
     format!("{}:{PEER_PORT}", name(number))
 }
 
-/// How members are set up, all alike.
+/// How members are set up, alike but for their clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Log entries from one checkpoint to the next.
@@ -46,6 +48,9 @@ pub struct Settings {
     pub log_entries_kept: u64,
     /// The leader reads by its lease.
     pub lease_reads: bool,
+    /// How fast each member's clock runs, in per cent of the time of day. A member whose clock is fast does everything sooner: its own
+    /// times are as much shorter.
+    pub clocks: [u32; SEATS_MAX],
 }
 
 /// What outlives a member's process.
@@ -132,6 +137,8 @@ impl Seat {
             network: Network { channel: net::peer_channel, refuses: net::refuses },
         };
         let known = self.known.borrow().clone();
+        let usual = Config::new([7; 16], self.id.get(), known, self.directory.clone());
+        let by_own_clock = |time: Duration| time * 100 / self.settings.clocks[self.number % SEATS_MAX];
         Config {
             simulation: Some(simulation),
             member: Member::new(name(self.number), peer_address(self.number)),
@@ -140,7 +147,10 @@ impl Seat {
             log_entries_kept: self.settings.log_entries_kept,
             lease_reads: self.settings.lease_reads,
             hash_check_period: HASH_CHECK_PERIOD,
-            ..Config::new([7; 16], self.id.get(), known, self.directory.clone())
+            heartbeat_interval: by_own_clock(usual.heartbeat_interval),
+            election_timeout_min: by_own_clock(usual.election_timeout_min),
+            election_timeout_max: by_own_clock(usual.election_timeout_max),
+            ..usual
         }
     }
 

@@ -1,8 +1,10 @@
 //! What happens in a run: members, load and faults, all drawn from its seed.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::Settings;
+use crate::members::SEATS_MAX;
 use chaos_tests::nemesis::Fault;
 use chaos_tests::nemesis::schedule::{Entry, Of, Random, draw};
 use chaos_tests::workload::{self, Kind};
@@ -66,6 +68,11 @@ const CLUSTER_FAULTS: &[Fault] = &[
     Fault::PowerOff,
 ];
 
+/// Clocks that run alike.
+const IN_STEP: [u32; SEATS_MAX] = [100; SEATS_MAX];
+/// How fast clocks run that do not, in per cent: none runs twice as fast as another, which is what leases of reads assume.
+const CLOCKS: RangeInclusive<u32> = 72..=140;
+
 /// Every so many seeds there are nodes.
 const CLUSTER_EVERY: u64 = 10;
 
@@ -94,10 +101,11 @@ impl Plan {
             return Self::of_cluster(seed, random);
         }
         let members = if random.random_bool(0.7) { 3 } else { 5 };
-        let settings = Settings {
+        let mut settings = Settings {
             checkpoint_entries: random.random_range(20..300),
             log_entries_kept: random.random_range(0..100),
             lease_reads: random.random_bool(0.3),
+            clocks: IN_STEP,
         };
         let mut kinds = workload::KINDS.to_vec();
         let workloads = (0..2)
@@ -123,6 +131,9 @@ impl Plan {
                 entry.fault = Fault::Kill;
             }
         }
+        if random.random_bool(0.5) {
+            settings.clocks = std::array::from_fn(|_| random.random_range(CLOCKS));
+        }
         Self { seed, members, nodes: 0, settings, workloads, faults }
     }
 
@@ -132,6 +143,7 @@ impl Plan {
             checkpoint_entries: random.random_range(50..600),
             log_entries_kept: random.random_range(0..200),
             lease_reads: random.random_bool(0.3),
+            clocks: IN_STEP,
         };
         let mut kinds = workload::CLUSTER_KINDS.to_vec();
         let workloads = (0..2)
@@ -179,9 +191,13 @@ impl Plan {
             .iter()
             .map(|entry| format!("{} at {:.1} s", entry.fault.name(), entry.at.as_secs_f64()))
             .collect();
-        let Settings { checkpoint_entries, log_entries_kept, lease_reads } = self.settings;
+        let Settings { checkpoint_entries, log_entries_kept, lease_reads, clocks } = self.settings;
+        let clocks = match clocks {
+            IN_STEP => String::new(),
+            apart => format!(", clocks at {:?} %", &apart[..self.members]),
+        };
         format!(
-            "{} members, {} nodes, checkpoints after {checkpoint_entries} entries, {log_entries_kept} kept{}; {}; {}",
+            "{} members, {} nodes, checkpoints after {checkpoint_entries} entries, {log_entries_kept} kept{}{clocks}; {}; {}",
             self.members,
             self.nodes,
             if lease_reads { ", lease reads" } else { "" },

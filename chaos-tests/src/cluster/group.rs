@@ -80,6 +80,8 @@ struct Member {
     joins: bool,
     /// The id of the one who was here and is gone; nobody has been taken in yet.
     lost: Option<u64>,
+    /// The id of one that will be lost, since its disk is damaged. It may end by itself.
+    doomed: Option<u64>,
     process: Option<Child>,
 }
 
@@ -130,6 +132,7 @@ impl Group {
                 peer: links.open(number, listen_peer, false).await?,
                 joins: false,
                 lost: None,
+                doomed: None,
                 process: None,
             });
         }
@@ -168,11 +171,6 @@ impl Group {
     /// Where a member's data lies.
     pub fn data_dir(&self, number: usize) -> &Path {
         &self.members[number].data_dir
-    }
-
-    /// Whether the members' disks can fail.
-    pub fn has_disks(&self) -> bool {
-        self.members.iter().all(|member| member.disk.is_some())
     }
 
     /// A member's disk, if it can fail.
@@ -280,13 +278,35 @@ impl Group {
     /// # Errors
     /// When it does not answer who it is.
     pub async fn lose(&mut self, number: usize) -> anyhow::Result<()> {
+        self.doom(number).await?;
+        self.lose_doomed(number);
+        Ok(())
+    }
+
+    /// Ends a member as a crash does, before its disk is damaged. It can be started with that, until it is lost.
+    ///
+    /// # Errors
+    /// When it does not answer who it is.
+    pub async fn doom(&mut self, number: usize) -> anyhow::Result<()> {
         let status = self.status(number).await.context("the member does not answer")?;
         self.kill(number);
-        let member = &mut self.members[number];
-        let id = status.header.unwrap_or_default().member_id;
-        member.lost = Some(id);
-        member.data_dir.set_file_name(format!("{}-after-{id:x}", member.name));
+        self.members[number].doomed = Some(status.header.unwrap_or_default().member_id);
         Ok(())
+    }
+
+    /// Ends a doomed member for good, if it has not ended by itself.
+    pub fn lose_doomed(&mut self, number: usize) {
+        self.kill(number);
+        let member = &mut self.members[number];
+        if let Some(id) = member.doomed.take() {
+            member.lost = Some(id);
+            member.data_dir.set_file_name(format!("{}-after-{id:x}", member.name));
+        }
+    }
+
+    /// Whether a member is lost or doomed.
+    pub fn misses_somebody(&self) -> bool {
+        self.members.iter().any(|member| member.lost.is_some() || member.doomed.is_some())
     }
 
     /// Has the others take in, and starts, an empty member at the place of each that is lost.
@@ -361,6 +381,10 @@ impl Group {
             if let Some(status) = status {
                 self.members[number].process = None;
                 self.links.set_pid(number, None);
+                // Rightly so.
+                if self.members[number].doomed.is_some() {
+                    continue;
+                }
                 ended.push((
                     number,
                     format!("{} ended ({status}){}", self.name(number), self.log_tail(number)),
@@ -368,6 +392,11 @@ impl Group {
             }
         }
         ended
+    }
+
+    /// Whether a member's process has ended by itself.
+    pub fn has_ended(&mut self, number: usize) -> bool {
+        self.members[number].process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(Some(_))))
     }
 
     /// Waits until every member answers a linearizable read.

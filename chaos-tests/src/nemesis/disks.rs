@@ -9,7 +9,7 @@ use crate::cluster::group::Group;
 
 pub(super) fn inflict(group: &mut Group, entry: &Entry, targets: &[usize]) -> anyhow::Result<()> {
     ensure!(
-        group.has_disks(),
+        group.disk(0).is_some(),
         "the members' directories lie on the machine's own disk; write `disks: faulty`"
     );
     match entry.fault {

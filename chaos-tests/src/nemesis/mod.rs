@@ -6,8 +6,9 @@
 //!
 //! There is no fault of clocks: `CLOCK_REALTIME` is one for the whole machine (time namespaces have the monotonic clocks only), a
 //! static binary loads no library that could change what it is told, and the store's own promises rest on no clock unless lease
-//! reads are switched on. Clocks belong into the simulation.
+//! reads are switched on. In the simulation clocks run apart.
 
+mod damage;
 mod disks;
 pub(crate) mod machines;
 pub mod membership;
@@ -90,6 +91,14 @@ pub enum Fault {
     MoveLeader,
     /// A member is lost with its data: it is taken out of the group, and an empty one is taken in at its place.
     ReplaceMember,
+    /// A member is killed, bits of a file of its are flipped, and it is started again; at the end it is replaced.
+    FlipBits,
+    /// The same with a file that is cut short.
+    Truncate,
+    /// The same with a file that is gone.
+    DeleteFile,
+    /// At its end a member's disk is put back to what it was at its beginning; then it is replaced.
+    RestoreOld,
     /// A machine's process and all that runs on it are gone at once, and it is off the network; it is on again at its end.
     PowerOff,
     /// A node is cordoned and its pods are evicted, as an operator does it; it takes pods again at its end.
@@ -133,6 +142,18 @@ pub const FAULTS: &[(Fault, &str, &str)] = &[
         "lose a member and its data, take it out of the group and an empty one in",
     ),
     (
+        Fault::FlipBits,
+        "flip-bits",
+        "damage a file of a member that was killed; replace the member at the end",
+    ),
+    (Fault::Truncate, "truncate", "the same: cut the file short"),
+    (Fault::DeleteFile, "delete-file", "the same: remove the file"),
+    (
+        Fault::RestoreOld,
+        "restore-old",
+        "at the end put a member's data back to what it was at the beginning; replace it",
+    ),
+    (
         Fault::PowerOff,
         "power-off",
         "a machine of a cluster and all its pods are gone; it is on again at the end",
@@ -150,7 +171,14 @@ impl Fault {
     pub fn may_end_members(self) -> bool {
         matches!(
             self,
-            Self::DiskErrorOnce | Self::DiskError | Self::DiskFull | Self::LoseUnsynced | Self::PowerCut
+            Self::DiskErrorOnce
+                | Self::DiskError
+                | Self::DiskFull
+                | Self::LoseUnsynced
+                | Self::PowerCut
+                | Self::FlipBits
+                | Self::Truncate
+                | Self::DeleteFile
         )
     }
 
@@ -328,6 +356,10 @@ impl Nemesis {
                 processes::maintain(site.group()?, entry.fault, targets).await.map(|()| None)
             }
             ReplaceMember => processes::replace(site.group()?, targets).await.map(|()| None),
+            FlipBits | Truncate | DeleteFile | RestoreOld => {
+                let random = &mut self.random;
+                damage::inflict(site.group()?, entry.fault, targets, random).await.map(|()| None)
+            }
             fault if fault.needs_disks() => disks::inflict(site.group()?, entry, targets).map(|()| None),
             fault if fault.needs_machines() || site.as_machines().is_some() => {
                 machines::inflict(site.machines()?, fault, targets).await.map(|()| None)
@@ -349,6 +381,9 @@ impl Nemesis {
             Pause => processes::resume(site, &active.targets),
             RollingRestart | Compact | Defragment | MoveLeader => Ok(()),
             ReplaceMember => site.group()?.take_in().await,
+            FlipBits | Truncate | DeleteFile | RestoreOld => {
+                damage::undo(site.group()?, active.fault, &active.targets).await
+            }
             fault if fault.needs_disks() => {
                 disks::undo(site.group()?, &active.targets);
                 processes::start_again(site, &active.targets)

@@ -131,6 +131,26 @@ recover_within: 8s
 }
 
 #[test]
+fn damaged_files_and_old_disks_are_never_served() {
+    holds(
+        "
+name: damage
+cluster: {flags: [--snapshot-count=50]}
+workloads:
+  - {kind: append, clients: 4, rate: 40}
+  - {kind: watch, clients: 3, rate: 40}
+faults:
+  - {at: 500ms, fault: restore-old, of: follower, for: 1s}
+  - {at: 4s, fault: flip-bits, of: leader, for: 1s}
+  - {at: 7s, fault: truncate, of: follower, for: 1s}
+  - {at: 10s, fault: delete-file, of: one, for: 1s}
+duration: 12s
+recover_within: 8s
+",
+    );
+}
+
+#[test]
 fn disks_without_power_keep_what_was_acknowledged() {
     if lacks_disks() {
         return;
