@@ -1,14 +1,25 @@
 //! What was found: medians over the turns, tables for people, plain data for programs.
 
 use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use super::load::Measured;
 use super::memory::MemoryFound;
 use super::work::Work;
 use crate::table::Table;
+
+/// Prints what was found, also what was found until something went wrong, and writes it as JSON where asked.
+pub(crate) fn tell(report: &(impl fmt::Display + Serialize), json: Option<&Path>) -> anyhow::Result<()> {
+    std::io::stdout().write_all(report.to_string().as_bytes())?;
+    let Some(path) = json else { return Ok(()) };
+    let text = serde_json::to_vec_pretty(report).context("a report is plain data")?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
 
 /// A whole run.
 #[derive(Debug, Default, Serialize)]

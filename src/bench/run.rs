@@ -1,6 +1,5 @@
 //! One run of `bench store`: which systems, which works, whose turn it is.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use super::args::{BenchStoreArgs, Rival};
 use super::client::Plan;
 use super::group::Group;
 use super::load::{self, Measured, Shape, Target};
-use super::report::{Cell, MemoryRow, OutageRow, Report};
+use super::report::{Cell, MemoryRow, OutageRow, Report, tell};
 use super::work::Work;
 use super::{fanout, leader_kill, memory, plot, systems};
 use crate::signals::Signals;
@@ -40,12 +39,7 @@ pub(crate) async fn run(args: &BenchStoreArgs) -> anyhow::Result<()> {
         measured = measure_all(args, &mut report) => measured,
         name = signals.next() => Err(anyhow::anyhow!("stopped by {name}")),
     };
-    // What was found until something went wrong is worth showing.
-    std::io::stdout().write_all(report.to_string().as_bytes())?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_vec_pretty(&report).context("a report is plain data")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    tell(&report, args.json.as_deref())?;
     if let Some(path) = &args.svg {
         plot::write(&report, path)?;
     }

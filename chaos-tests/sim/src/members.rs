@@ -19,7 +19,7 @@ use turmoil::net::TcpListener;
 use crate::{chance, masters, net};
 
 /// Members of a group at most.
-pub const SEATS_MAX: usize = 5;
+pub(crate) const SEATS_MAX: usize = 5;
 /// Where members listen for each other.
 const PEER_PORT: u16 = 2380;
 /// Where they listen for clients.

@@ -1,13 +1,12 @@
 //! One run of `bench api`.
 
-use std::io::Write as _;
-
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
 use super::args::{BenchApiArgs, Work};
 use super::report::{Report, Row};
 use super::site::Site;
 use super::{load, watch};
+use crate::bench::report::tell;
 use crate::signals::Signals;
 use crate::up::progress::line;
 
@@ -32,12 +31,7 @@ pub(crate) async fn run(args: &BenchApiArgs) -> anyhow::Result<()> {
     };
     report.resident_bytes = site.resident_bytes();
     let cleared = site.clear().await;
-    // What was found until something went wrong is worth showing.
-    std::io::stdout().write_all(report.to_string().as_bytes())?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_vec_pretty(&report).context("a report is plain data")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    tell(&report, args.json.as_deref())?;
     measured.and(cleared)
 }
 

@@ -1,6 +1,5 @@
 //! One kill after the other.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::plot;
 use super::report::Report;
 use crate::bench::pods::api::Api;
+use crate::bench::report::tell;
 use crate::bench::scheduler::cluster::{Cluster, REPLICAS};
 use crate::bench::scheduler::workload::{node, pods_path};
 use crate::signals::Signals;
@@ -65,12 +65,7 @@ pub(crate) async fn run(args: &BenchFailoverArgs) -> anyhow::Result<()> {
         measured = all(args, &mut report) => measured,
         name = signals.next() => Err(anyhow::anyhow!("stopped by {name}")),
     };
-    // What was found until something went wrong is worth showing.
-    std::io::stdout().write_all(report.to_string().as_bytes())?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_vec_pretty(&report).context("a report is plain data")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    tell(&report, args.json.as_deref())?;
     if let Some(path) = &args.svg {
         plot::write(&report, path)?;
     }

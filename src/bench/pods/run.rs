@@ -1,6 +1,5 @@
 //! One run of `bench pods`.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
@@ -9,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{BenchPodsArgs, Part};
 use super::report::Report;
 use super::{containers, cri, lives};
+use crate::bench::report::tell;
 use crate::signals::Signals;
 use crate::up::preflight;
 
@@ -24,12 +24,7 @@ pub(crate) async fn run(args: &BenchPodsArgs) -> anyhow::Result<()> {
         measured = measure(args, &mut report) => measured,
         name = signals.next() => Err(anyhow::anyhow!("stopped by {name}")),
     };
-    // What was found until something went wrong is worth showing.
-    std::io::stdout().write_all(report.to_string().as_bytes())?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_vec_pretty(&report).context("a report is plain data")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    tell(&report, args.json.as_deref())?;
     measured
 }
 

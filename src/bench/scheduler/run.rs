@@ -1,14 +1,13 @@
 //! One run of `bench scheduler`.
 
-use std::io::Write as _;
-
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
 use super::args::BenchSchedulerArgs;
 use super::measure::measure;
 use super::plot;
 use super::report::Report;
 use super::workload::{WORKLOADS, Workload};
+use crate::bench::report::tell;
 use crate::signals::Signals;
 use crate::up::progress::line;
 
@@ -22,12 +21,7 @@ pub(crate) async fn run(args: &BenchSchedulerArgs) -> anyhow::Result<()> {
         measured = all(args, &chosen, &mut report) => measured,
         name = signals.next() => Err(anyhow::anyhow!("stopped by {name}")),
     };
-    // What was found until something went wrong is worth showing.
-    std::io::stdout().write_all(report.to_string().as_bytes())?;
-    if let Some(path) = &args.json {
-        let text = serde_json::to_vec_pretty(&report).context("a report is plain data")?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    tell(&report, args.json.as_deref())?;
     if let Some(path) = &args.svg {
         plot::write(&report, path)?;
     }
