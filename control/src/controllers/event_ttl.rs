@@ -17,6 +17,8 @@ const PAGE_ITEMS: usize = 500;
 /// Runs for one epoch; the caller cancels it.
 pub(super) async fn run(context: &Context, epoch: Epoch) {
     let mut ticks = ticks(context.timings.event_ttl / LOOKS_PER_TTL);
+    // Not at once: whoever has just begun to lead has pods to bind, and all Events are much to look at.
+    ticks.reset();
     loop {
         ticks.tick().await;
         if let Err(status) = look(context, epoch).await {

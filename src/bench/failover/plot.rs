@@ -35,7 +35,13 @@ fn draw(report: &Report) -> anyhow::Result<String> {
         let (low, high) = (all().fold(f64::MAX, f64::min), all().fold(0.0, f64::max));
         let times = low.max(SECONDS_MIN) / 1.5..high.max(SECONDS_MIN) * 1.5;
         let mut chart = ChartBuilder::on(&area)
-            .caption(format!("{} leaders killed: outages over within", report.write_seconds.len()), FONT)
+            .caption(
+                format!(
+                    "{} leaders killed: outages that were over within a time",
+                    report.write_seconds.len()
+                ),
+                FONT,
+            )
             .margin(MARGIN)
             .x_label_area_size(LABEL_AREA)
             .y_label_area_size(LABEL_AREA)

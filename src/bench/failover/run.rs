@@ -33,6 +33,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const NODES: usize = 10;
 /// Where clients write.
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// Where Events are made.
+const EVENTS: &str = "/api/v1/namespaces/default/events";
 /// How many kills are told as one.
 const TOLD_EVERY: usize = 50;
 
@@ -42,6 +44,10 @@ pub(crate) struct BenchFailoverArgs {
     /// How often the leader is killed.
     #[arg(long, default_value_t = 20)]
     pub(crate) kills: usize,
+
+    /// So many Events are in the store before, as a cluster in use has them.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) events: usize,
 
     /// Where the replicas' directories are made. Default: TMPDIR.
     #[arg(long, value_name = "DIR")]
@@ -84,6 +90,7 @@ async fn all(args: &BenchFailoverArgs, report: &mut Report) -> anyhow::Result<()
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": written_by(client)}});
         api.send(Method::POST, CONFIG_MAPS, &object).await?;
     }
+    make_events(&cluster, args.events).await?;
     let mut clients: [Vec<Api>; REPLICAS] = Default::default();
     for kill in 0..args.kills {
         let (write, bound) = kill_once(&mut cluster, &mut clients, kill)
@@ -93,6 +100,24 @@ async fn all(args: &BenchFailoverArgs, report: &mut Report) -> anyhow::Result<()
         if (kill + 1) % TOLD_EVERY == 0 {
             line(format_args!("  {} of {} leaders killed", kill + 1, args.kills));
         }
+    }
+    Ok(())
+}
+
+/// Events of pods that are gone, made by as many clients as write later.
+async fn make_events(cluster: &Cluster, count: usize) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    for client in 0..BACKGROUND_CLIENTS {
+        let mut api = cluster.api(client)?;
+        tasks.spawn(async move {
+            for number in (client..count).step_by(BACKGROUND_CLIENTS) {
+                api.send(Method::POST, EVENTS, &event(number)).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a client ended early")??;
     }
     Ok(())
 }
@@ -176,6 +201,16 @@ async fn write_on(mut apis: Vec<Api>, client: usize) {
 
 fn written_by(client: usize) -> String {
     format!("written-{client}")
+}
+
+fn event(number: usize) -> Value {
+    let name = format!("gone-{number}");
+    json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": format!("{name}.scheduled")},
+        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": name},
+        "reason": "Scheduled", "type": "Normal", "source": {"component": "default-scheduler"}, "count": 1,
+        "message": format!("Successfully assigned default/{name} to node-{}", number % NODES),
+    })
 }
 
 fn pod(name: &str) -> Value {
