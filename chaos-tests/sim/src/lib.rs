@@ -13,10 +13,11 @@
 //!                                       └ shrink (which faults does it take?)
 //! ```
 //!
-//! Checkpoints, received snapshots and changes of the membership are part of it; an operator ([`steward`]) asks for the latter, and
+//! Checkpoints, received snapshots and changes of the membership are part of it; an operator (`steward`) asks for the latter, and
 //! for maintenance. Every tenth seed is a whole cluster: members have the control plane above their stores (registry, watches,
 //! scheduler, controllers, node sessions: `control`), and there are nodes, with agents (`agent`) that begin and end programs of
-//! simulated machines (`machine`) instead of containers. Left out: TLS, and clocks that run apart: all hosts have one.
+//! simulated machines (`machine`) instead of containers. Left out: TLS. All hosts have one clock; in every second seed members'
+//! own times are longer or shorter, as if theirs ran apart.
 
 mod agent;
 pub mod chance;

@@ -312,7 +312,7 @@ impl Group {
     /// Has the others take in, and starts, an empty member at the place of each that is lost.
     ///
     /// # Errors
-    /// When they do not within [`TAKE_IN_TIMEOUT`]; it can be tried again.
+    /// When they do not within ten seconds; it can be tried again.
     pub async fn take_in(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + TAKE_IN_TIMEOUT;
         let lost: Vec<(usize, u64)> =
