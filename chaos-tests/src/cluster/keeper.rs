@@ -26,7 +26,7 @@ use super::guest::Restoration;
 pub(super) const PREFIX: &str = "barque-chaos-";
 /// Longest wait for killed processes to go.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest wait for a cluster to be taken down, and how often that is tried.
+/// Longest wait for a cluster to be taken down or made whole, and how often that is tried.
 const DOWN_PATIENCE: Duration = Duration::from_secs(120);
 const DOWN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often is looked.
@@ -183,37 +183,40 @@ fn wait_for_end(limit: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// As often as needed: masters that were just started take requests a moment later.
+/// Makes a cluster whole; masters that were just started take requests a moment later. Whoever looks at the terminal is told of a
+/// failure: nobody else waits for it when the experiment was killed.
 fn restore(restoration: &Restoration) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
-    let deadline = Instant::now() + DOWN_PATIENCE;
     let name = &restoration.guest.name;
-    while let Err(error) = restoration.carry_out(&program) {
-        if Instant::now() >= deadline {
-            let why = format!(
-                "cluster {name} is not whole after the experiment: {error:#}; `barque up --name {name}`"
-            );
-            let _closed = writeln!(std::io::stderr(), "barque: {why}");
-            bail!(why);
-        }
-        std::thread::sleep(DOWN_INTERVAL);
-    }
-    Ok(())
+    insist(|| restoration.carry_out(&program)).map_err(|error| {
+        let why =
+            format!("cluster {name} is not whole after the experiment: {error:#}; `barque up --name {name}`");
+        let _closed = writeln!(std::io::stderr(), "barque: {why}");
+        anyhow::anyhow!(why)
+    })
 }
 
-/// As often as needed: an `up` that outlives the experiment has to end first.
+/// Takes a cluster down; an `up` that outlives the experiment has to end first.
 fn take_down(directory: &Path, cluster: &str) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
-    let deadline = Instant::now() + DOWN_PATIENCE;
-    loop {
+    insist(|| {
         let mut command = Command::new(&program);
         command.args(["down", "--name", cluster, "--data-dir"]).arg(directory);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if command.status().is_ok_and(|status| status.success()) {
-            return Ok(());
+        let done = command.status().is_ok_and(|status| status.success());
+        ensure!(done, "`barque down --name {cluster}` does not succeed");
+        Ok(())
+    })
+}
+
+/// Tries as often as needed, for [`DOWN_PATIENCE`].
+fn insist(mut attempt: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DOWN_PATIENCE;
+    loop {
+        match attempt() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(DOWN_INTERVAL),
+            ended => return ended,
         }
-        ensure!(Instant::now() < deadline, "`barque down --name {cluster}` does not succeed");
-        std::thread::sleep(DOWN_INTERVAL);
     }
 }
 

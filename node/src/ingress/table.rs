@@ -78,13 +78,12 @@ impl Backend {
 
     /// Who stands behind a port of a Service.
     fn of(name: String, known: Option<Known>, wanted: &IngressServiceBackend) -> Self {
-        let port = known.as_ref().ok_or(Absence::NoService).and_then(|known| port(known, wanted));
-        let (endpoints, is_http2) = match (&known, port) {
-            (Some(known), Ok(port)) => {
+        let known = known.as_ref().ok_or(Absence::NoService);
+        let (endpoints, is_http2) = match known.and_then(|known| Ok((known, port(known, wanted)?))) {
+            Ok((known, port)) => {
                 (endpoints(known, port), port.app_protocol.as_deref() == Some(http2::APP_PROTOCOL))
             }
-            (_, Err(absence)) => (Err(absence), false),
-            (None, _) => (Err(Absence::NoService), false),
+            Err(absence) => (Err(absence), false),
         };
         Self { name, endpoints, is_http2, turn: AtomicUsize::new(0) }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -66,7 +67,7 @@ impl Cluster {
             let process = cluster.launch(number)?;
             cluster.processes.push(Some(process));
         }
-        cluster.wait_serving(&[0, 1, 2]).await?;
+        cluster.wait_serving(0..REPLICAS).await?;
         Ok(cluster)
     }
 
@@ -134,21 +135,21 @@ impl Cluster {
             process.wait().context("cannot wait for a replica that was killed")?;
         }
         self.processes[number] = Some(self.launch(number)?);
-        self.wait_serving(&[number]).await
+        self.wait_serving(number..number + 1).await
     }
 
     /// Until writes go through at these replicas, so that somebody leads and they follow.
-    async fn wait_serving(&mut self, replicas: &[usize]) -> anyhow::Result<()> {
+    async fn wait_serving(&mut self, replicas: Range<usize>) -> anyhow::Result<()> {
         let begun = Instant::now();
         for number in replicas {
-            let mut api = self.api(*number)?;
+            let mut api = self.api(number)?;
             // A namespace is there from the beginning; who cannot read what a majority has, cannot mark it either.
             let mark = json!({"metadata": {"annotations": {"bench.barque.io/turn": begun.elapsed().as_nanos().to_string()}}});
             while let Err(error) = api.patch("/api/v1/namespaces/default", &mark).await {
                 let mut running = self.processes.iter_mut().flatten();
                 let ended = running.any(|child| !matches!(child.try_wait(), Ok(None)));
                 if ended || begun.elapsed() > START_TIMEOUT {
-                    let log = log_tail(&self.log(*number));
+                    let log = log_tail(&self.log(number));
                     return Err(error.context(format!("the replicas do not serve: {log}")));
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
