@@ -8,7 +8,9 @@
 //! transfer of the leadership (Raft thesis, section 3.10), and reads do not depend on the lease; where they do
 //! (`lease_reads`), what was promised to the leader is waited for. So a wrong guess costs a term, never an answer. The followers
 //! agree on who asks: of those with the longest log the one with the smallest id; if nothing comes of it, because that one noticed
-//! nothing yet or an answer was lost, the next. If none succeeds, the usual timeouts decide.
+//! nothing yet or an answer was lost, the next. They do not know how long an election takes, with the disks and the network
+//! that they have: each waits longer than the one before, so that two that split the votes do not do so again and again. If none
+//! succeeds, the usual timeouts decide.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,10 +33,12 @@ const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 /// The other followers answer within this time, or are not waited for.
 const COMPARE_WITHIN: Duration = Duration::from_millis(50);
 
-/// So often it is tried…
-const ATTEMPTS: usize = 6;
-/// …with this pause, in which an election takes place, or a dying process lets go of its last sockets.
+/// So often it is tried, and for as long as nobody campaigns by the usual timeouts…
+const ATTEMPTS_MIN: u32 = 6;
+/// …with this pause at first, in which an election takes place, or a dying process lets go of its last sockets.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(60);
+/// After so many attempts the pause is twice as long.
+const PAUSE_DOUBLES_AFTER: u32 = 2;
 
 /// Told when a stream of entries breaks.
 #[derive(Debug, Clone, Default)]
@@ -70,25 +74,36 @@ pub(crate) async fn run(store: Store) {
             () = store.stopping() => return,
             () = store.broken_streams().0.notified() => {}
         }
-        let followed = vote(&store);
+        let followed = own_vote(&store);
+        let (began, patience) = (Instant::now(), store.config().election_timeout_min);
         let mut dead = None;
-        for attempt in 0..ATTEMPTS {
+        let mut pause = ATTEMPT_PAUSE;
+        for attempt in 0.. {
+            if attempt >= ATTEMPTS_MIN && began.elapsed() + pause > patience {
+                break;
+            }
             if dead.is_none() {
                 dead = dead_leader(&store).await;
             }
             if let Some(dead) = dead {
                 succeed(&store, dead, attempt).await;
             }
-            tokio::time::sleep(ATTEMPT_PAUSE).await;
-            let now = vote(&store);
+            tokio::select! {
+                () = store.stopping() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let now = own_vote(&store);
             if now.committed && now != followed {
                 break;
+            }
+            if (attempt + 1) % PAUSE_DOUBLES_AFTER == 0 {
+                pause *= 2;
             }
         }
     }
 }
 
-fn vote(store: &Store) -> Vote {
+fn own_vote(store: &Store) -> Vote {
     store.raft().metrics().borrow_watched().vote
 }
 
@@ -101,8 +116,8 @@ async fn dead_leader(store: &Store) -> Option<MemberId> {
 }
 
 /// Campaigns, if this is the follower whose turn it is.
-async fn succeed(store: &Store, dead: MemberId, attempt: usize) {
-    let vote = vote(store);
+async fn succeed(store: &Store, dead: MemberId, attempt: u32) {
+    let vote = own_vote(store);
     let last = store.last_log_id();
     let voters = store.newest_members().into_iter().filter(|member| member.voter);
     let mut others: BTreeMap<_, _> = voters.map(|status| (status.id, status.member)).collect();
@@ -113,23 +128,35 @@ async fn succeed(store: &Store, dead: MemberId, attempt: usize) {
         return;
     }
     let round = bootstrap::probe_all(store, &others, COMPARE_WITHIN).await;
-    let logs = || {
-        let log = |answer: &wire::ProbeResponse| log_id(answer.last_log_term, answer.last_log_index);
-        round.answers.iter().map(move |answer| (answer.has_log.then(|| log(answer)), answer.member_id))
-    };
-    let longer = logs().any(|(theirs, _)| theirs > last);
-    let before = logs().filter(|(theirs, id)| *theirs == last && *id < store.member_id()).count();
-    if longer || round.has_leader() || attempt % (others.len() + 1) != before {
+    let log = |answer: &wire::ProbeResponse| log_id(answer.last_log_term, answer.last_log_index);
+    let logs = round.answers.iter().map(|answer| (answer.member_id, answer.has_log.then(|| log(answer))));
+    let logs: BTreeMap<_, _> = logs.collect();
+    let longer = logs.values().any(|theirs| *theirs > last);
+    // Who says nothing may have the same log.
+    let before = others.keys().filter(|id| **id < store.member_id());
+    let before = before.filter(|id| logs.get(id).is_none_or(|theirs| *theirs == last)).count();
+    if longer || round.has_leader() || attempt as usize % (others.len() + 1) != before {
         return;
     }
-    tracing::info!(leader = %format!("{dead:x}"), "the leader's process is gone; asking for its office");
+    tracing::info!(leader = %format!("{dead:x}"), attempt, "the leader's process is gone; asking for its office");
     let waiting = Instant::now();
     let _early = store.may_elect_early().await;
     if store.leader_silence().is_some_and(|silence| silence < waiting.elapsed()) {
         tracing::info!("the leader lives after all; it only refuses connections");
         return;
     }
-    // It is given up if another leader was heard of meanwhile. It fails only when consensus has ended.
-    let _ =
-        store.raft().handle_transfer_leader(TransferLeaderRequest::new(vote, store.member_id(), last)).await;
+    // It granted its vote to another one meanwhile.
+    if own_vote(store) != vote {
+        return;
+    }
+    let raft = store.raft();
+    // Both are given up if another leader was heard of meanwhile, and fail only when consensus has ended.
+    let _ = if vote.leader_id.voted_for == dead {
+        let request = TransferLeaderRequest::new(vote, store.member_id(), last);
+        raft.handle_transfer_leader(request).await.map(drop)
+    } else {
+        // A vote for itself has no lease left that a transfer would have to skip, neither here nor at those who split the
+        // votes; and consensus would wait for entries of that term before it took a transfer (openraft 0.10).
+        raft.trigger().elect(false).await
+    };
 }

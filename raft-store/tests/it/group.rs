@@ -47,9 +47,7 @@ impl Group {
     }
 
     async fn start_in(directory: tempfile::TempDir, size: u64, tune: fn(&mut Config)) -> Self {
-        if std::env::var_os("BARQUE_TEST_LOG").is_some() {
-            log();
-        }
+        log_if_asked();
         let mut listeners = BTreeMap::new();
         let mut members = BTreeMap::new();
         for id in 1..=size {
@@ -70,6 +68,7 @@ impl Group {
         size: u64,
         tune: fn(&mut Config),
     ) -> (Self, BTreeMap<MemberId, Proxy>) {
+        log_if_asked();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut group = Self { directory, members: BTreeMap::new(), tune, running: BTreeMap::new() };
         let (mut proxies, mut listeners) = (BTreeMap::new(), BTreeMap::new());
@@ -319,6 +318,12 @@ pub(crate) fn copy(from: &Path, to: &Path) {
         } else {
             std::fs::copy(entry.path(), target).expect("copied");
         }
+    }
+}
+
+fn log_if_asked() {
+    if std::env::var_os("BARQUE_TEST_LOG").is_some() {
+        log();
     }
 }
 

@@ -59,6 +59,29 @@ async fn a_leader_whose_process_is_dead_is_followed_before_its_lease_ends() {
     group.stop().await;
 }
 
+/// An election takes longer than the followers wait for one at first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_that_hear_of_each_other_late_do_not_split_the_votes_for_ever() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let (mut group, proxies) = Group::start_behind_proxies(3, |config| {
+        config.heartbeat_interval = TIMEOUT / 5;
+        config.election_timeout_min = TIMEOUT;
+        config.election_timeout_max = 2 * TIMEOUT;
+    })
+    .await;
+    let leader = group.settled().await;
+    for proxy in proxies.values() {
+        proxy.delay(Duration::from_millis(250));
+    }
+    proxies[&leader].refuse();
+    let killed = Instant::now();
+    group.kill_member(leader).await;
+    let successor = group.leader().await;
+    assert!(killed.elapsed() < TIMEOUT, "nobody waited for the lease: {:?}", killed.elapsed());
+    put(group.store(successor), "/a", "1").await.expect("written");
+    group.stop().await;
+}
+
 /// A leader that is killed and started again has all that was acknowledged in its log, but nothing on its disk
 /// says how much of that was committed. Until it knows, it must not answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
